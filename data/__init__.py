@@ -1,0 +1,1 @@
+"""Datasets: index -> clip of conditioning images, frames and landmarks."""

@@ -1,0 +1,1 @@
+"""Networks, losses, optical flow and the training step."""

@@ -1,0 +1,1 @@
+"""Command-line options: argparse at the edge, one frozen dataclass per command."""

@@ -1,0 +1,76 @@
+"""What every command shares: errors for people, messages, progress bars, flags that can be switched off."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
+
+from tqdm import tqdm
+
+T = TypeVar("T")
+_warned: set[str] = set()
+
+
+class UserError(Exception):
+    """A mistake that the user can mend. The message is one clear sentence: what is wrong, where, and the fix."""
+
+
+def run(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] | None = None) -> None:
+    """Call a command's `main(argv)` and leave the process with its exit code.
+
+    Errors for people go to stderr in one line without a traceback (exit code 1), Ctrl-C ends with 130; anything
+    else is a defect of ours and keeps its traceback.
+    """
+    try:
+        code = main(argv) or 0
+    except UserError as e:
+        print(f"error: {e}", file=sys.stderr)
+        code = 1
+    except KeyboardInterrupt:
+        print("\ninterrupted: run the same command again to go on from what is finished", file=sys.stderr)
+        code = 130
+    except BrokenPipeError:
+        # The reader of our output (head, less) went away: not an error, but Python must not flush into it at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    except OSError as e:
+        if e.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM):
+            raise
+        print(f"error: cannot write {e.filename or 'a file'}: {e.strerror}; free or allow the space and run again", file=sys.stderr)
+        code = 1
+    sys.exit(code)
+
+
+def say(message: str) -> None:
+    """Print a message line without breaking a progress bar."""
+    tqdm.write(message, file=sys.stdout)
+    sys.stdout.flush()
+
+
+def warn(message: str) -> None:
+    """Print a warning line to stderr without breaking a progress bar."""
+    tqdm.write(f"warning: {message}", file=sys.stderr)
+
+
+def warn_once(message: str) -> None:
+    """Print a warning the first time this process meets it."""
+    if message not in _warned:
+        _warned.add(message)
+        warn(message)
+
+
+def progress(iterable: Iterable[T] | None = None, *, desc: str, total: int | None = None, unit: str = "frame") -> tqdm:
+    """A progress bar with the time left; quiet updates when stderr is no terminal (a log file)."""
+    interval = 0.2 if sys.stderr.isatty() else 10.0
+    return tqdm(iterable, desc=desc, total=total, unit=unit, mininterval=interval, dynamic_ncols=True, smoothing=0.05)
+
+
+def add_flag(parser: argparse._ActionsContainer, name: str, default: bool, help: str) -> None:
+    """Add the boolean option `--name` together with its opposite `--no_name`, so that every default can be switched off."""
+    dest = name.lstrip("-")
+    parser.add_argument(f"--{dest}", dest=dest, action="store_true", default=default, help=f"{help} (default: {'on' if default else 'off'})")
+    parser.add_argument(f"--no_{dest}", dest=dest, action="store_false", help=argparse.SUPPRESS)

@@ -1,0 +1,55 @@
+"""Reading and writing single images, always RGB uint8 [H, W, 3], never half-written."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from util.cli import UserError
+
+
+def read_image(path: str | Path) -> np.ndarray:
+    """Read an image file.
+
+    Returns: uint8 [H, W, 3], RGB.
+    Raises: UserError when the file is missing or is no readable image.
+    """
+    try:
+        data = np.fromfile(path, np.uint8)  # not cv2.imread: that fails in silence, and on non-ASCII paths on Windows
+    except FileNotFoundError:
+        raise UserError(f"there is no image {path}; run the step that makes it again") from None
+    image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+    if image is None:
+        raise UserError(f"{path} is not a readable image; delete it and run the step that makes it again")
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def encode_image(image: np.ndarray, suffix: str = ".png", quality: int = 95) -> bytes:
+    """Encode an RGB uint8 [H, W, 3] image; `quality` (0..100) is for .jpg."""
+    # PNG level 1: a third of the default's time for a tenth more bytes.
+    flags = [cv2.IMWRITE_PNG_COMPRESSION, 1] if suffix == ".png" else [cv2.IMWRITE_JPEG_QUALITY, quality]
+    ok, data = cv2.imencode(suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), flags)
+    if not ok:
+        raise ValueError(f"cannot encode an image of shape {image.shape} as {suffix}")
+    return data.tobytes()
+
+
+def write_image(path: str | Path, image: np.ndarray) -> None:
+    """Write an RGB uint8 [H, W, 3] image; the format follows the file's ending, the folder is made if missing."""
+    write_bytes(path, encode_image(image, Path(path).suffix))
+
+
+def write_bytes(path: str | Path, data: bytes) -> None:
+    """Write a file in one step: it is there whole, or not at all (also after a crash)."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        part.write_bytes(data)
+        os.replace(part, path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise

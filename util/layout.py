@@ -1,0 +1,265 @@
+"""The only module that knows folder and file names (see docs/formats.md).
+
+    datasets/<D>/original_videos/<name>.mp4
+    datasets/<D>/dataset/<split>/<kind>/<sequence>/<frame:06d><suffix>     one file per frame
+    datasets/<D>/dataset/<split>/landmarks478/<sequence>.npy               one file per sequence
+    datasets/<D>/dataset/<split>/id_coeffs/<name>.txt                      one file per identity
+    datasets/<D>/dataset/metadata/<name>/dataset.json                      one record per identity
+
+A *sequence* is a run of consecutive frames: in `train` it is `<name>_<part:06d>` (usually 50 frames), in `test` it is
+`<name>`; pairs made by reenact.py are called `<target>_<source>`. Frame numbers of test go on from train.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from util.cli import UserError
+from util.image_io import write_bytes
+
+SPLITS = ("train", "test")
+# kind -> suffix of its per-frame files
+KINDS = {
+    "images": ".png",
+    "nmfcs": ".png",
+    "landmarks70": ".txt",
+    "exp_coeffs": ".txt",
+    "misc": ".txt",
+    "source_images": ".png",
+    "source_nmfcs": ".png",
+    "source_landmarks70": ".txt",
+}
+_PART = re.compile(r"(?P<name>.+)_(?P<part>\d{6})")
+_NAME = re.compile(r"[^\s/\\]+")
+
+
+def root() -> Path:
+    """The repository's root: every default path hangs below it, so commands run from any folder."""
+    return Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """A run of consecutive frames of one identity in one split."""
+
+    dataset: Path  # datasets/<D>/dataset
+    split: str
+    id: str  # folder name: <name>_<part:06d>, <name>, or <target>_<source>
+
+    def folder(self, kind: str) -> Path:
+        return self.dataset / self.split / kind / self.id
+
+    def path(self, kind: str, frame: int) -> Path:
+        """Path of one frame's file of a kind in KINDS."""
+        return self.folder(kind) / f"{frame:06d}{KINDS[kind]}"
+
+    def frames(self, kind: str = "images") -> list[int]:
+        """Frame numbers present for a kind, ascending; [] when the folder is missing."""
+        folder = self.folder(kind)
+        if not folder.is_dir():
+            return []
+        return sorted(int(p.stem) for p in folder.iterdir() if p.suffix == KINDS[kind] and p.stem.isdigit())
+
+    @property
+    def dense_landmarks_path(self) -> Path:
+        """float32 [frames, 478, 3]: x, y in pixels of the crop, z in the same unit (smaller is nearer)."""
+        return self.dataset / self.split / "landmarks478" / f"{self.id}.npy"
+
+    def flow_path(self, name: str, size: int) -> Path:
+        """Cache of optical flow between this sequence's real frames, of method `name` at `size` pixels."""
+        return self.dataset / self.split / "flows" / f"{name}_{size}" / f"{self.id}.npz"
+
+
+@dataclass(frozen=True)
+class Record:
+    """dataset.json: where an identity's frames come from and which steps are complete."""
+
+    name: str
+    fps: Fraction  # exact frame rate of the crops
+    sources: list[dict[str, Any]] = field(default_factory=list)  # per part: file, sha256, frames, width, height
+    crop_box: list[int] = field(default_factory=list)  # left, top, right, bottom in pixels of the upright source frame
+    crop_size: int = 256
+    splits: dict[str, int] = field(default_factory=dict)  # split -> number of frames
+    face_model: dict[str, str] | None = None  # name, version
+    # step -> what it was made from; a step is here only once all of its files are written
+    steps: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def with_step(self, step: str, key: dict[str, Any]) -> Record:
+        return replace(self, steps={**self.steps, step: key})
+
+    def without_steps(self, *steps: str) -> Record:
+        return replace(self, steps={k: v for k, v in self.steps.items() if k not in steps})
+
+    def is_done(self, step: str, key: dict[str, Any]) -> bool:
+        """Whether `step` was completed from exactly `key` (JSON-comparable values)."""
+        return self.steps.get(step) == json.loads(json.dumps(key))
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """datasets/<D>: all paths of one dataset."""
+
+    home: Path
+
+    @classmethod
+    def open(cls, dataset_name: str, datasets_dir: str | Path | None = None) -> Dataset:
+        if not dataset_name or not _NAME.fullmatch(dataset_name):
+            raise UserError(f"'{dataset_name}' is not usable as a dataset's name; use letters, digits, '_' and '-'")
+        return cls(Path(datasets_dir or root() / "datasets") / dataset_name)
+
+    @property
+    def original_videos(self) -> Path:
+        return self.home / "original_videos"
+
+    @property
+    def folder(self) -> Path:
+        return self.home / "dataset"
+
+    def sequence(self, split: str, id: str) -> Sequence:
+        return Sequence(self.folder, split, id)
+
+    def train_sequence(self, name: str, part: int) -> Sequence:
+        return self.sequence("train", f"{name}_{part:06d}")
+
+    def sequences(self, split: str, name: str, kind: str = "images") -> list[Sequence]:
+        """The sequences of exactly the identity `name` in a split, in order ("Ann" never finds "Anna" or "Ann_B")."""
+        base = self.folder / split / kind
+        if not base.is_dir():
+            return []
+        found = []
+        for p in base.iterdir():
+            match = _PART.fullmatch(p.name)
+            if p.is_dir() and (p.name == name or (match and match["name"] == name)):
+                found.append(p.name)
+        return [self.sequence(split, id) for id in sorted(found)]
+
+    def identities(self) -> list[str]:
+        """Names of all identities with frames in any split, sorted."""
+        names = set()
+        for split in SPLITS:
+            base = self.folder / split / "images"
+            if base.is_dir():
+                for p in base.iterdir():
+                    match = _PART.fullmatch(p.name)
+                    if p.is_dir():
+                        names.add(match["name"] if match and split == "train" else p.name)
+        return sorted(names)
+
+    def id_coeffs_path(self, split: str, name: str) -> Path:
+        return self.folder / split / "id_coeffs" / f"{name}.txt"
+
+    def record_path(self, name: str) -> Path:
+        return self.folder / "metadata" / name / "dataset.json"
+
+    def read_record(self, name: str) -> Record | None:
+        """The identity's dataset.json, or None for a dataset of the original system (it has none).
+
+        Raises: UserError when the file is damaged.
+        """
+        path = self.record_path(name)
+        try:
+            fields = json.loads(path.read_text())
+            return Record(**{**fields, "fps": Fraction(fields["fps"])})
+        except FileNotFoundError:
+            return None
+        except (ValueError, TypeError, KeyError) as e:
+            raise UserError(f"{path} is damaged ({e}); delete it and run preprocessing/detect.py again") from None
+
+    def write_record(self, record: Record) -> None:
+        text = json.dumps({**record.__dict__, "fps": str(record.fps)}, indent=1)
+        write_bytes(self.record_path(record.name), text.encode())
+
+
+def write_table(path: str | Path, values: np.ndarray, precision: int = 6) -> None:
+    """Write numbers as text, one row a line (landmarks "x y", cameras, coefficients)."""
+    rows = np.atleast_2d(np.asarray(values, np.float64))
+    text = "\n".join(" ".join(f"{v:.{precision}f}" for v in row) for row in rows)
+    write_bytes(path, (text + "\n").encode())
+
+
+def read_table(path: str | Path) -> np.ndarray:
+    """Read a text table as float64 [rows, columns] (a column vector is [n, 1]).
+
+    Raises: UserError when the file is missing or holds something else.
+    """
+    try:
+        return np.loadtxt(path, dtype=np.float64, ndmin=2)
+    except FileNotFoundError:
+        raise UserError(f"there is no {path}; run the step that makes it") from None
+    except ValueError as e:
+        raise UserError(f"{path} is not a table of numbers ({e}); delete it and run the step that makes it again") from None
+
+
+def write_camera(path: str | Path, scale: float, rotation: np.ndarray, translation: np.ndarray) -> None:
+    """misc/<frame>.txt of a weak-perspective camera, x_px = scale * rotation @ X + translation.
+
+    One row scale, three rows rotation [3, 3], three rows translation [3].
+    """
+    rows = [f"{scale:.8f}", *(" ".join(f"{v:.8f}" for v in r) for r in np.asarray(rotation)), *(f"{v:.6f}" for v in np.ravel(translation))]
+    write_bytes(path, ("\n".join(rows) + "\n").encode())
+
+
+def read_camera(path: str | Path) -> tuple[float, np.ndarray, np.ndarray]:
+    """Read what write_camera wrote: scale, rotation float64 [3, 3], translation float64 [3]."""
+    try:
+        values = np.array(Path(path).read_text().split(), np.float64)
+    except FileNotFoundError:
+        raise UserError(f"there is no camera {path}; run preprocessing/reconstruct.py") from None
+    except ValueError:
+        values = np.empty(0)
+    if values.size != 13:
+        raise UserError(f"{path} is not a camera (13 numbers expected); delete it and run preprocessing/reconstruct.py again")
+    return float(values[0]), values[1:10].reshape(3, 3), values[10:]
+
+
+@dataclass(frozen=True)
+class Run:
+    """checkpoints/<D>/head2head_<T>: one trained person."""
+
+    checkpoints: Path
+    results: Path
+
+    @classmethod
+    def open(cls, dataset_name: str, name: str, checkpoints_dir: str | Path | None = None, results_dir: str | Path | None = None) -> Run:
+        base = root()
+        return cls(
+            Path(checkpoints_dir or base / "checkpoints") / dataset_name / name,
+            Path(results_dir or base / "results") / dataset_name / name,
+        )
+
+    def network_path(self, label: str, which_epoch: str | int = "latest") -> Path:
+        """Weights of one network; label is G, D, Dm, De or D_T0..2."""
+        return self.checkpoints / f"{which_epoch}_net_{label}.pth"
+
+    @property
+    def state_path(self) -> Path:
+        """Everything a training run needs to go on exactly where it stopped."""
+        return self.checkpoints / "latest_state.pt"
+
+    @property
+    def options_path(self) -> Path:
+        return self.checkpoints / "opt.txt"
+
+    @property
+    def iteration_path(self) -> Path:
+        return self.checkpoints / "iter.txt"
+
+    @property
+    def log_path(self) -> Path:
+        """loss_log.txt, as the original names it: one JSON object a line."""
+        return self.checkpoints / "loss_log.txt"
+
+    @property
+    def web(self) -> Path:
+        return self.checkpoints / "web"
+
+    def test_folder(self, id: str, which_epoch: str | int = "latest", split: str = "test") -> Path:
+        """results/<D>/head2head_<T>/<epoch>_epoch/<split>/<id>: holds real/, fake/, ... and index.html."""
+        return self.results / f"{which_epoch}_epoch" / split / id
