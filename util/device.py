@@ -1,0 +1,52 @@
+"""Which device the networks run on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from util.cli import UserError, say, warn
+
+if TYPE_CHECKING:
+    import torch
+
+
+def choose_device(gpu_ids: str = "auto") -> torch.device:
+    """Turn `--gpu_ids` into a device.
+
+    gpu_ids: 'auto': the first CUDA GPU, or the CPU (said in one line) when there is none; a negative number: the CPU; a number:
+        that GPU. Of a list (0,1) the first is used, with a warning.
+    Raises: UserError when a GPU is asked for that is not there (never a silent fall back), or the text is no such list.
+    """
+    import torch
+
+    if gpu_ids == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda", 0)
+        say("no CUDA GPU here: running on the CPU")
+        return torch.device("cpu")
+    try:
+        ids = [int(x) for x in gpu_ids.split(",")]
+    except ValueError:
+        raise UserError(f"--gpu_ids '{gpu_ids}' is neither auto nor a number (0, 1, ...; -1 for the CPU)") from None
+    if ids[0] < 0:
+        return torch.device("cpu")
+    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    missing = [i for i in ids if i >= found]
+    if missing:
+        raise UserError(f"--gpu_ids {gpu_ids}: this machine has {found} usable CUDA GPU(s); use --gpu_ids -1 for the CPU or auto")
+    if len(ids) > 1:
+        warn(f"--gpu_ids {gpu_ids}: one process uses one GPU, taking {ids[0]}")
+    return torch.device("cuda", ids[0])
+
+
+def choose_precision(precision: str, device: torch.device) -> torch.dtype:
+    """Turn `--precision` into the type of the networks' arithmetic: torch.bfloat16 (autocast) or torch.float32.
+
+    'auto' is bf16 on a GPU that computes in it natively, else fp32.
+    """
+    import torch
+
+    if precision == "auto":
+        native = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+        return torch.bfloat16 if native else torch.float32
+    return {"bf16": torch.bfloat16, "fp32": torch.float32}[precision]
