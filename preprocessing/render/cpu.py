@@ -1,0 +1,128 @@
+"""Rasteriser on the processor, compiled by numba: exact integer coverage by the rules that graphics hardware follows."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numba
+import numpy as np
+
+from preprocessing.render.common import SUBPIXEL_BITS, Renderer
+
+STEPS = 1 << SUBPIXEL_BITS
+HALF = STEPS // 2
+
+# Read-only input arrays (memory maps, broadcasts) are taken as well as writable ones.
+_SIGNATURE = numba.void(
+    numba.types.Array(numba.float32, 2, "C", readonly=True),
+    numba.types.Array(numba.int32, 2, "C", readonly=True),
+    numba.int32[:, ::1],
+    numba.float32[:, ::1],
+)
+
+
+def _compiled(function: Callable) -> Callable:
+    """`function` compiled for _SIGNATURE, without the interpreter's lock, kept on disk for the next process."""
+    try:
+        return numba.njit(_SIGNATURE, nogil=True, cache=True)(function)
+    except RuntimeError:  # numba finds no folder to write to, neither beside this file nor in the home
+        return numba.njit(_SIGNATURE, nogil=True)(function)
+
+
+@_compiled
+def _rasterise(vertices, triangles, ids, depth):
+    """Fill `ids` (int32 [H, W], -1 for none) and `depth` (float32 [H, W], infinity for none).
+
+    Edge functions (Pineda 1988) on coordinates snapped to 1/256 pixel: exact in 64-bit integers.
+    """
+    height, width = ids.shape
+    ids[:] = -1
+    depth[:] = np.inf
+    snapped = np.empty((vertices.shape[0], 2), np.int64)
+    for v in range(vertices.shape[0]):
+        # times a power of two is exact in float32; rint breaks ties to even, as the shader's round does
+        snapped[v, 0] = np.int64(np.rint(vertices[v, 0] * np.float32(STEPS)))
+        snapped[v, 1] = np.int64(np.rint(vertices[v, 1] * np.float32(STEPS)))
+    for face in range(triangles.shape[0]):
+        a = triangles[face, 0]
+        b = triangles[face, 1]
+        c = triangles[face, 2]
+        ax, ay = snapped[a, 0], snapped[a, 1]
+        bx, by = snapped[b, 0], snapped[b, 1]
+        cx, cy = snapped[c, 0], snapped[c, 1]
+        # the pixels whose centres lie within the triangle's box: for most triangles of a dense mesh there are none
+        left = max((min(ax, bx, cx) + HALF - 1) >> SUBPIXEL_BITS, 0)
+        right = min((max(ax, bx, cx) - HALF) >> SUBPIXEL_BITS, width - 1)
+        if left > right:
+            continue
+        top = max((min(ay, by, cy) + HALF - 1) >> SUBPIXEL_BITS, 0)
+        bottom = min((max(ay, by, cy) - HALF) >> SUBPIXEL_BITS, height - 1)
+        if top > bottom:
+            continue
+        area = (bx - ax) * (cy - ay) - (cx - ax) * (by - ay)
+        if area == 0:
+            continue
+        if area < 0:  # seen from behind: turn it, so that the inside is where the edge functions are positive
+            area = -area
+            b, c = c, b
+            bx, by, cx, cy = cx, cy, bx, by
+        # Edge function of p -> q at (x, y): (qx - px) (y - py) - (qy - py) (x - px). A pixel centre on an edge belongs to
+        # the triangle only if it is a left edge (it goes up) or a top edge (level, going right): others are lowered by one.
+        ab_x, ab_y = bx - ax, by - ay
+        bc_x, bc_y = cx - bx, cy - by
+        ca_x, ca_y = ax - cx, ay - cy
+        ab_bias = 0 if ab_y < 0 or (ab_y == 0 and ab_x > 0) else -1
+        bc_bias = 0 if bc_y < 0 or (bc_y == 0 and bc_x > 0) else -1
+        ca_bias = 0 if ca_y < 0 or (ca_y == 0 and ca_x > 0) else -1
+        x = left * STEPS + HALF
+        y = top * STEPS + HALF
+        ab_row = ab_x * (y - ay) - ab_y * (x - ax)
+        bc_row = bc_x * (y - by) - bc_y * (x - bx)
+        ca_row = ca_x * (y - cy) - ca_y * (x - cx)
+        az = np.float64(vertices[a, 2])
+        to_b = (np.float64(vertices[b, 2]) - az) / area
+        to_c = (np.float64(vertices[c, 2]) - az) / area
+        for row in range(top, bottom + 1):
+            ab, bc, ca = ab_row, bc_row, ca_row
+            for column in range(left, right + 1):
+                if (ab + ab_bias) | (bc + bc_bias) | (ca + ca_bias) >= 0:  # no sign bit set: inside all three
+                    z = np.float32(az + to_b * ca + to_c * ab)
+                    if z < depth[row, column]:
+                        depth[row, column] = z
+                        ids[row, column] = face
+                ab -= ab_y * STEPS
+                bc -= bc_y * STEPS
+                ca -= ca_y * STEPS
+            ab_row += ab_x * STEPS
+            bc_row += bc_x * STEPS
+            ca_row += ca_x * STEPS
+
+
+class CpuRenderer(Renderer):
+    """`Renderer` on the processor; every call draws in the caller's thread without holding the interpreter's lock."""
+
+    name = "cpu (numba)"
+
+    def draw_ids(self, vertices: np.ndarray) -> np.ndarray:
+        vertices = self._checked(vertices)
+        ids = np.empty(self.size, np.int32)
+        _rasterise(vertices, self.triangles, ids, np.empty(self.size, np.float32))
+        return ids
+
+    def draw_many(self, frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        pending: deque = deque()
+        with ThreadPoolExecutor(threads) as pool:
+            try:
+                for vertices in frames:
+                    pending.append(pool.submit(self.draw, vertices))
+                    if len(pending) > 2 * threads:
+                        yield pending.popleft().result()
+                while pending:
+                    yield pending.popleft().result()
+            finally:  # an error, or the caller wants no more
+                for future in pending:
+                    future.cancel()
