@@ -1,0 +1,115 @@
+"""The autoregressive generator: conditioning images and the last generated frames in, the next frame out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from models.networks.layers import InstanceNorm2d, init_weights
+
+CONDITIONING_FRAMES = 3  # frames of conditioning images that the generator sees, the current one last
+PREVIOUS_FRAMES = 2  # generated frames that it sees
+
+
+class ResnetBlock(nn.Module):
+    """x + norm(conv(relu(norm(conv(x))))), 3x3 convolutions with reflection padding; [B, C, H, W] -> the same."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        block = nn.Sequential(
+            nn.ReflectionPad2d(1),
+            nn.Conv2d(channels, channels, 3),
+            InstanceNorm2d(channels),
+            nn.ReLU(inplace=True),
+            nn.ReflectionPad2d(1),
+            nn.Conv2d(channels, channels, 3),
+            InstanceNorm2d(channels),
+        )
+        # One block under two names: published checkpoints hold these tensors twice.
+        self.resnetblock_sequential = block
+        self.conv_block = block
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv_block(x)
+
+
+def _encoder(input_nc: int, ngf: int, n_downsampling: int, n_blocks: int) -> nn.Sequential:
+    layers = [nn.ReflectionPad2d(3), nn.Conv2d(input_nc, ngf, 7), InstanceNorm2d(ngf), nn.ReLU(inplace=True)]
+    for i in range(n_downsampling):
+        nc = ngf * 2**i
+        layers += [nn.Conv2d(nc, nc * 2, 3, stride=2, padding=1), InstanceNorm2d(nc * 2), nn.ReLU(inplace=True)]
+    layers += [ResnetBlock(ngf * 2**n_downsampling) for _ in range(n_blocks)]
+    return nn.Sequential(*layers)
+
+
+class Generator(nn.Module):
+    """Two encoders (conditioning A, previous frames P), summed, and a decoder.
+
+    input_nc: channels of A; 18 = 3 frames of [NMFC, eye gaze].
+    prev_output_nc: channels of P; 6 = 2 frames of RGB.
+    no_prev_output: without the encoder of P; P is then ignored.
+    The residual blocks are shared out: n_blocks - n_blocks // 2 in each encoder, n_blocks // 2 in the decoder.
+    """
+
+    def __init__(
+        self,
+        input_nc: int,
+        output_nc: int,
+        prev_output_nc: int,
+        ngf: int = 64,
+        n_downsampling: int = 3,
+        n_blocks: int = 9,
+        no_prev_output: bool = False,
+    ):
+        super().__init__()
+        decoder_blocks = n_blocks // 2
+        encoder_blocks = n_blocks - decoder_blocks
+        self.multiple = 2**n_downsampling
+        self.model_down_seg = _encoder(input_nc, ngf, n_downsampling, encoder_blocks)
+        self.model_down_img = None if no_prev_output else _encoder(prev_output_nc, ngf, n_downsampling, encoder_blocks)
+        self.model_res_img = nn.Sequential(*[ResnetBlock(ngf * 2**n_downsampling) for _ in range(decoder_blocks)])
+        up = []
+        for i in reversed(range(n_downsampling)):
+            nc = ngf * 2**i
+            up += [
+                nn.ConvTranspose2d(nc * 2, nc, 3, stride=2, padding=1, output_padding=1),
+                InstanceNorm2d(nc),
+                nn.ReLU(inplace=True),
+            ]
+        self.model_up_img = nn.Sequential(*up)
+        self.model_final_img = nn.Sequential(nn.ReflectionPad2d(3), nn.Conv2d(ngf, output_nc, 7), nn.Tanh())
+        init_weights(self)
+
+    def forward(self, A: Tensor, P: Tensor | None = None) -> Tensor:
+        """Generate one frame.
+
+        A: [B, input_nc, H, W] conditioning of the last three frames, oldest first, 0..1; H and W multiples of 2^n_downsampling.
+        P: [B, prev_output_nc, H, W] the last two generated frames, oldest first, -1..1; zeros before the first frame.
+        Returns: [B, output_nc, H, W] in -1..1.
+        """
+        if A.shape[-1] % self.multiple or A.shape[-2] % self.multiple:
+            raise ValueError(f"image size {tuple(A.shape[-2:])} is no multiple of {self.multiple}")
+        features = self.model_down_seg(A)
+        if self.model_down_img is not None:
+            features = features + self.model_down_img(P)
+        return self.model_final_img(self.model_up_img(self.model_res_img(features)))
+
+
+def conditioning_channels(eye_gaze: bool) -> int:
+    """Channels of one frame's conditioning images: NMFC (3), and eye gaze (3) when it is used."""
+    return 6 if eye_gaze else 3
+
+
+def build_generator(run_options: Mapping[str, Any]) -> Generator:
+    """The generator of a run, from models.checkpoints.read_run_options (or the training options as a mapping)."""
+    return Generator(
+        CONDITIONING_FRAMES * conditioning_channels(run_options["eye_gaze"]),
+        3,
+        PREVIOUS_FRAMES * 3,
+        ngf=run_options["ngf"],
+        n_downsampling=run_options["n_downsample_G"],
+        n_blocks=run_options["n_blocks"],
+        no_prev_output=not run_options["prev_output"],
+    )

@@ -1,0 +1,115 @@
+"""Optical flow between a video's own frames, computed once and kept on disk.
+
+RGB frames are never augmented, so the flow between them depends on the video alone. Per sequence, method and image size there
+is one .npz (util.layout.Sequence.flow_path) with `key`, what it was made from, and for each step s in STEPS `flow_<s>`:
+float16 [max(N - s, 0), 2, size / 2, size / 2], x first, in pixels of the size x size image, on a grid of half the size. Entry i
+warps frame i onto frame i + s: frame[i + s](p) ~ frame[i](p + flow(p)).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import zipfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Sequence as Seq
+
+import cv2
+import numpy as np
+
+from util.cli import progress
+from util.image_io import read_image, write_bytes
+from util.layout import Sequence
+
+STEPS = (1, 3, 9)
+VERSION = 1  # raise it when flows must be made anew
+
+# target, source uint8 RGB [H, W, 3] -> float32 [2, H, W] in pixels with target(p) ~ source(p + flow(p)); called from several threads
+Estimate = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
+def flow_key(sequence: Sequence, method: str, size: int) -> str:
+    """What a sequence's flow is made from: method, size, and the bytes of all its frames, as a digest."""
+    digest = hashlib.blake2b(f"{VERSION} {method} {size} {STEPS}".encode(), digest_size=16)
+    for frame in sequence.frames():
+        digest.update(hashlib.blake2b(sequence.path("images", frame).read_bytes(), digest_size=16).digest())
+    return digest.hexdigest()
+
+
+def read_flows(sequence: Sequence, method: str, size: int, key: str | None = None) -> dict[int, np.ndarray] | None:
+    """The cached flow of a sequence by step, or None when there is none, it is damaged, or not made from `key` (None: any key)."""
+    try:
+        with np.load(sequence.flow_path(method, size), allow_pickle=False) as file:
+            if key is not None and str(file["key"]) != key:
+                return None
+            return {s: file[f"flow_{s}"] for s in STEPS}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None
+
+
+def _is_cached(sequence: Sequence, method: str, size: int) -> bool:
+    key = flow_key(sequence, method, size)
+    try:
+        with np.load(sequence.flow_path(method, size), allow_pickle=False) as file:
+            return str(file["key"]) == key and all(f"flow_{s}" in file.files for s in STEPS)
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return False
+
+
+def compute_flows(frames: Seq[np.ndarray], estimate: Estimate, map_: Callable = map) -> dict[int, np.ndarray]:
+    """Flow between frames (uint8 RGB [H, W, 3]) at all STEPS, in the form that is cached; `map_` spreads the pairs over threads."""
+    h, w = frames[0].shape[:2]
+
+    def pair(ends: tuple[int, int]) -> np.ndarray:
+        source, target = ends
+        flow = estimate(frames[target], frames[source])
+        half = [cv2.resize(channel, (w // 2, h // 2), interpolation=cv2.INTER_AREA) for channel in flow]
+        return np.stack(half).astype(np.float16)
+
+    flows = {}
+    for s in STEPS:
+        pairs = [(i, i + s) for i in range(len(frames) - s)]
+        flows[s] = np.stack(list(map_(pair, pairs))) if pairs else np.zeros((0, 2, h // 2, w // 2), np.float16)
+    return flows
+
+
+def ensure_flows(sequences: Seq[Sequence], method: str, size: int, make_estimate: Callable[[], Estimate]) -> int:
+    """Compute and cache the flow of every sequence that has none made from its present frames.
+
+    make_estimate: builds the method; called only when something is to be computed.
+    Returns: the number of sequences computed now.
+    """
+    missing = [s for s in sequences if not _is_cached(s, method, size)]
+    if not missing:
+        return 0
+    estimate = make_estimate()
+    pairs = sum(max(len(s.frames()) - step, 0) for s in missing for step in STEPS)
+    workers = os.cpu_count() or 1
+    with ThreadPoolExecutor(workers) as pool, progress(desc=f"optical flow ({method})", total=pairs, unit="pair") as bar:
+
+        def counted(pair: Callable, items: list) -> list:
+            results = []
+            for result in pool.map(pair, items):
+                results.append(result)
+                bar.update()
+            return results
+
+        for sequence in missing:
+            key = flow_key(sequence, method, size)  # before reading, so a change in between is noticed next time
+            frames = [load_frame(sequence.path("images", f), size) for f in sequence.frames()]
+            flows = compute_flows(frames, estimate, counted)
+            file = io.BytesIO()
+            np.savez_compressed(file, key=np.array(key), **{f"flow_{s}": flow for s, flow in flows.items()})
+            write_bytes(sequence.flow_path(method, size), file.getbuffer())
+    return len(missing)
+
+
+def load_frame(path: Path, size: int) -> np.ndarray:
+    """A frame as uint8 RGB [size, size, 3]."""
+    image = read_image(path)
+    if image.shape[:2] != (size, size):
+        image = cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA if image.shape[0] > size else cv2.INTER_CUBIC)
+    return image
