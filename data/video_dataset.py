@@ -1,0 +1,350 @@
+"""Prepared videos as training clips (stateless: an index says everything) and as a stream of test frames."""
+
+from __future__ import annotations
+
+import struct
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from threading import Lock
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from data.transforms import jitter_landmarks, jitter_nmfc, random_jitter, resize_image, resize_nmfc, scale_points, to_tensor
+from util import layout
+from util.cli import UserError
+from util.eye_gaze import draw_eye_gaze
+from util.image_io import read_image
+from util.layout import Dataset, Record, read_table
+
+if TYPE_CHECKING:
+    import torch
+
+# A sequence's optical flow: step -> float16 [frames - step, 2, h, w].
+FlowReader = Callable[[layout.Sequence], dict[int, np.ndarray]]
+
+CONTEXT = 2  # frames of conditioning before the current one
+_STEPS = {"images": "detect.py", "nmfcs": "reconstruct.py", "landmarks70": "detect_landmarks70.py"}
+_READERS = 4
+
+
+@dataclass(frozen=True)
+class ClipIndex:
+    """Which clip: frames [start, start + length) of a sequence, and the seed of its jitter."""
+
+    sequence: int
+    start: int
+    length: int
+    seed: int
+
+
+@dataclass
+class _Frames:
+    """Consecutive frames at load size."""
+
+    images: np.ndarray  # uint8 [N, H, W, 3]
+    nmfcs: np.ndarray  # uint8 [N, H, W, 3]
+    landmarks: np.ndarray  # float32 [N, 70, 2] in pixels at load size
+
+    @property
+    def nbytes(self) -> int:
+        return self.images.nbytes + self.nmfcs.nbytes + self.landmarks.nbytes
+
+
+class VideoDataset:
+    """Clips of the training sequences of one person or several.
+
+    `dataset[ClipIndex(...)]` depends on its index alone and may be called from several threads. It returns a dict of tensors
+    (T = length; frames are consecutive):
+      image      float32 [T, 3, H, W]      RGB in -1..1
+      nmfc       float32 [T + 2, 3, H, W]  0..1; the two frames before the first come first, clamped at the sequence's start
+      gaze       float32 [T + 2, 3, H, W]  0..1, likewise
+      landmarks  float32 [T, 70, 2]        x, y in pixels at load size, without jitter
+      flows      {step: float16 [T - step, 2, h, w]}  with `flows` only; entry i warps frame i of the clip onto frame i + step
+
+    dataset, names: whose sequences.
+    load_size: side of the images in pixels; stored images of another size are resized.
+    augment: jitter the conditioning (data.transforms.random_jitter).
+    cache_gb: keep decoded frames in memory up to this many gigabytes; sequences beyond that are read anew for every clip.
+    flows: reads a sequence's cached flow.
+    Raises: UserError, before any image is decoded, when there is nothing to train on or a sequence is incomplete.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        names: Sequence[str],
+        load_size: int,
+        *,
+        augment: bool = True,
+        cache_gb: float = 8.0,
+        flows: FlowReader | None = None,
+    ):
+        self.load_size = load_size
+        self.face_model = _common_face_model(dataset, names)
+        self.sequences: list[layout.Sequence] = []
+        self._numbers: list[list[int]] = []
+        for name in names:
+            sequences = dataset.sequences("train", name)
+            if not sequences:
+                raise UserError(
+                    f"no training data for {name} in {dataset.folder / 'train' / 'images'}; "
+                    f"run preprocessing/detect.py --dataset_name {dataset.home.name} --split train on a video of {name}"
+                )
+            for sequence in sequences:
+                self._numbers.append(check_sequence(sequence, ("images", "nmfcs", "landmarks70")))
+                self.sequences.append(sequence)
+        self._augment = augment
+        self._flows = flows
+        self._budget = cache_gb * 1e9
+        self._cache: dict[int, _Frames] = {}
+        self._flow_cache: dict[int, dict[int, np.ndarray]] = {}
+        self._lock = Lock()
+
+    @property
+    def lengths(self) -> list[int]:
+        """Number of frames of each sequence."""
+        return [len(n) for n in self._numbers]
+
+    def __getitem__(self, clip: ClipIndex) -> dict[str, torch.Tensor | dict[int, torch.Tensor]]:
+        import torch
+
+        last = clip.start + clip.length
+        if clip.start < 0 or clip.length < 1 or last > len(self._numbers[clip.sequence]):
+            raise IndexError(f"{clip} lies outside of a sequence of {len(self._numbers[clip.sequence])} frames")
+        first = max(0, clip.start - CONTEXT)
+        frames = self._frames(clip.sequence, first, last)
+        rows = np.maximum(np.arange(clip.start - CONTEXT, last), 0) - first  # of the conditioning, in `frames`
+        nmfcs, landmarks = frames.nmfcs, frames.landmarks
+        if self._augment:
+            jitter = random_jitter(np.random.default_rng(clip.seed), self.load_size)
+            nmfcs = np.stack([jitter_nmfc(x, jitter) for x in nmfcs])
+            landmarks = jitter_landmarks(landmarks, jitter)
+        gaze = np.stack([draw_eye_gaze(x, self.load_size) for x in landmarks])
+        item = {
+            "image": to_tensor(frames.images[clip.start - first :], signed=True),
+            "nmfc": to_tensor(nmfcs[rows]),
+            "gaze": to_tensor(gaze[rows]),
+            "landmarks": torch.from_numpy(frames.landmarks[clip.start - first :].copy()),
+        }
+        if self._flows is not None:
+            flows = self._read_flows(clip.sequence)
+            item["flows"] = {s: torch.from_numpy(f[clip.start : max(clip.start, last - s)].copy()) for s, f in flows.items()}
+        return item
+
+    def _frames(self, sequence: int, first: int, last: int) -> _Frames:
+        frames = self._cache.get(sequence)
+        if frames is None:
+            frames = self._load(sequence)
+        if frames is None:  # no room to keep it
+            return read_frames(self.sequences[sequence], self._numbers[sequence][first:last], self.load_size)
+        return _Frames(frames.images[first:last], frames.nmfcs[first:last], frames.landmarks[first:last])
+
+    def _load(self, sequence: int) -> _Frames | None:
+        """Read and keep a whole sequence, if the budget allows."""
+        with self._lock:
+            if sequence not in self._cache:
+                need = len(self._numbers[sequence]) * self.load_size**2 * 6
+                if need > self._budget:
+                    return None
+                self._cache[sequence] = read_frames(self.sequences[sequence], self._numbers[sequence], self.load_size)
+                self._budget -= self._cache[sequence].nbytes
+            return self._cache[sequence]
+
+    def _read_flows(self, sequence: int) -> dict[int, np.ndarray]:
+        with self._lock:
+            if sequence in self._flow_cache:
+                return self._flow_cache[sequence]
+            flows = self._flows(self.sequences[sequence])
+            size = sum(f.nbytes for f in flows.values())
+            if size <= self._budget:
+                self._budget -= size
+                self._flow_cache[sequence] = flows
+            return flows
+
+
+def read_frames(sequence: layout.Sequence, numbers: Sequence[int], load_size: int) -> _Frames:
+    """Decode some frames of a sequence on a few threads.
+
+    Raises: UserError when a file is missing or unreadable, or its size differs from the sequence's.
+    """
+    size = _png_size(sequence, "images", numbers[0])[0]
+
+    def read(number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        image = _read_square(sequence, "images", number, size)
+        nmfc = _read_square(sequence, "nmfcs", number, size)
+        landmarks = read_landmarks(sequence, "landmarks70", number)
+        return resize_image(image, load_size), resize_nmfc(nmfc, load_size), scale_points(landmarks, load_size / size)
+
+    with ThreadPoolExecutor(_READERS) as pool:
+        images, nmfcs, landmarks = zip(*pool.map(read, numbers))
+    return _Frames(np.stack(images), np.stack(nmfcs), np.stack(landmarks))
+
+
+@dataclass(frozen=True)
+class DrivingFrame:
+    """One frame to synthesise, at load size."""
+
+    number: int  # of the frame, also its file's name
+    image: np.ndarray | None  # uint8 [H, W, 3]: the truth in self reenactment, else the driver's frame (None if not stored)
+    nmfc: np.ndarray  # uint8 [H, W, 3]
+    gaze: np.ndarray  # uint8 [H, W, 3]
+    landmarks: np.ndarray  # float32 [70, 2] in pixels at load size
+
+    def conditioning(self) -> np.ndarray:
+        """uint8 [H, W, 6]: NMFC and gaze."""
+        return np.concatenate([self.nmfc, self.gaze], axis=-1)
+
+
+@dataclass(frozen=True)
+class DrivingSequence:
+    """A test sequence, read in order with constant memory: iterate to get its DrivingFrames.
+
+    Without a source: the target's own held-out frames (self reenactment). With one: the pair <target>_<source> that
+    preprocessing/reenact.py made, whose images are the driver's.
+    """
+
+    sequence: layout.Sequence
+    kinds: tuple[str, str, str]  # images, NMFCs, landmarks
+    load_size: int
+    image_size: int  # side of the stored images
+    numbers: list[int] = field(repr=False)
+
+    @classmethod
+    def open(cls, dataset: Dataset, target: str, source: str | None, load_size: int, how_many: int | None = None) -> DrivingSequence:
+        """Check the frames of a test and return it; how_many: only that many first frames.
+
+        Raises: UserError when there are none, or kinds of files do not match.
+        """
+        name = dataset.home.name
+        if source is None:
+            sequence, kinds = dataset.sequence("test", target), ("images", "nmfcs", "landmarks70")
+            if not sequence.frames(kinds[0]):
+                raise UserError(
+                    f"no test frames of {target} in {sequence.folder('images')}; "
+                    f"run preprocessing/detect.py --dataset_name {name} with a --test_seq_ratio above 0"
+                )
+        else:
+            sequence, kinds = dataset.sequence("test", f"{target}_{source}"), ("source_images", "source_nmfcs", "source_landmarks70")
+            if not sequence.frames(kinds[1]):
+                raise UserError(
+                    f"no conditioning images for {source} driving {target} in {sequence.folder(kinds[1])}; "
+                    f"run preprocessing/reenact.py --dataset_name {name} --source_id {source} --target_id {target}"
+                )
+            if not sequence.folder("source_images").is_dir():
+                kinds = ("", *kinds[1:])
+        numbers = check_sequence(sequence, [k for k in kinds if k])
+        return cls(sequence, kinds, load_size, _png_size(sequence, kinds[1], numbers[0])[0], numbers[:how_many])
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __iter__(self) -> Iterator[DrivingFrame]:
+        with ThreadPoolExecutor(_READERS) as pool:
+            ahead: deque = deque()
+            try:
+                for number in self.numbers:
+                    ahead.append(pool.submit(self._read, number))
+                    if len(ahead) > 2 * _READERS:
+                        yield ahead.popleft().result()
+                while ahead:
+                    yield ahead.popleft().result()
+            finally:
+                for future in ahead:
+                    future.cancel()
+
+    def _read(self, number: int) -> DrivingFrame:
+        images, nmfcs, points = self.kinds
+        landmarks = scale_points(read_landmarks(self.sequence, points, number), self.load_size / self.image_size)
+        image = resize_image(_read_square(self.sequence, images, number, None), self.load_size) if images else None
+        nmfc = resize_nmfc(_read_square(self.sequence, nmfcs, number, self.image_size), self.load_size)
+        return DrivingFrame(number, image, nmfc, draw_eye_gaze(landmarks, self.load_size), landmarks)
+
+
+def check_sequence(sequence: layout.Sequence, kinds: Sequence[str]) -> list[int]:
+    """Check that a sequence has the same consecutive frames in all kinds and square images of one size; returns the frame numbers.
+
+    Raises: UserError that names the missing files and the command that makes them.
+    """
+    numbers = sequence.frames(kinds[0])
+    for kind in kinds:
+        have = sequence.frames(kind)
+        if have != numbers:
+            command = "preprocessing/" + _STEPS.get(kind, "reenact.py")
+            if not have:
+                raise UserError(f"{sequence.id} has no {kind} ({sequence.folder(kind)} is missing or empty); run {command} first")
+            odd = sorted(set(have) ^ set(numbers))[0]
+            raise UserError(
+                f"{sequence.id} has {len(numbers)} {kinds[0]} but {len(have)} {kind} (first difference: frame {odd:06d}); "
+                f"run {command} again"
+            )
+    if not numbers or numbers[-1] - numbers[0] + 1 != len(numbers):
+        hole = next((a + 1 for a, b in zip(numbers, numbers[1:]) if b != a + 1), 0)
+        raise UserError(
+            f"{sequence.folder(kinds[0])} lacks frame {hole:06d}; frames must be consecutive, run preprocessing/detect.py again"
+        )
+    sizes = {kind: _png_size(sequence, kind, numbers[0]) for kind in kinds if layout.KINDS[kind] == ".png"}
+    (kind, size), *others = sizes.items()
+    if size[0] != size[1]:
+        raise UserError(
+            f"{sequence.path(kind, numbers[0])} is {size[0]}x{size[1]} pixels; images must be square, run preprocessing/detect.py"
+        )
+    for other, other_size in others:
+        if other_size != size and not kind.startswith("source_"):  # a driver's own frames may have another size than the pair's NMFCs
+            raise UserError(
+                f"{sequence.id}: {kind} are {size[0]} pixels wide but {other} {other_size[0]}; run preprocessing/{_STEPS[other]} again"
+            )
+    return numbers
+
+
+def read_landmarks(sequence: layout.Sequence, kind: str, number: int) -> np.ndarray:
+    """Read the 70 landmarks of a frame, float64 [70, 2] in pixels of the stored image."""
+    path = sequence.path(kind, number)
+    landmarks = read_table(path)
+    if landmarks.shape != (70, 2) or not np.isfinite(landmarks).all():
+        raise UserError(f"{path} does not hold 70 points; delete it and run preprocessing/{_STEPS.get(kind, 'reenact.py')} again")
+    return landmarks
+
+
+def _read_square(sequence: layout.Sequence, kind: str, number: int, size: int | None) -> np.ndarray:
+    path = sequence.path(kind, number)
+    image = read_image(path)
+    side = size or image.shape[0]
+    if image.shape[:2] != (side, side):
+        raise UserError(
+            f"{path} is {image.shape[1]}x{image.shape[0]} pixels where {side}x{side} are expected; "
+            f"run preprocessing/{_STEPS.get(kind, 'reenact.py')} again"
+        )
+    return image
+
+
+def _png_size(sequence: layout.Sequence, kind: str, number: int) -> tuple[int, int]:
+    """Width and height from a PNG file's head, without decoding it."""
+    path = sequence.path(kind, number)
+    with path.open("rb") as f:
+        head = f.read(24)
+    if len(head) < 24 or head[:8] != b"\x89PNG\r\n\x1a\n":
+        raise UserError(f"{path} is not a readable image; delete it and run preprocessing/{_STEPS.get(kind, 'reenact.py')} again")
+    return struct.unpack(">II", head[16:])
+
+
+def _common_face_model(dataset: Dataset, names: Sequence[str]) -> dict[str, str] | None:
+    """The face model that all persons' NMFCs were drawn with; None when no record says (a dataset of the original system).
+
+    Raises: UserError when persons differ: the same colour would mean different points of the face.
+    """
+    models: dict[str, Record] = {}
+    for name in names:
+        record = dataset.read_record(name)
+        if record and record.face_model:
+            models[str(sorted(record.face_model.items()))] = record
+    if len(models) > 1:
+        a, b, *_ = models.values()
+        shown = [f"{r.name} (with {r.face_model['name']} {r.face_model.get('version', '')})" for r in (a, b)]
+        raise UserError(
+            f"{shown[0]} and {shown[1]} were fitted with different face models; run preprocessing/reconstruct.py "
+            f"--dataset_name {dataset.home.name} --face_model {a.face_model['name']} so that all use one"
+        )
+    return next(iter(models.values())).face_model if models else None
