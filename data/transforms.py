@@ -33,7 +33,7 @@ def resize_nmfc(image: np.ndarray, size: int) -> np.ndarray:
     """
     if image.shape[:2] == (size, size):
         return image
-    return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA if size < image.shape[0] else cv2.INTER_NEAREST)
+    return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA if size < image.shape[0] else cv2.INTER_NEAREST_EXACT)
 
 
 def scale_points(points: np.ndarray, factor: float) -> np.ndarray:

@@ -1,0 +1,75 @@
+"""A small prepared dataset of a moving drawn face, for tests that need files but no real person."""
+
+from fractions import Fraction
+
+import cv2
+import numpy as np
+
+from util.image_io import write_image
+from util.layout import Dataset, Record, write_table
+
+FACE_MODEL = {"name": "mesh478", "version": "1"}
+
+
+def face_landmarks(size, shift=(0.0, 0.0), mouth=0.02, lids=0.03):
+    """70 landmarks in the usual places of a face that fills the image; float64 [70, 2] pixels."""
+    angle = np.linspace(np.pi, 0, 17)
+    points = np.zeros((70, 2))
+    points[:17] = np.stack([0.5 + 0.3 * np.cos(angle), 0.45 + 0.4 * np.sin(angle)], 1)
+    points[17:27] = np.stack([np.r_[np.linspace(0.28, 0.45, 5), np.linspace(0.55, 0.72, 5)], np.full(10, 0.33)], 1)
+    points[27:36] = np.stack([np.r_[np.full(4, 0.5), np.linspace(0.44, 0.56, 5)], np.r_[np.linspace(0.4, 0.52, 4), np.full(5, 0.56)]], 1)
+    for first, pupil, x in ((36, 68, 0.37), (42, 69, 0.63)):
+        dx = np.array([-0.06, -0.02, 0.02, 0.06, 0.02, -0.02])
+        dy = np.array([0, -1, -1, 0, 1, 1]) * lids / 2
+        points[first : first + 6] = np.stack([x + dx, 0.42 + dy], 1)
+        points[pupil] = [x, 0.42]
+    turn = np.arange(12) * 2 * np.pi / 12 + np.pi
+    points[48:60] = np.stack([0.5 + 0.1 * np.cos(turn), 0.7 + (0.03 + mouth / 2) * np.sin(turn)], 1)
+    turn = np.arange(8) * 2 * np.pi / 8 + np.pi
+    points[60:68] = np.stack([0.5 + 0.07 * np.cos(turn), 0.7 + mouth / 2 * np.sin(turn)], 1)
+    return points * size + np.asarray(shift)
+
+
+def draw_frame(landmarks, size):
+    """A picture and an NMFC image for landmarks in pixels; each uint8 [size, size, 3]."""
+    image = np.full((size, size, 3), (70, 110, 160), np.uint8)
+    nmfc = np.zeros((size, size, 3), np.uint8)
+    hull = np.rint(landmarks[:27]).astype(np.int32)
+    cv2.fillConvexPoly(image, cv2.convexHull(hull), (220, 180, 150))
+    face = np.zeros((size, size), np.uint8)
+    cv2.fillConvexPoly(face, cv2.convexHull(hull), 1)
+    y, x = np.mgrid[:size, :size]
+    middle = landmarks[30]
+    nmfc[..., 0] = np.clip(128 + (x - middle[0]) * 256 / size, 1, 255)
+    nmfc[..., 1] = np.clip(128 - (y - middle[1]) * 256 / size, 1, 255)
+    nmfc[..., 2] = 200
+    nmfc *= face[..., None]
+    cv2.fillPoly(image, [np.rint(landmarks[48:60]).astype(np.int32)], (150, 40, 50))
+    for pupil in np.rint(landmarks[68:70]).astype(int).tolist():
+        cv2.circle(image, pupil, max(1, size // 32), (40, 30, 20), cv2.FILLED)
+    return image, nmfc
+
+
+def make_dataset(root, name="Ann", parts=2, part_length=8, test_frames=6, size=64, fps=Fraction(30000, 1001), record=True, dataset="fake"):
+    """Write datasets/<dataset> with one more identity: train parts, and test frames that go on from them."""
+    data = Dataset.open(dataset, root)
+    plan = [(data.train_sequence(name, i), i * part_length, part_length) for i in range(parts)]
+    if test_frames:
+        plan.append((data.sequence("test", name), parts * part_length, test_frames))
+    for sequence, first, count in plan:
+        for frame in range(first, first + count):
+            landmarks = moving_landmarks(frame, size)
+            image, nmfc = draw_frame(landmarks, size)
+            write_image(sequence.path("images", frame), image)
+            write_image(sequence.path("nmfcs", frame), nmfc)
+            write_table(sequence.path("landmarks70", frame), landmarks)
+    if record:
+        data.write_record(
+            Record(name, fps, splits={"train": parts * part_length, "test": test_frames}, face_model=FACE_MODEL, crop_size=size)
+        )
+    return data
+
+
+def moving_landmarks(frame, size):
+    """The landmarks that make_dataset gives a frame."""
+    return face_landmarks(size, (size * 0.04 * np.sin(frame / 4), size * 0.02 * np.cos(frame / 5)), 0.04 + 0.03 * np.sin(frame), 0.03)
