@@ -72,6 +72,9 @@ def probe(path: str | Path) -> VideoInfo:
         if first is None:
             raise UserError(f"{path} holds no readable picture; convert it, for instance with: ffmpeg -i INPUT -pix_fmt yuv420p OUTPUT.mp4")
         times = np.unique(np.frombuffer(stamps))
+        missing_s = float((stream.duration or 0) * stream.time_base) - (times[-1] - times[0] if times.size else 0)
+        if len(stamps) < 0.95 * stream.frames and missing_s * float(stream.average_rate or 25) > 0.05 * stream.frames + 1:
+            raise UserError(f"{path} is cut short: {len(stamps)} of {stream.frames} frames are there; copy or download the file again")
         tick_s = float(stream.time_base)
         header_rate = stream.average_rate or stream.guessed_rate or Fraction(25)
         fps, variable = _frame_rate(times, tick_s, header_rate)
