@@ -114,7 +114,7 @@ def test_threads_get_the_same_clips(root):
         assert torch.equal(got[c]["nmfc"], fresh[c]["nmfc"]) and torch.equal(got[c]["image"], fresh[c]["image"])
 
 
-@pytest.mark.parametrize("size", [96, 128, 384])
+@pytest.mark.parametrize("size", [96, 128, 512])
 def test_resizing_keeps_points_on_the_picture(size):
     point = np.array([101.3, 60.8])
     y, x = np.mgrid[:256, :256]
