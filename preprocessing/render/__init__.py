@@ -8,8 +8,10 @@ from __future__ import annotations
 import numpy as np
 
 from preprocessing.render.common import Renderer
+from util.cli import say
 
 KINDS = ("auto", "vulkan", "cpu")
+_told: set[str] = set()
 
 __all__ = ["KINDS", "Renderer", "create_renderer"]
 
@@ -25,11 +27,32 @@ def create_renderer(kind: str, triangles: np.ndarray, colours: np.ndarray, size:
         size: (H, W) in pixels.
 
     Raises:
-        UserError: for 'vulkan' on a machine without a Vulkan driver.
+        UserError: for 'vulkan' on a machine without a working Vulkan driver.
         ValueError: for an unknown kind, or arrays that do not fit (see `Renderer`).
     """
     if kind not in KINDS:
         raise ValueError(f"renderer must be one of {', '.join(KINDS)}, not {kind!r}")
-    from preprocessing.render.cpu import CpuRenderer
+    renderer, note = None, ""
+    if kind == "vulkan":
+        renderer = _vulkan(triangles, colours, size)
+    elif kind == "auto":
+        try:
+            renderer = _vulkan(triangles, colours, size, only_gpu=True)
+        except ValueError:  # what was given is wrong, whoever draws it
+            raise
+        except Exception as e:  # a driver may fail in any way, and 'auto' has another choice
+            note = f"; the GPU cannot be used: {e}"
+    if renderer is None:
+        from preprocessing.render.cpu import CpuRenderer
 
-    return CpuRenderer(triangles, colours, size)
+        renderer = CpuRenderer(triangles, colours, size)
+    if kind == "auto" and renderer.name not in _told:
+        _told.add(renderer.name)
+        say(f"renderer: {renderer.name}{note}")
+    return renderer
+
+
+def _vulkan(triangles: np.ndarray, colours: np.ndarray, size: tuple[int, int], only_gpu: bool = False) -> Renderer | None:
+    from preprocessing.render.vulkan import VulkanRenderer, has_gpu
+
+    return None if only_gpu and not has_gpu() else VulkanRenderer(triangles, colours, size)

@@ -21,8 +21,7 @@ import numpy as np
 SUBPIXEL_BITS = 8
 """x and y are snapped to 1/2^8 pixel, what Vulkan drivers have."""
 MAX_COORDINATE = float(2**20)
-"""Largest |x| or |y| in pixels; keeps the snapped coordinates exact in float32 to within a sixteenth of a pixel and their
-products in 64-bit integers."""
+"""Largest |x|, |y|, |z| in pixels: a million means a fit gone astray, and the rasteriser's products must fit 64 bits."""
 MAX_SIDE = 8192
 """Largest height or width in pixels: what every Vulkan driver must support with room for its largest framebuffer."""
 
@@ -70,7 +69,7 @@ class Renderer:
         """The picture of one frame: float [V, 3] -> uint8 [H, W, 3] RGB, black where there is no triangle.
 
         Raises:
-            ValueError: when `vertices` has another shape, or holds NaN, infinity or |x|, |y| > MAX_COORDINATE.
+            ValueError: when `vertices` has another shape, or holds NaN, infinity or anything beyond MAX_COORDINATE.
         """
         return self._paint(self.draw_ids(vertices))
 
@@ -87,14 +86,18 @@ class Renderer:
         raise NotImplementedError
 
     def _paint(self, ids: np.ndarray) -> np.ndarray:
-        return np.ascontiguousarray(self._palette[ids].view(np.uint8).reshape(*self.size, 4)[..., :3])
+        words = self._palette[ids].view(np.uint8).reshape(*self.size, 4)
+        picture = np.empty((*self.size, 3), np.uint8)
+        for channel in range(3):  # plane by plane: half the time of one copy of [..., :3]
+            picture[..., channel] = words[..., channel]
+        return picture
 
     def _checked(self, vertices: np.ndarray) -> np.ndarray:
         """`vertices` as contiguous float32, or a ValueError."""
         vertices = np.ascontiguousarray(vertices, dtype=np.float32)
         if vertices.ndim != 2 or vertices.shape[1] != 3 or len(vertices) < self._vertices_needed:
             raise ValueError(f"vertices must have the shape [V, 3] with V >= {self._vertices_needed}, not {list(vertices.shape)}")
-        # NaN fails both comparisons
-        if not (np.isfinite(vertices).all() and np.abs(vertices[:, :2]).max() <= MAX_COORDINATE):
+        # NaN passes through min and max and fails both comparisons
+        if not (vertices.min() >= -MAX_COORDINATE and vertices.max() <= MAX_COORDINATE):
             raise ValueError("vertices hold NaN, infinity or positions more than a million pixels away")
         return vertices

@@ -113,7 +113,8 @@ class CpuRenderer(Renderer):
         return ids
 
     def draw_many(self, frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-        threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        threads = min(cores, 8)  # more would wait for the reader of the frames
         pending: deque = deque()
         with ThreadPoolExecutor(threads) as pool:
             try:
