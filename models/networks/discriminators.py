@@ -28,7 +28,7 @@ class MultiscaleDiscriminator(nn.Module):
         init_weights(self)
 
     def forward(self, x: Tensor) -> list[list[Tensor]]:
-        """Returns per scale, finest first, all n_layers + 2 feature maps of x [B, input_nc, H, W]; the last is the prediction [B, 1, h, w]."""
+        """Per scale, finest first, all n_layers + 2 feature maps of x [B, input_nc, H, W]; the last is the prediction [B, 1, h, w]."""
         results = []
         for scale in reversed(range(self.num_D)):
             if results:  # each next scale sees half the size

@@ -1,0 +1,84 @@
+"""The terms of the generator's and the discriminators' losses; models.head2head_model weights and sums them by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.checkpoints import check_keys, read_tensors
+
+Features = list[list[Tensor]]  # of models.networks.MultiscaleDiscriminator: per scale all feature maps, the prediction last
+
+
+def lsgan(outputs: Features, is_real: bool) -> Tensor:
+    """Least-squares GAN loss (Mao et al. 2017): mean squared distance of the predictions to 1 (real) or 0, summed over the scales."""
+    target = 1.0 if is_real else 0.0
+    return torch.stack([(scale[-1].float() - target).square().mean() for scale in outputs]).sum()
+
+
+def feature_matching(fake: Features, real: Features) -> Tensor:
+    """L1 between the discriminator's features of fake and real (pix2pixHD, Wang et al. 2018).
+
+    Summed over the feature maps with 4 / (n_layers + 1) each (their number is n_layers + 1), mean over the scales.
+    """
+    terms = [
+        F.l1_loss(f.float(), r.detach().float()) * (4 / (len(fake_scale) - 1))
+        for fake_scale, real_scale in zip(fake, real)
+        for f, r in zip(fake_scale[:-1], real_scale[:-1])
+    ]
+    return torch.stack(terms).sum() / len(fake)
+
+
+def warp_loss(fake: Tensor, warped_previous: Tensor, trust: Tensor) -> Tensor:
+    """L1 between frames and their predecessors warped onto them, [..., 3, H, W], where trust [..., 1, H, W] is 1; mean over all pixels."""
+    return ((fake - warped_previous).abs() * trust).mean()
+
+
+def weighted_sum(losses: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
+    """Sum of the losses, each times its weight of the same name."""
+    return torch.stack([losses[name] * weights[name] for name in losses]).sum()
+
+
+class VGGLoss(nn.Module):
+    """L1 between VGG19 features (Simonyan & Zisserman 2014, ImageNet weights) of two batches of images.
+
+    Layers relu1_1, relu2_1, relu3_1, relu4_1, relu5_1 with weights 1/32, 1/16, 1/8, 1/4, 1.
+    """
+
+    TAPS = {1: 1 / 32, 6: 1 / 16, 11: 1 / 8, 20: 1 / 4, 29: 1.0}  # index in torchvision's vgg19().features -> weight
+
+    def __init__(self, weights: Path):
+        """weights: torchvision's vgg19 state dict. Raises: UserError when the file is none."""
+        super().__init__()
+        from torchvision.models import vgg19
+
+        with torch.device("meta"):  # nothing is allocated: the classifier alone would take half a gigabyte
+            self.layers = vgg19(weights=None).features[: max(self.TAPS) + 1]
+        state = read_tensors(weights)
+        state = {k.removeprefix("features."): v for k, v in state.items() if k.startswith("features.")} if isinstance(state, dict) else {}
+        state = {k: v for k, v in state.items() if int(k.split(".")[0]) <= max(self.TAPS)}
+        check_keys(self.layers, {k: v.shape for k, v in state.items()}, f"{weights} (VGG19)")
+        self.layers.load_state_dict({k: v.float() for k, v in state.items()}, assign=True)
+        self.requires_grad_(False)
+        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1), persistent=False)
+
+    def features(self, images: Tensor) -> list[Tensor]:
+        """images: [N, 3, H, W] RGB in -1..1. Returns the five feature maps."""
+        x = ((images + 1) / 2 - self.mean) / self.std
+        taps = []
+        for i, layer in enumerate(self.layers):
+            x = layer(x)
+            if i in self.TAPS:
+                taps.append(x)
+        return taps
+
+    def forward(self, fake: Tensor, real: Tensor) -> Tensor:
+        with torch.no_grad():
+            real_features = self.features(real)
+        terms = [F.l1_loss(f.float(), r.float()) * w for f, r, w in zip(self.features(fake), real_features, self.TAPS.values())]
+        return torch.stack(terms).sum()
