@@ -1,17 +1,13 @@
-"""From stored images and landmarks to the generator's inputs: resizing, training jitter, tensors."""
+"""From stored images and landmarks to the generator's inputs: resizing and training jitter."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
 from util.landmarks import LEFT_EYE, LEFT_PUPIL, RIGHT_EYE, RIGHT_PUPIL
-
-if TYPE_CHECKING:
-    import torch
 
 _TRANSLATION = 0.01  # of the image's side
 _SCALE = 0.01
@@ -36,16 +32,11 @@ def resize_nmfc(image: np.ndarray, size: int) -> np.ndarray:
     return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA if size < image.shape[0] else cv2.INTER_NEAREST_EXACT)
 
 
-def scale_points(points: np.ndarray, factor: float) -> np.ndarray:
-    """Where points [..., 2] in pixels (0 is the centre of the first pixel) lie after resizing the image by `factor`."""
-    return ((points + 0.5) * factor - 0.5).astype(np.float32)
-
-
 @dataclass(frozen=True)
 class Jitter:
     """One random change of the conditioning images."""
 
-    affine: np.ndarray  # float64 [2, 3], maps pixels of the stored image to pixels of the jittered one
+    affine: np.ndarray  # float64 [2, 3], maps points of the image to points of the jittered one, in pixels
     eye_scale: np.ndarray  # [2], right eye and left eye
     eye_shift_px: np.ndarray  # [2], along the line between the eyes, positive outwards
 
@@ -62,7 +53,7 @@ def random_jitter(rng: np.random.Generator, size: int) -> Jitter:
     """
     scale = rng.uniform(1 - _SCALE, 1 + _SCALE)
     shift = rng.uniform(-_TRANSLATION, _TRANSLATION, 2) * size
-    centre = (size - 1) / 2
+    centre = size / 2
     affine = np.array([[scale, 0, (1 - scale) * centre + shift[0]], [0, scale, (1 - scale) * centre + shift[1]]])
     return Jitter(affine, 1 + _EYE_SIZE * rng.standard_normal(2), _EYE_SHIFT * size * rng.standard_normal(2))
 
@@ -72,7 +63,9 @@ def jitter_nmfc(image: np.ndarray, jitter: Jitter) -> np.ndarray:
 
     Nearest neighbour: the colours stay those of the mesh and the silhouette as sharp as in an unjittered image.
     """
-    return cv2.warpAffine(image, jitter.affine, image.shape[1::-1], flags=cv2.INTER_NEAREST)
+    centred = jitter.affine.copy()
+    centred[:, 2] += jitter.affine[:, :2] @ [0.5, 0.5] - 0.5  # OpenCV counts from the centre of the first pixel
+    return cv2.warpAffine(image, centred, image.shape[1::-1], flags=cv2.INTER_NEAREST)
 
 
 def jitter_landmarks(landmarks: np.ndarray, jitter: Jitter) -> np.ndarray:
@@ -86,19 +79,3 @@ def jitter_landmarks(landmarks: np.ndarray, jitter: Jitter) -> np.ndarray:
         centre, out = centres[..., i : i + 1, :], outwards[..., i : i + 1, :]
         moved[..., eye, :] = centre + (moved[..., eye, :] - centre) * jitter.eye_scale[i] + out * jitter.eye_shift_px[i]
     return moved @ jitter.affine[:, :2].T + jitter.affine[:, 2]
-
-
-def to_tensor(images: np.ndarray, signed: bool = False) -> torch.Tensor:
-    """uint8 [..., H, W, 3] -> float32 [..., 3, H, W] in 0..1, or in -1..1 if signed."""
-    import torch
-
-    tensor = torch.from_numpy(np.ascontiguousarray(np.moveaxis(images, -1, -3))).float()
-    return tensor.div_(127.5).sub_(1) if signed else tensor.div_(255)
-
-
-def to_image(tensor: torch.Tensor) -> np.ndarray:
-    """float [..., 3, H, W] in -1..1 -> uint8 [..., H, W, 3], rounded."""
-    import torch
-
-    with torch.no_grad():
-        return tensor.float().add(1).mul(127.5).round_().clamp_(0, 255).to(torch.uint8).movedim(-3, -1).contiguous().cpu().numpy()

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from data.transforms import jitter_landmarks, jitter_nmfc, random_jitter, resize_image, resize_nmfc, scale_points, to_tensor
+from data.transforms import jitter_landmarks, jitter_nmfc, random_jitter, resize_image, resize_nmfc
 from util import layout
 from util.cli import UserError
 from util.eye_gaze import draw_eye_gaze
 from util.image_io import read_image
 from util.layout import Dataset, Record, read_table
+from util.tensors import to_tensor
 
 if TYPE_CHECKING:
     import torch
@@ -176,7 +177,7 @@ def read_frames(sequence: layout.Sequence, numbers: Sequence[int], load_size: in
         image = _read_square(sequence, "images", number, size)
         nmfc = _read_square(sequence, "nmfcs", number, size)
         landmarks = read_landmarks(sequence, "landmarks70", number)
-        return resize_image(image, load_size), resize_nmfc(nmfc, load_size), scale_points(landmarks, load_size / size)
+        return resize_image(image, load_size), resize_nmfc(nmfc, load_size), (landmarks * (load_size / size)).astype(np.float32)
 
     with ThreadPoolExecutor(_READERS) as pool:
         images, nmfcs, landmarks = zip(*pool.map(read, numbers))
@@ -257,7 +258,7 @@ class DrivingSequence:
 
     def _read(self, number: int) -> DrivingFrame:
         images, nmfcs, points = self.kinds
-        landmarks = scale_points(read_landmarks(self.sequence, points, number), self.load_size / self.image_size)
+        landmarks = (read_landmarks(self.sequence, points, number) * (self.load_size / self.image_size)).astype(np.float32)
         image = resize_image(_read_square(self.sequence, images, number, None), self.load_size) if images else None
         nmfc = resize_nmfc(_read_square(self.sequence, nmfcs, number, self.image_size), self.load_size)
         return DrivingFrame(number, image, nmfc, draw_eye_gaze(landmarks, self.load_size), landmarks)

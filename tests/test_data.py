@@ -16,15 +16,13 @@ from data.transforms import (
     random_jitter,
     resize_image,
     resize_nmfc,
-    scale_points,
-    to_image,
-    to_tensor,
 )
 from data.video_dataset import ClipIndex, DrivingSequence, VideoDataset
 from util.cli import UserError
 from util.eye_gaze import draw_eye_gaze
 from util.image_io import read_image, write_image
 from util.layout import Dataset, Record
+from util.tensors import to_image, to_tensor
 
 SIZE = 64
 
@@ -117,13 +115,13 @@ def test_threads_get_the_same_clips(root):
 @pytest.mark.parametrize("size", [96, 128, 512])
 def test_resizing_keeps_points_on_the_picture(size):
     point = np.array([101.3, 60.8])
-    y, x = np.mgrid[:256, :256]
+    y, x = np.mgrid[:256, :256] + 0.5
     spot = (255 * np.exp(-((x - point[0]) ** 2 + (y - point[1]) ** 2) / 50)).astype(np.uint8)[..., None].repeat(3, -1)
     for resized in (resize_image(spot, size), resize_nmfc(spot, size)):
         weights = resized[..., 0].astype(float)
-        y, x = np.mgrid[:size, :size]
+        y, x = np.mgrid[:size, :size] + 0.5
         found = np.array([(weights * x).sum(), (weights * y).sum()]) / weights.sum()
-        np.testing.assert_allclose(found, scale_points(point, size / 256), atol=0.15)
+        np.testing.assert_allclose(found, point * size / 256, atol=0.15)
 
 
 def test_persons_are_told_apart_by_their_whole_name(root):
@@ -158,7 +156,7 @@ def test_jitter_has_the_sizes_of_the_recipe():
     rng = np.random.default_rng(0)
     jitters = [random_jitter(rng, 256) for _ in range(2000)]
     scale = np.array([j.affine[0, 0] for j in jitters])
-    middle = np.array([j.affine @ [127.5, 127.5, 1] - 127.5 for j in jitters])
+    middle = np.array([j.affine @ [128, 128, 1] - 128 for j in jitters])
     assert 0.99 <= scale.min() < 0.9901 and 1.0099 < scale.max() <= 1.01
     assert 2.5 < np.abs(middle).max() <= 2.56
     assert abs(np.std([j.eye_scale for j in jitters]) - 0.02) < 1e-3 and abs(np.std([j.eye_shift_px for j in jitters]) - 2) < 0.1

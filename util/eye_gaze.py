@@ -30,10 +30,11 @@ _CURVE = _cubic_through_four()
 def draw_eye_gaze(landmarks: np.ndarray, size: int | tuple[int, int]) -> np.ndarray:
     """Draw both eyelid contours and both pupils.
 
-    landmarks: [70, 2], x and y in pixels of the drawn image; may lie outside of it. size: (height, width), or one number
-    for a square image. Returns: uint8 [height, width, 3] RGB on black: the contours (points 36-47) as white curves, 2 pixels
-    wide at 256 and in proportion at other heights; over them a red (255, 0, 0) disc at each pupil (68, 69) whose radius is a
-    quarter of the sum of the two lid openings, so that a closed eye has none.
+    landmarks: [70, 2], x and y in pixels of the drawn image (0.5 is the first pixel's centre); may lie outside of it.
+    size: (height, width), or one number for a square image.
+    Returns: uint8 [height, width, 3] RGB on black: the contours (points 36-47) as white curves, 2 pixels wide at 256 and in
+    proportion at other heights; over them a red (255, 0, 0) disc at each pupil (68, 69) whose radius is a quarter of the sum of
+    the two lid openings, so that a closed eye has none.
     """
     height, width = (size, size) if isinstance(size, int) else size
     image = np.zeros((height, width, 3), np.uint8)
@@ -55,8 +56,8 @@ def draw_eye_gaze(landmarks: np.ndarray, size: int | tuple[int, int]) -> np.ndar
     fine = np.zeros((_FINER * (bottom - top), _FINER * (right - left), 3), np.uint8)
 
     def fixed_point(xy: np.ndarray) -> np.ndarray:
-        """Pixel coordinates (0 = centre of the first pixel) of the image -> OpenCV's fixed-point ones of `fine`."""
-        return np.rint(((xy - [left, top] + 0.5) * _FINER - 0.5) * (1 << _FRACTION_BITS)).astype(np.int32)
+        """Points of the image -> OpenCV's fixed-point coordinates in `fine`, counted from the centre of the first pixel."""
+        return np.rint(((xy - [left, top]) * _FINER - 0.5) * (1 << _FRACTION_BITS)).astype(np.int32)
 
     cv2.polylines(fine, list(fixed_point(curves)), False, (255, 255, 255), max(1, round(_FINER * line)), cv2.LINE_8, _FRACTION_BITS)
     if radius >= 0.25:

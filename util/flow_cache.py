@@ -13,9 +13,9 @@ import io
 import os
 import zipfile
 from collections.abc import Callable
+from collections.abc import Sequence as Seq
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Sequence as Seq
 
 import cv2
 import numpy as np

@@ -14,7 +14,7 @@ import os
 from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,6 +51,10 @@ class VideoInfo:
     rotation: int  # degrees clockwise by which the stored picture is turned to be upright: 0, 90, 180, 270
     variable_rate: bool
     start_s: float  # time stamp of the first frame, on the clock that it shares with the sound
+
+    def at_rate(self, fps: Fraction) -> VideoInfo:
+        """The same video as if it had this rate: read_frames then repeats or leaves out frames."""
+        return replace(self, fps=fps, frames=max(1, round(self.duration_s * fps)))
 
 
 def probe(path: str | Path) -> VideoInfo:
@@ -98,13 +102,16 @@ def probe(path: str | Path) -> VideoInfo:
         )
 
 
-def read_frames(path: str | Path, info: VideoInfo | None = None) -> Iterator[np.ndarray]:
+def read_frames(path: str | Path, info: VideoInfo | None = None, *, max_side: int | None = None) -> Iterator[np.ndarray]:
     """Yield a video's frames, uint8 [H, W, 3] RGB, upright, at the constant rate `probe(path).fps`.
 
-    info: what probe(path) told, when the caller has it already.
+    info: what probe(path) told, when the caller has it already; or `info.at_rate(fps)` for another rate.
+    max_side: shrink frames whose longer side is longer than this (faster than shrinking them later).
     Raises: UserError as probe does, and when the file turns out to be damaged on the way.
     """
     info = info or probe(path)
+    shrink = min(1.0, max_side / max(info.width, info.height)) if max_side else 1.0
+    size = (max(1, round(info.width * shrink)), max(1, round(info.height * shrink)))
     period_s = 1 / float(info.fps)
     next_s = info.start_s  # time of the next frame to be yielded
     count = 0
@@ -122,13 +129,13 @@ def read_frames(path: str | Path, info: VideoInfo | None = None) -> Iterator[np.
                 # The previous frame stands for all times nearer to it than to this one.
                 image = None
                 while next_s < (previous[0] + time_s) / 2:
-                    image = _upright(previous[1], info) if image is None else image
+                    image = _upright(previous[1], size) if image is None else image
                     yield image
                     count += 1
                     next_s = info.start_s + count * period_s
             previous = (time_s, frame)
         if previous:
-            image = _upright(previous[1], info)
+            image = _upright(previous[1], size)
             # One frame at least; more when the end of a variable-rate video stands still.
             while count == 0 or next_s < previous[0] + period_s / 2:
                 yield image
@@ -406,10 +413,11 @@ def _display_matrix(frame: Any) -> tuple[int, int, int, int]:
     return 0, (1 if b >= 0 else -1), (1 if c >= 0 else -1), 0
 
 
-def _upright(frame: Any, info: VideoInfo) -> np.ndarray:
+def _upright(frame: Any, size: tuple[int, int]) -> np.ndarray:
+    """A decoded frame as RGB uint8, upright; size: width, height after turning."""
     a, b, c, d = _display_matrix(frame)
-    size = (info.width, info.height) if a else (info.height, info.width)
-    image = frame.to_ndarray(format="rgb24", width=size[0], height=size[1])
+    stored = size if a else size[::-1]
+    image = frame.to_ndarray(format="rgb24", width=stored[0], height=stored[1])
     if not a:
         image = image.transpose(1, 0, 2)
     if a + c < 0:
