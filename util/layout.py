@@ -84,9 +84,12 @@ class Record:
     name: str
     fps: Fraction  # exact frame rate of the crops
     sources: list[dict[str, Any]] = field(default_factory=list)  # per part: file, sha256, frames, width, height
-    crop_box: list[int] = field(default_factory=list)  # left, top, right, bottom in pixels of the upright source frame
+    # left, top, right, bottom in pixels of the upright source frame; what lies outside the frame repeats its border
+    crop_box: list[int] = field(default_factory=list)
     crop_size: int = 256
     splits: dict[str, int] = field(default_factory=dict)  # split -> number of frames
+    # split -> its first frame, counted over all parts of the source from 0; below 0 when that frame is repeated first
+    source_start: dict[str, int] = field(default_factory=dict)
     face_model: dict[str, str] | None = None  # name, version
     # step -> what it was made from; a step is here only once all of its files are written
     steps: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -96,6 +99,20 @@ class Record:
 
     def without_steps(self, *steps: str) -> Record:
         return replace(self, steps={k: v for k, v in self.steps.items() if k not in steps})
+
+    def sound_source(self, split: str) -> tuple[Path, float] | None:
+        """The source file whose sound belongs to a split, and the moment in it (seconds) of the split's first frame.
+
+        None when nothing is known of the source or its file is gone. The split may go on into the next part; this is
+        the part in which it starts.
+        """
+        frame = self.source_start.get(split)
+        for source in self.sources if frame is not None else []:
+            if frame < source["frames"]:
+                path = Path(source["file"])
+                return (path, float(frame / self.fps)) if path.is_file() else None
+            frame -= source["frames"]
+        return None
 
     def is_done(self, step: str, key: dict[str, Any]) -> bool:
         """Whether `step` was completed from exactly `key` (JSON-comparable values)."""
