@@ -90,7 +90,7 @@ def load() -> MorphableModel:
         expression_names=tuple(names),
         expression_bounds=bounds.astype(np.float32),
         landmark_ids=points,
-        landmark_corners=np.repeat(points[:, None], 3, 1),
+        landmark_triangles=np.repeat(points[:, None], 3, 1),
         landmark_barycentric=np.tile(np.float32([1, 0, 0]), (478, 1)),
         landmark_weights=np.ones(478, np.float32),
     )

@@ -40,7 +40,7 @@ class MorphableModel:
     expression_names: tuple[str, ...]  # ARKit names (left and right as _L and _R), then smooth_* of the model's own
     expression_bounds: np.ndarray  # float32 [K_exp, 2]
     landmark_ids: np.ndarray  # int32 [L]: which of the detector's 478 dense points are embedded
-    landmark_corners: np.ndarray  # int32 [L, 3]: vertices between which a dense point lies
+    landmark_triangles: np.ndarray  # int32 [L, 3]: vertices between which a dense point lies
     landmark_barycentric: np.ndarray  # float32 [L, 3]: weights of the corners, sum 1
     landmark_weights: np.ndarray  # float32 [L]: how far a fit may trust the point (1 is usual, 0 not at all)
 
@@ -66,7 +66,7 @@ class MorphableModel:
 
     def at_landmarks(self, values: np.ndarray) -> np.ndarray:
         """Interpolate per-vertex values [..., V, 3] at the embedded dense points: [..., L, 3]."""
-        return np.einsum("lk,...lkc->...lc", self.landmark_barycentric, values[..., self.landmark_corners, :])
+        return np.einsum("lk,...lkc->...lc", self.landmark_barycentric, values[..., self.landmark_triangles, :])
 
     @cached_property
     def landmark_model(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
