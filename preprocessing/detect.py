@@ -1,0 +1,393 @@
+"""Step 1: find the face in every frame of a video, choose one fixed square box, and write the cropped frames.
+
+    python preprocessing/detect.py --original_videos_path me.mp4 --dataset_name mine --split train
+
+A video becomes one identity, named like its file without underscores; name_1.mp4, name_2.mp4, ... are the parts of one
+identity. The number of a frame is its place in the source (all parts in order, counted from 0, plus --n_replicate_first),
+in both splits; frames between the last whole train sequence and the test split are written nowhere. dataset.json records
+it all (util.layout.Record).
+
+The video is read twice, first for the boxes, then for the crops, so memory does not grow with its length.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import re
+import shutil
+import sys
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+if __package__ in (None, ""):  # run as a file: make the repository's packages importable
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import cv2
+import numpy as np
+
+from preprocessing.faces import DETECTORS, FaceDetector, FaceFollower, create_detector
+from util.cli import UserError, progress, run, say, warn
+from util.image_io import write_image
+from util.layout import KINDS, SPLITS, Dataset, Record
+from util.layout import Sequence as FrameSequence
+from util.video_io import VideoInfo, probe, read_frames
+
+VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm")
+MIN_FRAMES = 10  # of a video to train on
+_DETECT_SIDE = 640  # px; longer sides are shrunk to this for detection
+_REFERENCE_SIZE = 256  # --margin is in pixels of a crop of this size
+_PART = re.compile(r"(?P<name>.+)_(?P<part>\d+)")
+
+
+@dataclass(frozen=True)
+class Part:
+    """One video file of an identity."""
+
+    path: Path
+    info: VideoInfo
+    sha256: str
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--original_videos_path", type=Path, help="video file or folder of videos (default: datasets/<D>/original_videos)")
+    p.add_argument("--dataset_name", required=True, help="name of the dataset; its folder is made if missing")
+    p.add_argument("--datasets_dir", type=Path, help="folder of all datasets (default: datasets/ of this repository)")
+    p.add_argument("--name", help="only this identity of the folder")
+    p.add_argument("--split", choices=SPLITS, default="train", help="train: the video's end goes to test; test: all of it (default: train)")
+    p.add_argument(
+        "--detector",
+        choices=DETECTORS,
+        default="mediapipe",
+        help="mediapipe: 2 ms a frame, follows small faces; mtcnn: the original's, about 20 times slower without a GPU; both lead to "
+        "nearly the same crop (default: mediapipe)",
+    )
+    p.add_argument("--mtcnn_batch_size", type=int, default=8, help="frames per batch of mtcnn (default: 8)")
+    p.add_argument("--cropped_image_size", type=int, default=256, help="side of the written frames, pixels (default: 256)")
+    p.add_argument(
+        "--margin",
+        type=int,
+        default=100,
+        help="room around the face (hair line to chin), pixels of a 256-pixel crop: with 100 the face takes 156 of 256 (default: 100)",
+    )
+    p.add_argument(
+        "--dst_threshold",
+        type=float,
+        default=0.3,
+        help="refuse a video whose smoothed face box moves by more than this part of the mean of the frame's sides (default: 0.3)",
+    )
+    p.add_argument("--window_length", type=int, default=99, help="frames of the Savitzky-Golay filter over the boxes (default: 99)")
+    p.add_argument("--polyorder", type=int, default=3, help="order of that filter (default: 3)")
+    p.add_argument("--height_recentre", type=float, default=0.0, help="move the crop down by this part of its side, or up (default: 0)")
+    p.add_argument("--train_seq_length", type=int, default=50, help="frames of a train sequence (default: 50)")
+    p.add_argument("--test_seq_ratio", type=float, default=0.33, help="part of a train video that goes to test (default: 0.33)")
+    p.add_argument("--n_replicate_first", type=int, default=0, help="repeat the first frame so often at the start (default: 0)")
+    p.add_argument("--gpu_id", type=int, default=0, help="GPU of mtcnn, negative for the CPU (default: 0)")
+    o = p.parse_args(argv)
+    for name, least, most in (
+        ("mtcnn_batch_size", 1, 4096),
+        ("cropped_image_size", 32, 4096),
+        ("margin", 0, _REFERENCE_SIZE - 1),
+        ("dst_threshold", 0, float("inf")),
+        ("window_length", 1, float("inf")),
+        ("polyorder", 0, 20),
+        ("height_recentre", -1, 1),
+        ("train_seq_length", 1, float("inf")),
+        ("test_seq_ratio", 0, 0.95),
+        ("n_replicate_first", 0, 1000),
+    ):
+        value = getattr(o, name)
+        if not least <= value <= most:
+            raise UserError(f"--{name} {value}: give a value from {least} to {most}")
+    return o
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    o = parse(argv)
+    dataset = Dataset.open(o.dataset_name, o.datasets_dir)
+    videos = find_videos(o.original_videos_path or dataset.original_videos)
+    if o.name is not None:
+        if o.name not in videos:
+            raise UserError(f"there is no video of '{o.name}' in the folder; it holds: {', '.join(videos)}")
+        videos = {o.name: videos[o.name]}
+    detector: list[FaceDetector] = []  # made when the first video needs it
+
+    def get_detector() -> FaceDetector:
+        if not detector:
+            detector.append(create_detector(o.detector, o.mtcnn_batch_size, o.gpu_id))
+        return detector[0]
+
+    failed = []
+    for name, paths in videos.items():
+        try:
+            process(o, dataset, name, paths, get_detector)
+        except UserError as e:
+            if len(videos) == 1:
+                raise
+            failed.append(name)
+            print(f"error: {e}", file=sys.stderr)
+    if failed:
+        raise UserError(f"{len(failed)} of {len(videos)} videos failed ({', '.join(failed)}; see above); the others are complete")
+    return 0
+
+
+def find_videos(path: Path) -> dict[str, list[Path]]:
+    """Identity -> its video files in order, of a video file or a folder of videos.
+
+    Raises: UserError when there is none, or two files claim the same place.
+    """
+    if path.is_file():
+        return {identity_name(path.stem): [path]}
+    if not path.is_dir():
+        raise UserError(f"there is no video file or folder {path}; put your videos there or give --original_videos_path")
+    files = sorted(p for p in path.iterdir() if p.suffix.lower() in VIDEO_SUFFIXES and p.is_file() and not p.name.startswith("."))
+    if not files:
+        raise UserError(f"there is no video in {path}; put one there ({', '.join(VIDEO_SUFFIXES)}) or give --original_videos_path")
+    groups: dict[str, dict[int, Path]] = {}
+    stems = {p.stem for p in files}
+    for file in files:
+        match = _PART.fullmatch(file.stem)
+        # "Ann_2" is a part only when there are other parts of "Ann"; alone it is an identity of its own.
+        is_part = match and any(s == match["name"] or ((m := _PART.fullmatch(s)) and m["name"] == match["name"] and s != file.stem) for s in stems)
+        stem, number = (match["name"], int(match["part"])) if is_part else (file.stem, 1)
+        parts = groups.setdefault(identity_name(stem), {})
+        if number in parts:
+            raise UserError(f"{parts[number].name} and {file.name} in {path} would both be part {number} of '{identity_name(stem)}'; rename one")
+        parts[number] = file
+    return {name: [parts[k] for k in sorted(parts)] for name, parts in sorted(groups.items())}
+
+
+def identity_name(stem: str) -> str:
+    """A file's name without underscores and blanks: both have a meaning in the names of sequences and pairs."""
+    return re.sub(r"[_\s]", "", stem) or "video"
+
+
+def process(o: argparse.Namespace, dataset: Dataset, name: str, paths: list[Path], get_detector: Any) -> None:
+    """Detect and crop one identity, unless that is done already."""
+    parts = open_parts(paths)
+    key = {
+        "version": 1,
+        "sources": [p.sha256 for p in parts],
+        **{
+            k: getattr(o, k)
+            for k in (
+                *("split", "detector", "cropped_image_size", "margin", "window_length", "polyorder", "height_recentre"),
+                *("train_seq_length", "test_seq_ratio", "n_replicate_first"),
+            )
+        },
+    }
+    old = dataset.read_record(name)
+    present = {split: sum(len(s.frames()) for s in dataset.sequences(split, name)) for split in SPLITS}
+    if old is None and any(present.values()):
+        raise UserError(f"{dataset.folder} already holds frames of '{name}' that this command did not write; move them away or rename the video")
+    if old and old.is_done("detect", key) and all(present[s] == old.splits.get(s, 0) for s in SPLITS):
+        say(f"{name}: already complete ({present['train']} train and {present['test']} test frames)")
+        return
+
+    boxes = find_boxes(get_detector(), parts, name)
+    total = sum(map(len, boxes)) + o.n_replicate_first
+    n_train, test_start = (0, 0) if o.split == "test" else split_frames(total, o.test_seq_ratio, o.train_seq_length)
+    if o.split == "train" and total < MIN_FRAMES:
+        raise UserError(f"{paths[0]} has {total} frames, too few to train on; film at least {MIN_FRAMES}, better a minute or more")
+    info = parts[0].info
+    box = choose_box(boxes, info, o, paths)
+    if box[2] - box[0] < o.cropped_image_size / 2:
+        warn(f"{name}: the head is small; {box[2] - box[0]} pixels are enlarged to {o.cropped_image_size}: film closer for a sharper result")
+
+    record = Record(
+        name=name,
+        fps=info.fps,
+        sources=[
+            {"file": str(p.path.resolve()), "sha256": p.sha256, "frames": len(b), "width": p.info.width, "height": p.info.height}
+            for p, b in zip(parts, boxes)
+        ],
+        crop_box=[int(v) for v in box],
+        crop_size=o.cropped_image_size,
+        splits={"train": n_train, "test": total - test_start},
+        source_start={"train": -o.n_replicate_first, "test": test_start - o.n_replicate_first},
+    )
+    # From here on the identity counts as unfinished, and what was made from its old frames goes with them.
+    dataset.write_record(record)
+    remove_outputs(dataset, name)
+    with progress(desc=f"{name}: crops", total=total) as bar:
+        write_crops(dataset, record, parts, o.train_seq_length, o.n_replicate_first, bar)
+    dataset.write_record(record.with_step("detect", key))
+    say(f"{name}: {n_train} train and {total - test_start} test frames of {o.cropped_image_size}x{o.cropped_image_size}, box {record.crop_box}")
+
+
+def open_parts(paths: list[Path]) -> list[Part]:
+    """Probe an identity's files; all get the first one's frame rate. Raises: UserError when their sizes differ."""
+    parts = []
+    for path in paths:
+        info = probe(path)
+        first = parts[0].info if parts else info
+        if (info.width, info.height) != (first.width, first.height):
+            raise UserError(
+                f"{path} is {info.width}x{info.height}, but {paths[0].name}, the first part of the same person, is "
+                f"{first.width}x{first.height}; scale it to that size, or give it a name of its own to make it another identity"
+            )
+        if info.fps != first.fps:
+            warn(f"{path.name} has {float(info.fps):.3f} frames/s: read at {float(first.fps):.3f} like {paths[0].name}")
+        digest = hashlib.sha256()
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+        parts.append(Part(path, info.at_rate(first.fps), digest.hexdigest()))
+    return parts
+
+
+def find_boxes(detector: FaceDetector, parts: list[Part], name: str) -> list[np.ndarray]:
+    """Face box of every frame, per part float64 [frames, 4] in pixels of the frame; gaps are filled between neighbours.
+
+    Raises: UserError when there is no face in more than half of a part's frames.
+    """
+    result = []
+    with progress(desc=f"{name}: faces", total=sum(p.info.frames for p in parts)) as bar:
+        for part in parts:
+            follower = FaceFollower(detector, patience=max(1, round(part.info.fps)))
+            frames = read_frames(part.path, part.info, max_side=_DETECT_SIDE)
+            while batch := list(islice(frames, detector.batch_size)):
+                follower.add(batch)
+                bar.update(len(batch))
+            boxes = follower.boxes() * (max(part.info.width, part.info.height) / max(batch_side(part.info), 1))
+            found = ~np.isnan(boxes[:, 0])
+            if not found.any():
+                raise UserError(f"no face was found in {part.path}; the video must show one person's face, upright and well lit")
+            if found.mean() < 0.5:
+                raise UserError(
+                    f"{part.path} shows a face in only {found.sum()} of {len(found)} frames; cut it to the part where the face is visible"
+                )
+            if not found.all():
+                warn(f"{part.path.name}: no face in {(~found).sum()} of {len(found)} frames; their boxes are taken from their neighbours")
+            if follower.faces > 1:
+                warn(f"{part.path.name} shows {follower.faces} faces; the one that is largest and longest in the picture is taken")
+            index = np.arange(len(boxes))
+            result.append(np.stack([np.interp(index, index[found], column[found]) for column in boxes.T], axis=1))
+    return result
+
+
+def batch_side(info: VideoInfo) -> int:
+    """Longer side of the frames in which faces are looked for."""
+    return min(_DETECT_SIDE, max(info.width, info.height))
+
+
+def smooth_boxes(boxes: np.ndarray, window_length: int, polyorder: int) -> np.ndarray:
+    """Savitzky-Golay filter over time, [frames, 4]; the window shrinks to short videos."""
+    from scipy.signal import savgol_filter
+
+    window = min(window_length, len(boxes))
+    window -= 1 - window % 2
+    return savgol_filter(boxes, window, min(polyorder, window - 1), axis=0)
+
+
+def choose_box(boxes: list[np.ndarray], info: VideoInfo, o: argparse.Namespace, paths: list[Path]) -> np.ndarray:
+    """The crop: int [left, top, right, bottom], square.
+
+    The median of the first part's smoothed boxes, made square and widened by --margin; larger if the face would leave it at
+    some time. It is moved into the frame, and shrunk to the frame's shorter side where the face leaves room for that; only
+    a face larger than that side makes it reach outside.
+
+    Raises: UserError when the face moves too much for a fixed box.
+    """
+    smooth = [smooth_boxes(b, o.window_length, o.polyorder) for b in boxes]
+    median = np.median(smooth[0], axis=0)
+    frame = np.array([info.width, info.height])
+    for path, part in zip(paths, smooth):
+        drift = np.abs(part - median).max() / frame.mean()
+        if drift > o.dst_threshold:
+            raise UserError(
+                f"{path}: the face moves by {drift:.2f} of the frame's side, more than --dst_threshold {o.dst_threshold:g} allows for a "
+                "fixed crop; cut the video to a part where the head stays in place, or raise --dst_threshold"
+            )
+    faces = np.concatenate(smooth)
+    low, high = faces[:, :2].min(0), faces[:, 2:].max(0)  # room that the face takes over time
+    wanted = (median[2:] - median[:2]).max() * _REFERENCE_SIZE / (_REFERENCE_SIZE - o.margin)
+    needed = (high - low).max() * 1.05
+    side = round(max(min(max(wanted, needed), frame.min()), needed))
+    corner = (median[:2] + median[2:]) / 2 + [0, o.height_recentre * side] - side / 2
+    corner = np.clip(corner, high - side, low)  # keep the face in the crop
+    room = frame - side
+    corner = np.where(room >= 0, np.clip(corner, 0, np.maximum(room, 0)), corner)  # and the crop in the frame
+    left, top = np.round(corner).astype(int)
+    return np.array([left, top, left + side, top + side])
+
+
+def split_frames(total: int, test_seq_ratio: float, train_seq_length: int) -> tuple[int, int]:
+    """Number of train frames and first frame of test, for a video of `total` frames.
+
+    The train part is cut to whole sequences; a video too short for one gets a single shorter sequence.
+    """
+    test_start = total - int(total * test_seq_ratio)
+    n_train = test_start - test_start % train_seq_length if test_start >= train_seq_length else test_start
+    return n_train, test_start
+
+
+def remove_outputs(dataset: Dataset, name: str) -> None:
+    """Delete an identity's frames and all that was made from them."""
+    for split in SPLITS:
+        for kind in KINDS:
+            for sequence in dataset.sequences(split, name, kind):
+                shutil.rmtree(sequence.folder(kind))
+                sequence.dense_landmarks_path.unlink(missing_ok=True)
+        dataset.id_coeffs_path(split, name).unlink(missing_ok=True)
+
+
+def crop(frame: np.ndarray, box: Sequence[int], size: int) -> np.ndarray:
+    """Cut `box` out of a frame, uint8 [H, W, 3], and resize it to [size, size, 3]; outside the frame its border repeats."""
+    left, top, right, bottom = box
+    height, width = frame.shape[:2]
+    part = frame[max(0, top) : max(0, bottom), max(0, left) : max(0, right)]
+    outside = [max(0, -top), max(0, bottom - height), max(0, -left), max(0, right - width)]
+    if any(outside):
+        part = cv2.copyMakeBorder(part, *outside, cv2.BORDER_REPLICATE)
+    if part.shape[0] == size:
+        return part
+    return cv2.resize(part, (size, size), interpolation=cv2.INTER_AREA if part.shape[0] > size else cv2.INTER_CUBIC)
+
+
+def write_crops(dataset: Dataset, record: Record, parts: list[Part], train_seq_length: int, n_replicate_first: int, bar: Any) -> None:
+    """Second pass: write the frames of both splits."""
+    n_train, test_start = record.splits["train"], record.source_start["test"] + n_replicate_first
+
+    def place(number: int) -> FrameSequence | None:
+        if number < n_train:
+            return dataset.train_sequence(record.name, number // train_seq_length)
+        return dataset.sequence("test", record.name) if number >= test_start else None
+
+    writers = min(4, os.cpu_count() or 1)
+    pending: deque[Future] = deque()
+    with ThreadPoolExecutor(writers) as pool:  # OpenCV encodes outside of Python's lock
+        for number, frame in enumerate(source_frames(parts, record, n_replicate_first)):
+            bar.update()
+            sequence = place(number)
+            if sequence is None:
+                continue
+            image = crop(frame, record.crop_box, record.crop_size)
+            pending.append(pool.submit(write_image, sequence.path("images", number), image))
+            if len(pending) > 8 * writers:
+                pending.popleft().result()
+        while pending:
+            pending.popleft().result()
+
+
+def source_frames(parts: list[Part], record: Record, n_replicate_first: int) -> Iterator[np.ndarray]:
+    """All frames of all parts, the first one repeated."""
+    first = True
+    for part, source in zip(parts, record.sources):
+        count = 0
+        for count, frame in enumerate(read_frames(part.path, part.info), 1):
+            yield from [frame] * (1 + n_replicate_first * first)
+            first = False
+        if count != source["frames"]:
+            raise UserError(f"{part.path} gave {count} frames after {source['frames']} before; was it changed meanwhile? run again")
+
+
+if __name__ == "__main__":
+    run(main)
