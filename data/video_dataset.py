@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING
 
@@ -241,6 +242,10 @@ class DrivingSequence:
 
     def __len__(self) -> int:
         return len(self.numbers)
+
+    def paths(self) -> list[Path]:
+        """All files that the frames are read from."""
+        return [self.sequence.path(kind, number) for kind in self.kinds if kind for number in self.numbers]
 
     def __iter__(self) -> Iterator[DrivingFrame]:
         with ThreadPoolExecutor(_READERS) as pool:

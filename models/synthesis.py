@@ -1,0 +1,60 @@
+"""A trained generator at work: conditioning images in, frames out, one after the other."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from models.checkpoints import load_weights
+from models.networks import build_generator
+from models.networks.generator import CONDITIONING_FRAMES, PREVIOUS_FRAMES
+from util.layout import Run
+from util.tensors import to_image, to_tensor
+
+
+class Synthesizer:
+    """Runs the generator of a run frame by frame and feeds its last frames back to it.
+
+    run, run_options: the trained run and its options (models.checkpoints.read_run_options).
+    which_epoch: 'latest' or an epoch.
+    dtype: of the arithmetic; float32 or bfloat16.
+    Raises: UserError when the checkpoint is missing or does not fit the options exactly.
+    """
+
+    def __init__(self, run: Run, run_options: Mapping[str, Any], which_epoch: str, device: torch.device, dtype: torch.dtype):
+        generator = build_generator(run_options)
+        load_weights(generator, run.network_path("G", which_epoch))
+        self._generator = generator.eval().to(device=device, dtype=dtype, memory_format=torch.channels_last)
+        self._eye_gaze = run_options["eye_gaze"]
+        self._device, self._dtype = device, dtype
+        if device.type == "cuda":
+            torch.backends.cudnn.benchmark = True
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the past: the next frame is the first of a sequence."""
+        self._conditioning: deque[torch.Tensor] = deque(maxlen=CONDITIONING_FRAMES)
+        self._previous: deque[torch.Tensor] = deque(maxlen=PREVIOUS_FRAMES)
+
+    @torch.inference_mode()
+    def __call__(self, nmfc: np.ndarray, gaze: np.ndarray) -> np.ndarray:
+        """The next frame of a sequence.
+
+        nmfc, gaze: uint8 [H, W, 3], sides multiples of 2^n_downsample_G; gaze is ignored by a run without eye gaze.
+        Returns: uint8 [H, W, 3] RGB.
+        """
+        images = np.concatenate([nmfc, gaze], axis=-1) if self._eye_gaze else nmfc
+        current = to_tensor(images)[None].to(self._device, self._dtype)
+        # Before the first frame: its own conditioning, and blank frames.
+        self._conditioning.extend([current] * (1 if self._conditioning else CONDITIONING_FRAMES))
+        if not self._previous:
+            self._previous.extend([current.new_zeros(1, 3, *current.shape[-2:])] * PREVIOUS_FRAMES)
+        A = torch.cat(tuple(self._conditioning), dim=1).contiguous(memory_format=torch.channels_last)
+        P = torch.cat(tuple(self._previous), dim=1).contiguous(memory_format=torch.channels_last)
+        frame = self._generator(A, P)
+        self._previous.append(frame)
+        return to_image(frame[0])

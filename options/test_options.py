@@ -1,0 +1,54 @@
+"""Options of test.py, with the original system's names."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from options.base_options import BaseOptions, add_base_options, make_options
+from util.cli import UserError, add_flag
+
+
+@dataclass(frozen=True)
+class TestOptions(BaseOptions):
+    source_id: str | None  # the driver; None: the target's own held-out frames
+    results_dir: Path | None  # None: <repository>/results
+    loadSize: int | None  # None: as trained
+    how_many: int | None  # None: all frames
+    report: bool
+
+    __test__ = False  # no test for pytest to collect
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="test.py",
+        description="Synthesise a trained person's head from conditioning images: of the person's own held-out frames "
+        "(self reenactment, with measures against the truth), or of a driver.",
+        allow_abbrev=False,
+    )
+    add_base_options(parser)
+    parser.add_argument(
+        "--source_id", "--source_name", metavar="S", help="the driver, prepared by preprocessing/reenact.py (default: none)"
+    )
+    parser.add_argument("--results_dir", type=Path, metavar="DIR", help="folder of all results (default: results)")
+    parser.add_argument("--loadSize", type=int, metavar="PX", help="side of the images (default: as trained)")
+    parser.add_argument("--how_many", type=int, metavar="N", help="only the first N frames (default: all)")
+    add_flag(parser, "report", True, "write the video and the report page")
+    return parser
+
+
+def parse(argv: Sequence[str] | None = None) -> TestOptions:
+    """Parse and check the command line of test.py.
+
+    Raises: UserError for values that no run can have.
+    """
+    options = make_options(TestOptions, build_parser().parse_args(argv))
+    if options.source_id is not None and (not options.source_id.strip() or any(c in options.source_id for c in "/\\")):
+        raise UserError(f"--source_id '{options.source_id}' is no usable name; give a plain name without slashes")
+    for name in ("loadSize", "how_many"):
+        if getattr(options, name) is not None and getattr(options, name) < 1:
+            raise UserError(f"--{name} {getattr(options, name)} must be at least 1")
+    return options

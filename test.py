@@ -1,0 +1,217 @@
+"""Synthesise a trained person's head: from the person's own held-out frames (self reenactment), or driven by somebody else.
+
+    python test.py --dataset_name D --target_id T                   self reenactment, with measures against the truth
+    python test.py --dataset_name D --target_id T --source_id S     S drives T (after preprocessing/reenact.py)
+
+Writes results/<D>/<run>/<epoch>_epoch/test/<T> or <T>_<S>/ (util/results.py). Finished results of the same checkpoint and the
+same inputs are kept; anything else is made anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+import time
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+if __package__ in (None, ""):  # run as a file: make the repository's packages importable
+    sys.path[0] = str(Path(__file__).resolve().parent)
+
+from data.video_dataset import DrivingFrame, DrivingSequence
+from options.base_options import choose_identities
+from options.test_options import TestOptions, parse
+from util.cli import UserError, progress, run, say
+from util.image_io import write_image
+from util.layout import Dataset, Run
+from util.metrics import MEASURES, face_mask, frame_measures, heatmap, mean_measures
+from util.results import Results
+
+_VERSION = 1  # raise it when results must be made anew
+_WRITERS = 4
+# Frames handed to the writers at once, and how many may be unwritten when the next frame is synthesised. Beside a GPU, both
+# work side by side. A network on the processor wants all cores for itself: they take turns.
+_TURNS = {"cuda": (1, 16), "cpu": (8, 0)}
+
+
+def main(argv: Sequence[str] | None = None) -> int | None:
+    options = parse(argv)
+    dataset = Dataset.open(options.dataset_name, options.datasets_dir)
+    options = replace(options, target_id=_one_target(options, dataset))
+    target, source = options.target_id, options.source_id
+    files = Run.open(options.dataset_name, options.run_name, options.checkpoints_dir, options.results_dir)
+    checkpoint = files.network_path("G", options.which_epoch)
+    if not checkpoint.is_file():
+        raise UserError(
+            f"there is no checkpoint {checkpoint}; train first: ./scripts/train/train_on_target.sh {target} {options.dataset_name}"
+        )
+
+    from models.checkpoints import read_run_options
+
+    run_options = read_run_options(files)
+    size = options.loadSize or run_options["loadSize"]
+    if size % 2 ** run_options["n_downsample_G"]:
+        raise UserError(f"--loadSize {size} must be a multiple of {2 ** run_options['n_downsample_G']}, as this run's generator halves it")
+    sequence = DrivingSequence.open(dataset, target, source, size, options.how_many)
+    face_model = _check_face_model(dataset, target, run_options)
+
+    results = Results(files.test_folder(sequence.sequence.id, options.which_epoch))
+    key = {
+        "version": _VERSION,
+        "checkpoint": _digest([checkpoint]),
+        "inputs": _digest(sequence.paths()),
+        "size": size,
+        "precision": options.precision,
+    }
+    facts = results.read()
+    if facts is not None and facts["key"] == key:
+        say(f"already complete: {results.folder}")
+    else:
+        facts = {
+            "key": key,
+            "dataset_name": options.dataset_name,
+            "datasets_dir": str(dataset.home.parent.resolve()),
+            "target": target,
+            "source": source,
+            "run": options.run_name,
+            "which_epoch": options.which_epoch,
+            "face_model": face_model,
+            "size": size,
+            "frames": [sequence.numbers[0], sequence.numbers[-1]],
+            "made": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        }
+        synthesise(options, files, run_options, sequence, results, facts)
+    _print_measures(results)
+    say(f"frames: {results.folder}")
+    if options.report:
+        from util.report import write_report
+
+        say(f"report: {write_report(results, files, run_options, options.datasets_dir)}")
+    return None
+
+
+def synthesise(
+    options: TestOptions, files: Run, run_options: dict[str, Any], sequence: DrivingSequence, results: Results, facts: dict[str, Any]
+) -> None:
+    """Generate all frames of a sequence and write them, with the measures if there is a truth; complete or not at all."""
+    import torch
+
+    from models.synthesis import Synthesizer
+    from util.device import choose_device, choose_precision
+
+    device = choose_device(options.gpu_ids)
+    dtype = choose_precision(options.precision, device)
+    synthesizer = Synthesizer(files, run_options, options.which_epoch, device, dtype)
+    results.begin()
+    self_reenactment = options.source_id is None
+    per_frame: list[dict[str, float]] = []
+    kinds: set[str] = set()
+    finished: list[tuple[DrivingFrame, np.ndarray]] = []
+    waiting: deque[Future] = deque()
+    at_once, unwritten = _TURNS[device.type]
+    spent_s = 0.0
+
+    with ThreadPoolExecutor(_WRITERS) as pool:
+
+        def write(unwritten: int) -> None:
+            """Hand the finished frames to the writers and wait until at most `unwritten` are not written."""
+            waiting.extend(pool.submit(write_frame, results, *f, self_reenactment, run_options["eye_gaze"]) for f in finished)
+            finished.clear()
+            while len(waiting) > unwritten:
+                measures, written = waiting.popleft().result()
+                kinds.update(written)
+                if measures is not None:
+                    per_frame.append(measures)
+
+        try:
+            for frame in progress(sequence, desc="synthesising", total=len(sequence)):
+                began = time.perf_counter()
+                finished.append((frame, synthesizer(frame.nmfc, frame.gaze)))
+                spent_s += time.perf_counter() - began
+                if len(finished) == at_once:
+                    write(unwritten)
+            write(0)
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+    if per_frame:
+        results.write_measures(mean_measures(per_frame), per_frame, sequence.numbers, {k: m.unit for k, m in MEASURES.items()})
+    facts["kinds"] = sorted(kinds)
+    facts["device"] = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    facts["precision"] = str(dtype).removeprefix("torch.")
+    facts["frames_per_s"] = len(sequence) / spent_s
+    facts["torch"] = torch.__version__
+    results.finish(facts)
+
+
+def write_frame(
+    results: Results, frame: DrivingFrame, fake: np.ndarray, self_reenactment: bool, eye_gaze: bool
+) -> tuple[dict[str, float] | None, list[str]]:
+    """Write the pictures of one frame. Returns its measures (None without a truth) and the kinds that were written."""
+    images = {"fake": fake, "nmfc": frame.nmfc}
+    if eye_gaze:
+        images["eye_gaze"] = frame.gaze
+    if frame.image is not None:
+        images["real"] = frame.image
+    measures = None
+    if self_reenactment:
+        measures = frame_measures(frame.image, fake, frame.nmfc, frame.landmarks)
+        images["heatmap"] = heatmap(frame.image, fake)
+        images["masked_heatmap"] = heatmap(frame.image, fake, face_mask(frame.nmfc))
+    for kind, image in images.items():
+        write_image(results.path(kind, frame.number), image)
+    return measures, list(images)
+
+
+def _one_target(options: TestOptions, dataset: Dataset) -> str:
+    names = choose_identities(options, dataset.identities())
+    if len(names) > 1:
+        raise UserError(f"dataset {options.dataset_name} has several persons ({', '.join(names[:8])}); say which with --target_id")
+    return names[0]
+
+
+def _check_face_model(dataset: Dataset, target: str, run_options: dict[str, Any]) -> str | None:
+    """The face model of the target's NMFCs, as text. Raises: UserError when the run was trained on another one's."""
+    record = dataset.read_record(target)
+    now, trained = record.face_model if record else None, run_options.get("face_model")
+    if now and trained and now != trained:
+        raise UserError(
+            f"this run was trained on NMFCs of the face model {_model_name(trained)}, but {target}'s are now of {_model_name(now)}; "
+            f"run preprocessing/reconstruct.py --dataset_name {dataset.home.name} --face_model {trained['name']}, or train anew"
+        )
+    return _model_name(now or trained) if now or trained else None
+
+
+def _model_name(face_model: dict[str, str]) -> str:
+    return " ".join(str(v) for v in face_model.values())
+
+
+def _digest(paths: Sequence[Path]) -> str:
+    """SHA-256 over the names and the contents of files (of one file: of its content)."""
+    digest = hashlib.sha256()
+    for path in paths:
+        if len(paths) > 1:
+            digest.update(path.name.encode())
+        with path.open("rb") as f:
+            while block := f.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def _print_measures(results: Results) -> None:
+    means, per_frame = results.read_measures()
+    if means:
+        say(f"means over {len(per_frame)} frames:")
+        for name, value in means.items():
+            say(f"  {name:13s} {value:8.3f}   {MEASURES[name].unit}, {MEASURES[name].better} is better")
+
+
+if __name__ == "__main__":
+    run(main)

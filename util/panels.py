@@ -1,0 +1,151 @@
+"""Videos of results: panels side by side with captions, at the source's exact frame rate, with its sound."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from fractions import Fraction
+from functools import lru_cache
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from util.cli import UserError, progress, warn
+from util.image_io import read_image
+from util.layout import Dataset
+from util.results import Results
+from util.video_io import VideoWriter
+
+# output mode -> videos, each with its file's name and its panels from left to right
+MODES: dict[str, dict[str, tuple[str, ...]]] = {
+    "only_fake": {"only_fake": ("fake",)},
+    "source_target": {"source_target": ("real", "fake")},
+    "source_nmfc_target": {"source_nmfc_target": ("real", "nmfc", "fake")},
+    "heatmap": {"heatmap": ("heatmap",)},
+    "masked_heatmap": {"masked_heatmap": ("masked_heatmap",)},
+    "all_heatmaps": {"all_heatmaps": ("real", "fake", "heatmap", "masked_heatmap")},
+    "all": {"all": ("real", "nmfc", "eye_gaze", "fake")},
+    "source_target_separate": {"source": ("real",), "target": ("fake",)},
+}
+CAPTIONS = {
+    "real": "real",
+    "nmfc": "NMFC",
+    "eye_gaze": "eye gaze",
+    "fake": "synthesised",
+    "heatmap": "error",
+    "masked_heatmap": "error, face only",
+}
+_PANEL = 256  # smaller frames are enlarged to this height in videos of several panels
+_CAPTION = 30  # height of the strip with the captions, for panels of _PANEL
+_FALLBACK_FPS = Fraction(25)
+
+
+def captions(facts: dict) -> dict[str, str]:
+    """The name of each kind for people; in reenactment the real frames are the driver's."""
+    return {**CAPTIONS, "real": f"driver ({facts['source']})"} if facts["source"] else CAPTIONS
+
+
+def write_videos(results: Results, mode: str, datasets_dir: str | Path | None = None, fps: Fraction | None = None) -> list[Path]:
+    """Write the videos of an output mode into the results' folder; those that are there already are left.
+
+    Kinds that the results lack (eye gaze of a run without it, the driver's frames) are left out of a row of panels.
+    datasets_dir: where the dataset lies, if not where test.py found it.
+    fps: frame rate, when the dataset does not know it; a given one makes existing videos anew.
+    Raises: UserError when the results are unfinished or hold nothing of what the mode shows.
+    """
+    facts = results.read()
+    if facts is None:
+        raise UserError(f"{results.folder} holds no finished results; run test.py (again)")
+    written = []
+    for name, wanted in MODES[mode].items():
+        kinds = [k for k in wanted if k in facts["kinds"]]
+        lacking = [k for k in wanted if k not in kinds]
+        if not kinds or ("heatmap" in mode and lacking):
+            raise UserError(
+                f"{results.folder} has no {lacking[0]} frames, so there is no '{mode}' video (heatmaps need the truth: self reenactment)"
+            )
+        path = results.video(name)
+        if not path.exists() or fps is not None:
+            _write_video(results, facts, kinds, path, datasets_dir, fps)
+        written.append(path)
+    return written
+
+
+def _write_video(
+    results: Results, facts: dict, kinds: list[str], path: Path, datasets_dir: str | Path | None, fps: Fraction | None
+) -> None:
+    first, last = facts["frames"]
+    rate, sound, start_s = find_sound(facts, datasets_dir, first)
+    if fps is None and rate is None:
+        driver = facts["source"] or facts["target"]
+        warn(f"dataset {facts['dataset_name']} does not say {driver}'s frame rate: using {_FALLBACK_FPS}; --fps sets another")
+    rate = fps or rate or _FALLBACK_FPS
+    who = f"{facts['target']} driven by {facts['source'] or 'own held-out frames'}"
+    names = captions(facts)
+    with VideoWriter(path, rate, audio_from=sound, audio_start_s=start_s, title=f"Head2Head: {who}") as video:
+        frames = range(first, last + 1)
+        for panels in progress(_read_ahead(results, kinds, frames), desc=path.name, total=len(frames)):
+            video.write(panels[0] if len(kinds) == 1 else side_by_side(panels, [names[k] for k in kinds]))
+
+
+def find_sound(facts: dict, datasets_dir: str | Path | None, first: int) -> tuple[Fraction | None, Path | None, float]:
+    """The driver's frame rate, the file with its sound, and the moment in that file that belongs to frame `first`.
+
+    The frame rate is None when the dataset has no record of the driver (a dataset of the original system); the file is None
+    as well when it is not there any more.
+    """
+    dataset = Dataset.open(facts["dataset_name"], datasets_dir or facts["datasets_dir"])
+    record = dataset.read_record(facts["source"] or facts["target"])
+    if record is None:
+        return None, None, 0.0
+    start = first
+    for part in record.sources:
+        if start < part["frames"]:
+            for path in (Path(part["file"]), dataset.original_videos / part["file"], dataset.original_videos / Path(part["file"]).name):
+                if path.is_file():
+                    return record.fps, path, start / float(record.fps)
+            warn(f"{part['file']} is gone, so the videos have no sound")
+            break
+        start -= part["frames"]
+    return record.fps, None, 0.0
+
+
+def side_by_side(panels: list[np.ndarray], names: list[str]) -> np.ndarray:
+    """Images of one height, uint8 [H, W, 3], in a row under their captions; small ones are enlarged to 256 pixels."""
+    height = max(_PANEL, max(p.shape[0] for p in panels))
+    scaled = []
+    for p in panels:
+        if p.shape[0] != height:
+            p = cv2.resize(p, (round(p.shape[1] * height / p.shape[0]), height), interpolation=cv2.INTER_CUBIC)
+        scaled.append(p)
+    strip = _CAPTION * height // _PANEL
+    tops = [_caption(name, p.shape[1], strip) for name, p in zip(names, scaled)]
+    return np.vstack([np.hstack(tops), np.hstack(scaled)])
+
+
+@lru_cache(maxsize=64)
+def _caption(text: str, width: int, height: int) -> np.ndarray:
+    """White text in the middle of a dark strip, uint8 [height, width, 3]; made smaller if it is too long."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    image = Image.new("RGB", (width, height), (24, 26, 30))
+    draw = ImageDraw.Draw(image)
+    size = height * 0.6
+    font = ImageFont.load_default(size)
+    if (length := draw.textlength(text, font)) > 0.94 * width:
+        font = ImageFont.load_default(size * 0.94 * width / length)
+    draw.text((width / 2, height / 2), text, (240, 240, 240), font, anchor="mm")
+    return np.asarray(image)
+
+
+def _read_ahead(results: Results, kinds: list[str], frames: range) -> Iterator[list[np.ndarray]]:
+    """The panels of every frame, read on threads a few frames ahead."""
+    with ThreadPoolExecutor(4) as pool:
+        waiting = []
+        for frame in frames:
+            waiting.append([pool.submit(read_image, results.path(kind, frame)) for kind in kinds])
+            if len(waiting) > 4:
+                yield [f.result() for f in waiting.pop(0)]
+        for futures in waiting:
+            yield [f.result() for f in futures]
