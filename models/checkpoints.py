@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import json
+import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -28,14 +28,15 @@ PUBLISHED_OPTIONS: dict[str, Any] = {
 _SHOWN = 10  # keys listed in a message
 
 
-def read_tensors(path: str | Path) -> Any:
+def read_tensors(path: str | Path, lazily: bool = False) -> Any:
     """Read what torch.save wrote, tensors and plain containers only (`weights_only`), onto the CPU.
 
+    lazily: leave the tensors' values in the file until they are used (the file must stay as it is meanwhile).
     Raises: UserError when the file is missing or is no such file.
     """
     path = Path(path)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=lazily)
     except FileNotFoundError:
         raise UserError(f"there is no checkpoint {path}; train first, or put the file there") from None
     except IsADirectoryError:
@@ -47,9 +48,15 @@ def read_tensors(path: str | Path) -> Any:
 
 def write_tensors(path: str | Path, value: Any) -> None:
     """torch.save in one step: the file is there whole, or not at all."""
-    buffer = io.BytesIO()
-    torch.save(value, buffer)
-    write_bytes(path, buffer.getbuffer())
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        torch.save(value, part)
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
 
 
 def load_weights(module: nn.Module, path: str | Path) -> None:
@@ -68,8 +75,8 @@ def load_weights(module: nn.Module, path: str | Path) -> None:
     module.load_state_dict(weights)
 
 
-def check_keys(module: nn.Module, shapes: dict[str, torch.Size], source: str) -> None:
-    """Raise a UserError that lists every key of `source` that does not fit the module's state dict."""
+def check_keys(module: nn.Module, shapes: dict[str, torch.Size], source: str, wanted: str | None = None) -> None:
+    """Raise a UserError that lists the keys of `source` that do not fit the module's state dict (`wanted`: the module in words)."""
     expected = {k: v.shape for k, v in module.state_dict().items()}
     missing = [k for k in expected if k not in shapes]
     unknown = [k for k in shapes if k not in expected]
@@ -78,7 +85,7 @@ def check_keys(module: nn.Module, shapes: dict[str, torch.Size], source: str) ->
         f"{title}: {_listed(keys)}" for title, keys in (("missing", missing), ("wrong shape", misshapen), ("unknown", unknown)) if keys
     ]
     if faults:
-        raise UserError(f"{source} does not fit a {type(module).__name__} of these options; " + "; ".join(faults))
+        raise UserError(f"{source} does not fit {wanted or type(module).__name__}; " + "; ".join(faults))
 
 
 def _listed(keys: list[str]) -> str:
@@ -87,21 +94,23 @@ def _listed(keys: list[str]) -> str:
 
 
 def save_weights(module: nn.Module, path: str | Path) -> None:
-    """Write the module's state dict (float32, contiguous, on the CPU) in one step."""
-    write_tensors(path, portable_state(module))
+    """Write the module's state dict, contiguous and on the CPU, in one step."""
+    write_tensors(path, snapshot(module.state_dict()))
 
 
-def portable_state(module: nn.Module) -> dict[str, torch.Tensor]:
-    """The state dict with plain CPU tensors; names of one tensor still share one copy."""
-    copies: dict[tuple, torch.Tensor] = {}
-
-    def portable(t: torch.Tensor) -> torch.Tensor:
-        key = (t.data_ptr(), t.shape, t.dtype)
-        if key not in copies or not t.numel():
-            copies[key] = t.detach().cpu().contiguous().clone(memory_format=torch.contiguous_format)
+def snapshot(value: Any, _copies: dict[tuple, torch.Tensor] | None = None) -> Any:
+    """Copy a nest of dicts, lists and tensors to the CPU; tensors that share their memory still do (a block with two names)."""
+    copies = {} if _copies is None else _copies
+    if isinstance(value, torch.Tensor):
+        key = (value.device, value.data_ptr(), value.shape, value.dtype)
+        if key not in copies:
+            copies[key] = torch.empty(value.shape, dtype=value.dtype).copy_(value.detach())
         return copies[key]
-
-    return {k: portable(v) for k, v in module.state_dict().items()}
+    if isinstance(value, dict):
+        return {k: snapshot(v, copies) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(snapshot(v, copies) for v in value)
+    return value
 
 
 def write_run_options(run: Run, options: dict[str, Any]) -> None:
@@ -139,3 +148,11 @@ def _original_options(text: str) -> dict[str, Any]:
         if f"no_{name}" in given:
             found[name] = given[f"no_{name}"] != "True"
     return found
+
+
+def read_iteration(run: Run) -> int:
+    """Complete epochs according to iter.txt (the number of the epoch begun, then of its clips done); 0 when it does not say."""
+    try:
+        return max(0, int(run.iteration_path.read_text().replace(",", " ").split()[0]) - 1)
+    except (OSError, ValueError, IndexError):
+        return 0

@@ -113,6 +113,15 @@ class Head2HeadModel(nn.Module):
             for group in optimizer.param_groups:
                 group["lr"] = lr
 
+    def load_optimizers(self, states: dict[str, Any]) -> None:
+        """Load the optimisers' state dicts, by name, into the weights' memory layout."""
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(states[name])
+            for parameter, state in optimizer.state.items():
+                for key, value in state.items():
+                    if isinstance(value, Tensor) and value.shape == parameter.shape:
+                        state[key] = torch.empty_like(parameter).copy_(value)
+
     def to_clip(self, batch: dict[str, Any], corners: dict[str, Tensor]) -> Clip:
         """Bring a batch of the data loader to the device. corners: as in Clip, on the CPU."""
 

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
+import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
+from threading import Event, Thread
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.checkpoints import check_keys, read_tensors
+from util.cli import UserError
+from util.downloads import fetch, sha256_of
 
 Features = list[list[Tensor]]  # of models.networks.MultiscaleDiscriminator: per scale all feature maps, the prediction last
 
@@ -61,7 +67,7 @@ class VGGLoss(nn.Module):
         state = read_tensors(weights)
         state = {k.removeprefix("features."): v for k, v in state.items() if k.startswith("features.")} if isinstance(state, dict) else {}
         state = {k: v for k, v in state.items() if int(k.split(".")[0]) <= max(self.TAPS)}
-        check_keys(self.layers, {k: v.shape for k, v in state.items()}, f"{weights} (VGG19)")
+        check_keys(self.layers, {k: v.shape for k, v in state.items()}, str(weights), "VGG19")
         self.layers.load_state_dict({k: v.float() for k, v in state.items()}, assign=True)
         self.requires_grad_(False)
         self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), persistent=False)
@@ -82,3 +88,39 @@ class VGGLoss(nn.Module):
             real_features = self.features(real)
         terms = [F.l1_loss(f.float(), r.float()) * w for f, r, w in zip(self.features(fake), real_features, self.TAPS.values())]
         return torch.stack(terms).sum()
+
+
+VGG19_URL = "https://download.pytorch.org/models/vgg19-dcbb9e9d.pth"  # torchvision's; the name holds the start of its SHA-256
+_VGG19_SHA256 = "dcbb9e9d"
+_TIMEOUT_S = 10.0
+
+
+def find_vgg_weights() -> Path | None:
+    """torchvision's VGG19 weights: from its cache, else downloaded into it (550 MB); None when they cannot be had."""
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(VGG19_URL).name
+    if cached.is_file():
+        return cached
+    if not _answers(VGG19_URL):
+        return None
+    try:
+        fetch(VGG19_URL, cached)
+    except UserError:
+        return None
+    if not sha256_of(cached).startswith(_VGG19_SHA256):
+        cached.unlink()
+        return None
+    return cached
+
+
+def _answers(url: str) -> bool:
+    """Whether the address can be opened within the time-out, the name's look-up included (that has no time-out of its own)."""
+    answer = Event()
+
+    def ask() -> None:
+        with contextlib.suppress(OSError, http.client.HTTPException), urllib.request.urlopen(url, timeout=_TIMEOUT_S):
+            answer.set()
+
+    asking = Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(_TIMEOUT_S)
+    return answer.is_set()

@@ -1,7 +1,8 @@
-"""Learning rate and window length over a training run, as functions of how far it is."""
+"""Learning rate and clip length over a training run, as functions of how far it is."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -9,8 +10,8 @@ from dataclasses import dataclass
 class Schedule:
     """`niter` epochs, then `niter_decay` epochs of linear decay of the learning rate.
 
-    A window has `n_frames_total` frames, doubled every `niter_step` epochs (a clip is never longer than its sequence).
-    With a time limit the run is as far as the larger of its share of epochs and its share of time, so it always ends decayed.
+    A clip has `n_frames_total` frames, doubled every `niter_step` epochs, and is never longer than its sequence. Positions are
+    in epochs, 0 to `epochs`.
     """
 
     lr: float = 2e-4
@@ -23,9 +24,9 @@ class Schedule:
     def epochs(self) -> int:
         return self.niter + self.niter_decay
 
-    def position(self, epoch: int, time_share: float | None = None) -> float:
-        """How far the run is, in epochs: the number of complete ones, or more if `time_share` (0..1) of its time is over."""
-        return float(epoch) if time_share is None else max(float(epoch), min(time_share, 1.0) * self.epochs)
+    def position(self, epoch: int, time_share: float = 0.0) -> float:
+        """Where the run is: after `epoch` complete epochs, or further when more than that share (0..1) of its time is over."""
+        return max(float(epoch), time_share * self.epochs)
 
     def learning_rate(self, position: float) -> float:
         """The rate at a position. By epochs alone it is constant within one and ends with lr / niter_decay, as published."""
@@ -33,6 +34,10 @@ class Schedule:
             return self.lr
         return self.lr * max(0.0, 1 - (position - self.niter) / self.niter_decay)
 
-    def window(self, position: float) -> int:
-        """Frames of a clip."""
+    def clip_length(self, position: float) -> int:
+        """Frames of a clip at a position, if its sequence has that many."""
         return self.n_frames_total * 2 ** int(position // self.niter_step)
+
+    def frames(self, epoch: int, lengths: Sequence[int]) -> int:
+        """Frames of all clips of an epoch, with sequences of these lengths."""
+        return sum(min(self.clip_length(epoch), n) for n in lengths)
