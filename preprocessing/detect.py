@@ -155,11 +155,15 @@ def find_videos(path: Path) -> dict[str, list[Path]]:
     for file in files:
         match = _PART.fullmatch(file.stem)
         # "Ann_2" is a part only when there are other parts of "Ann"; alone it is an identity of its own.
-        is_part = match and any(s == match["name"] or ((m := _PART.fullmatch(s)) and m["name"] == match["name"] and s != file.stem) for s in stems)
+        is_part = match and any(
+            s == match["name"] or ((m := _PART.fullmatch(s)) and m["name"] == match["name"] and s != file.stem) for s in stems
+        )
         stem, number = (match["name"], int(match["part"])) if is_part else (file.stem, 1)
         parts = groups.setdefault(identity_name(stem), {})
         if number in parts:
-            raise UserError(f"{parts[number].name} and {file.name} in {path} would both be part {number} of '{identity_name(stem)}'; rename one")
+            raise UserError(
+                f"{parts[number].name} and {file.name} in {path} would both be part {number} of '{identity_name(stem)}'; rename one"
+            )
         parts[number] = file
     return {name: [parts[k] for k in sorted(parts)] for name, parts in sorted(groups.items())}
 
@@ -186,7 +190,9 @@ def process(o: argparse.Namespace, dataset: Dataset, name: str, paths: list[Path
     old = dataset.read_record(name)
     present = {split: sum(len(s.frames()) for s in dataset.sequences(split, name)) for split in SPLITS}
     if old is None and any(present.values()):
-        raise UserError(f"{dataset.folder} already holds frames of '{name}' that this command did not write; move them away or rename the video")
+        raise UserError(
+            f"{dataset.folder} already holds frames of '{name}' that this command did not write; move them away or rename the video"
+        )
     if old and old.is_done("detect", key) and all(present[s] == old.splits.get(s, 0) for s in SPLITS):
         say(f"{name}: already complete ({present['train']} train and {present['test']} test frames)")
         return
@@ -199,7 +205,9 @@ def process(o: argparse.Namespace, dataset: Dataset, name: str, paths: list[Path
     info = parts[0].info
     box = choose_box(boxes, info, o, paths)
     if box[2] - box[0] < o.cropped_image_size / 2:
-        warn(f"{name}: the head is small; {box[2] - box[0]} pixels are enlarged to {o.cropped_image_size}: film closer for a sharper result")
+        warn(
+            f"{name}: the head is small; {box[2] - box[0]} pixels are enlarged to {o.cropped_image_size}: film closer for a sharper result"
+        )
 
     record = Record(
         name=name,
@@ -219,7 +227,8 @@ def process(o: argparse.Namespace, dataset: Dataset, name: str, paths: list[Path
     with progress(desc=f"{name}: crops", total=total) as bar:
         write_crops(dataset, record, parts, o.train_seq_length, o.n_replicate_first, bar)
     dataset.write_record(record.with_step("detect", key))
-    say(f"{name}: {n_train} train and {total - test_start} test frames of {o.cropped_image_size}x{o.cropped_image_size}, box {record.crop_box}")
+    shown = f"cut from {box[2] - box[0]} to {o.cropped_image_size} pixels a side"
+    say(f"{name}: {n_train} train and {total - test_start} test frames, {shown}")
 
 
 def open_parts(paths: list[Path]) -> list[Part]:
@@ -256,7 +265,8 @@ def find_boxes(detector: FaceDetector, parts: list[Part], name: str) -> list[np.
             while batch := list(islice(frames, detector.batch_size)):
                 follower.add(batch)
                 bar.update(len(batch))
-            boxes = follower.boxes() * (max(part.info.width, part.info.height) / max(batch_side(part.info), 1))
+            longer_side = max(part.info.width, part.info.height)
+            boxes = follower.boxes() * (longer_side / min(longer_side, _DETECT_SIDE))
             found = ~np.isnan(boxes[:, 0])
             if not found.any():
                 raise UserError(f"no face was found in {part.path}; the video must show one person's face, upright and well lit")
@@ -271,11 +281,6 @@ def find_boxes(detector: FaceDetector, parts: list[Part], name: str) -> list[np.
             index = np.arange(len(boxes))
             result.append(np.stack([np.interp(index, index[found], column[found]) for column in boxes.T], axis=1))
     return result
-
-
-def batch_side(info: VideoInfo) -> int:
-    """Longer side of the frames in which faces are looked for."""
-    return min(_DETECT_SIDE, max(info.width, info.height))
 
 
 def smooth_boxes(boxes: np.ndarray, window_length: int, polyorder: int) -> np.ndarray:
@@ -311,7 +316,9 @@ def choose_box(boxes: list[np.ndarray], info: VideoInfo, o: argparse.Namespace, 
     wanted = (median[2:] - median[:2]).max() * _REFERENCE_SIZE / (_REFERENCE_SIZE - o.margin)
     needed = (high - low).max() * 1.05
     side = round(max(min(max(wanted, needed), frame.min()), needed))
-    corner = (median[:2] + median[2:]) / 2 + [0, o.height_recentre * side] - side / 2
+    corner = (median[:2] + median[2:]) / 2 - side / 2
+    # What the frame is too small for is missed less below the chin than above the hair line.
+    corner[1] += o.height_recentre * side - max(0, wanted - side) / 4
     corner = np.clip(corner, high - side, low)  # keep the face in the crop
     room = frame - side
     corner = np.where(room >= 0, np.clip(corner, 0, np.maximum(room, 0)), corner)  # and the crop in the frame
@@ -382,7 +389,8 @@ def source_frames(parts: list[Part], record: Record, n_replicate_first: int) -> 
     first = True
     for part, source in zip(parts, record.sources):
         count = 0
-        for count, frame in enumerate(read_frames(part.path, part.info), 1):
+        for frame in read_frames(part.path, part.info):
+            count += 1
             yield from [frame] * (1 + n_replicate_first * first)
             first = False
         if count != source["frames"]:

@@ -118,6 +118,7 @@ def read_frames(path: str | Path, info: VideoInfo | None = None, *, max_side: in
     with _open(path) as container:
         stream = _video_stream(container, path)
         stream.thread_type = "AUTO"
+        stream.codec_context.thread_count = min(4, os.cpu_count() or 1)  # each thread holds frames of its own
         previous: tuple[float, Any] | None = None
         for frame in _decode(container, stream, path):
             stamp = frame.pts if frame.pts is not None else frame.dts
