@@ -113,6 +113,10 @@ class Head2HeadModel(nn.Module):
             for group in optimizer.param_groups:
                 group["lr"] = lr
 
+    def autocast(self) -> torch.autocast:
+        """The arithmetic of the networks; everything around them is float32."""
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
     def load_optimizers(self, states: dict[str, Any]) -> None:
         """Load the optimisers' state dicts, by name, into the weights' memory layout."""
         for name, optimizer in self.optimizers.items():
@@ -154,14 +158,13 @@ class Head2HeadModel(nn.Module):
 
         history: [B, <= 18, 3, H, W] generated frames before `start`. Returns: losses by name, generated frames (both detached).
         """
-        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            fake = self.generate(temporal.conditioning_windows(clip.conditioning[:, start : stop + 2]), history)
-            # Every loss hangs on this leaf, so one pass of the discriminators over it serves both sides: generator_loss is
-            # differentiated by the frames alone, discriminator_loss by the discriminators' weights alone.
-            frames = fake.detach().requires_grad_()
-            for_generator, for_discriminators = self.losses(clip, start, stop, frames, history)
-            generator_loss = weighted_sum(for_generator, self.weights)
-            discriminator_loss = weighted_sum(for_discriminators, self.weights)
+        fake = self.generate(temporal.conditioning_windows(clip.conditioning[:, start : stop + 2]), history)
+        # Every loss hangs on this leaf, so one pass of the discriminators over it serves both sides: generator_loss is
+        # differentiated by the frames alone, discriminator_loss by the discriminators' weights alone.
+        frames = fake.detach().requires_grad_()
+        for_generator, for_discriminators = self.losses(clip, start, stop, frames, history)
+        generator_loss = weighted_sum(for_generator, self.weights)
+        discriminator_loss = weighted_sum(for_discriminators, self.weights)
         for optimizer in self.optimizers.values():
             optimizer.zero_grad(set_to_none=True)
         (gradient,) = torch.autograd.grad(generator_loss, frames, retain_graph=True)
@@ -179,13 +182,15 @@ class Head2HeadModel(nn.Module):
         """
         b, n = A.shape[:2]
         if not self.options.prev_output:  # the frames are independent: all at once
-            return self.G(_channels_last(A.flatten(0, 1))).float().unflatten(0, (b, n))
+            with self.autocast():
+                return self.G(_channels_last(A.flatten(0, 1))).float().unflatten(0, (b, n))
         frames = [history[:, i] for i in range(history.shape[1])][-PREVIOUS_FRAMES:]
         blank = A.new_zeros(b, 3, *A.shape[-2:])
         frames = [blank] * (PREVIOUS_FRAMES - len(frames)) + frames
         for t in range(n):
             P = torch.cat([f.detach() for f in frames[-PREVIOUS_FRAMES:]], dim=1)
-            frames.append(self.G(_channels_last(A[:, t]), _channels_last(P)).float())
+            with self.autocast():
+                frames.append(self.G(_channels_last(A[:, t]), _channels_last(P)).float())
         return torch.stack(frames[PREVIOUS_FRAMES:], dim=1)
 
     def losses(self, clip: Clip, start: int, stop: int, fake: Tensor, history: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -195,7 +200,8 @@ class Head2HeadModel(nn.Module):
         for_discriminators: dict[str, Tensor] = {}
         for pair in (*self.frame_pairs(clip, start, stop, fake), *self.triplet_pairs(clip, start, stop, fake, history)):
             network = self.discriminators[pair.label]
-            of_real, of_fake = network(_channels_last(pair.real)), network(_channels_last(pair.fake))
+            with self.autocast():
+                of_real, of_fake = network(_channels_last(pair.real)), network(_channels_last(pair.fake))
             for_generator[f"G_GAN_{pair.label}"] = lsgan(of_fake, True)
             for_generator[f"G_feat_{pair.label}"] = feature_matching(of_fake, of_real)
             for_discriminators[f"{pair.label}_real"] = lsgan(of_real, True)
@@ -203,7 +209,8 @@ class Head2HeadModel(nn.Module):
         if self.options.lambda_L1:
             for_generator["G_L1"] = F.l1_loss(fake, real)
         if self.vgg is not None:
-            for_generator["G_VGG"] = self.vgg(fake.flatten(0, 1), real.flatten(0, 1))
+            with self.autocast():
+                for_generator["G_VGG"] = self.vgg(fake.flatten(0, 1), real.flatten(0, 1))
         if self.options.lambda_warp and stop > 1:
             for_generator["G_warp"] = self.warp_loss(clip, start, stop, fake, history)
         return for_generator, for_discriminators
