@@ -181,15 +181,14 @@ class Head2HeadModel(nn.Module):
         Returns: [B, n, 3, H, W] float32.
         """
         b, n = A.shape[:2]
-        if not self.options.prev_output:  # the frames are independent: all at once
-            with self.autocast():
+        with self.autocast():
+            if not self.options.prev_output:  # the frames are independent: all at once
                 return self.G(_channels_last(A.flatten(0, 1))).float().unflatten(0, (b, n))
-        frames = [history[:, i] for i in range(history.shape[1])][-PREVIOUS_FRAMES:]
-        blank = A.new_zeros(b, 3, *A.shape[-2:])
-        frames = [blank] * (PREVIOUS_FRAMES - len(frames)) + frames
-        for t in range(n):
-            P = torch.cat([f.detach() for f in frames[-PREVIOUS_FRAMES:]], dim=1)
-            with self.autocast():
+            frames = [history[:, i] for i in range(history.shape[1])][-PREVIOUS_FRAMES:]
+            blank = A.new_zeros(b, 3, *A.shape[-2:])
+            frames = [blank] * (PREVIOUS_FRAMES - len(frames)) + frames
+            for t in range(n):
+                P = torch.cat([f.detach() for f in frames[-PREVIOUS_FRAMES:]], dim=1)
                 frames.append(self.G(_channels_last(A[:, t]), _channels_last(P)).float())
         return torch.stack(frames[PREVIOUS_FRAMES:], dim=1)
 
