@@ -76,7 +76,7 @@ def _write_video(
     results: Results, facts: dict, kinds: list[str], path: Path, datasets_dir: str | Path | None, fps: Fraction | None
 ) -> None:
     first, last = facts["frames"]
-    rate, sound, start_s = find_sound(facts, datasets_dir, first)
+    rate, sound, start_s = find_source(facts, datasets_dir)
     if fps is None and rate is None:
         driver = facts["source"] or facts["target"]
         warn(f"dataset {facts['dataset_name']} does not say {driver}'s frame rate: using {_FALLBACK_FPS}; --fps sets another")
@@ -89,26 +89,18 @@ def _write_video(
             video.write(panels[0] if len(kinds) == 1 else side_by_side(panels, [names[k] for k in kinds]))
 
 
-def find_sound(facts: dict, datasets_dir: str | Path | None, first: int) -> tuple[Fraction | None, Path | None, float]:
-    """The driver's frame rate, the file with its sound, and the moment in that file that belongs to frame `first`.
+def find_source(facts: dict, datasets_dir: str | Path | None = None) -> tuple[Fraction | None, Path | None, float]:
+    """The driver's frame rate, the file with its sound, and the moment in that file (seconds) that belongs to the first frame.
 
-    The frame rate is None when the dataset has no record of the driver (a dataset of the original system); the file is None
-    as well when it is not there any more.
+    The frame rate is None when the dataset has no record of the driver (a dataset of the original system), the file is None
+    when it is not known or not there any more.
     """
     dataset = Dataset.open(facts["dataset_name"], datasets_dir or facts["datasets_dir"])
     record = dataset.read_record(facts["source"] or facts["target"])
     if record is None:
         return None, None, 0.0
-    start = first
-    for part in record.sources:
-        if start < part["frames"]:
-            for path in (Path(part["file"]), dataset.original_videos / part["file"], dataset.original_videos / Path(part["file"]).name):
-                if path.is_file():
-                    return record.fps, path, start / float(record.fps)
-            warn(f"{part['file']} is gone, so the videos have no sound")
-            break
-        start -= part["frames"]
-    return record.fps, None, 0.0
+    sound = record.sound_source("test")
+    return record.fps, *(sound or (None, 0.0))
 
 
 def side_by_side(panels: list[np.ndarray], names: list[str]) -> np.ndarray:

@@ -16,7 +16,7 @@ from util.charts import line_chart
 from util.image_io import write_bytes
 from util.layout import Run
 from util.metrics import HEATMAP_FULL_SCALE, MEASURES
-from util.panels import captions, find_sound, write_videos
+from util.panels import captions, find_source, write_videos
 from util.results import Results
 from util.video_io import PROVENANCE
 from util.visualizer import loss_charts, read_log
@@ -77,7 +77,7 @@ def write_report(results: Results, run: Run, run_options: Mapping[str, Any], dat
     (video,) = write_videos(results, "all", datasets_dir)
     facts = results.read()
     means, per_frame = results.read_measures()
-    fps = find_sound(facts, datasets_dir, facts["frames"][0])[0] or Fraction(25)
+    fps = find_source(facts, datasets_dir)[0] or Fraction(25)
     body = [_head(facts), _video(video, facts, fps)]
     if means:
         body += [_table(means, per_frame, facts), _over_time(per_frame, facts)]

@@ -51,7 +51,10 @@ figcaption { font-size: .85rem }
 dl { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 250px), 1fr)); gap: 0 28px; margin: 0 }
 dl div { display: flex; justify-content: space-between; gap: 12px; border-bottom: 1px solid var(--edge); padding: 4px 0; font-size: .88rem }
 dd { margin: 0; text-align: right; overflow-wrap: anywhere; font-variant-numeric: tabular-nums }
-details { margin-top: 10px } summary { cursor: pointer; color: var(--accent) }
+.samples { grid-template-columns: repeat(auto-fill, minmax(min(100%, 420px), 1fr)) }
+details { margin-top: 10px }
+summary { cursor: pointer; color: var(--accent) }
+summary h2 { display: inline-block; color: var(--fg) }
 footer { margin-top: 40px; color: var(--muted); font-size: .85rem }
 """
 

@@ -1,0 +1,42 @@
+#!/usr/bin/env bash
+# A trained person driven by the frames kept back from training: frames, measures against the truth, video, report page.
+set -euo pipefail
+
+usage() {
+  cat <<'TEXT'
+usage: bash scripts/test/test_self_reenactment_on_target.sh TARGET DATASET [options of test.py]
+
+Synthesises TARGET's held-out frames with checkpoints/DATASET/head2head_TARGET and compares them with the real ones.
+Writes results/DATASET/head2head_TARGET/latest_epoch/test/TARGET/: frames, metrics.json, all.mp4, index.html.
+Needs preprocessing and training (scripts/train/train_on_target.sh TARGET DATASET) to be done.
+
+  options, for instance: --which_epoch 40, --how_many 100, --gpu_ids -1 (CPU); all: python test.py --help
+TEXT
+}
+
+for argument in "$@"; do
+  case "$argument" in -h | --help) usage; exit 0 ;; esac
+done
+if [ $# -lt 2 ] || [[ "$1" == -* || "$2" == -* ]]; then
+  usage >&2
+  exit 2
+fi
+TARGET="$1" DATASET="$2"
+shift 2
+
+ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)"
+PYTHON="$ROOT/.venv/bin/python"
+[ -x "$PYTHON" ] || PYTHON="$(command -v python3)" || { echo "error: there is no Python; run: bash scripts/setup_env.sh" >&2; exit 1; }
+
+# test.py finds a relative folder from where this script was called, as any command does.
+"$PYTHON" "$ROOT/test.py" --dataset_name "$DATASET" --target_id "$TARGET" "$@"
+
+NAME="head2head_$TARGET" EPOCH=latest RESULTS="$ROOT/results"
+while [ $# -gt 0 ]; do
+  case "$1" in
+    --name=* | --which_epoch=* | --results_dir=*) set -- "${1%%=*}" "${1#*=}" "${@:2}" ;;
+  esac
+  case "$1" in --name) NAME="$2" ;; --which_epoch) EPOCH="$2" ;; --results_dir) RESULTS="$2" ;; esac
+  shift
+done
+"$PYTHON" "$ROOT/scripts/images_to_video.py" --output_mode all --results_dir "$RESULTS/$DATASET/$NAME/${EPOCH}_epoch/test/$TARGET"
