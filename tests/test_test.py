@@ -1,0 +1,221 @@
+"""test.py end to end with a tiny generator: every frame is what the generator makes of its past, and folders are whole or redone."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from fake_dataset import make_dataset
+from fake_run import ROOT, SIZE, make_run, run_test
+
+from util.cli import UserError
+from util.eye_gaze import draw_eye_gaze
+from util.image_io import read_image, write_image
+from util.layout import Record, read_table
+from util.metrics import MEASURES, frame_measures, heatmap
+from util.results import KINDS, Results
+
+FRAMES = list(range(16, 22))  # after two parts of 8
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def place(tmp_path):
+    data = make_dataset(tmp_path, "Ann")
+    run, generator, options = make_run(tmp_path)
+    return tmp_path, data, run, generator
+
+
+def results_of(run, id="Ann", epoch="latest"):
+    return Results(run.test_folder(id, epoch))
+
+
+def expected_frames(sequence, generator, frames=FRAMES, gaze=True):
+    """What the generator contract says, written out frame by frame."""
+    conditioning = []
+    for f in frames:
+        images = [read_image(sequence.path("nmfcs", f))]
+        if gaze:
+            images.append(draw_eye_gaze(read_table(sequence.path("landmarks70", f)), SIZE))
+        conditioning.append(torch.from_numpy(np.concatenate(images, -1)).permute(2, 0, 1).float() / 255)
+    made = [torch.zeros(3, SIZE, SIZE)] * 2
+    with torch.no_grad():
+        for i in range(len(frames)):
+            A = torch.cat([conditioning[max(i - 2, 0)], conditioning[max(i - 1, 0)], conditioning[i]])
+            made.append(generator(A[None], torch.cat(made[-2:])[None])[0])
+    return [np.rint((m.permute(1, 2, 0).numpy() + 1) * 127.5).astype(np.uint8) for m in made[2:]]
+
+
+def test_self_reenactment(place, capsys):
+    root, data, run, generator = place
+    run_test(root, "--target_id", "Ann")
+    results = results_of(run)
+    sequence = data.sequence("test", "Ann")
+    assert all(results.frames(kind) == FRAMES for kind in KINDS)
+    for f, expected in zip(FRAMES, expected_frames(sequence, generator)):
+        fake, real, nmfc = (read_image(results.path(k, f)) for k in ("fake", "real", "nmfc"))
+        assert np.abs(fake.astype(int) - expected).max() <= 1  # rounding
+        np.testing.assert_array_equal(real, read_image(sequence.path("images", f)))
+        np.testing.assert_array_equal(nmfc, read_image(sequence.path("nmfcs", f)))
+        np.testing.assert_array_equal(read_image(results.path("heatmap", f)), heatmap(real, fake))
+        masked = read_image(results.path("masked_heatmap", f))
+        assert not masked[~nmfc.any(-1)].any() and (masked[nmfc.any(-1)] == heatmap(real, fake)[nmfc.any(-1)]).all()
+    fakes = [read_image(results.path("fake", f)) for f in FRAMES]
+    assert len({f.tobytes() for f in fakes}) == len(FRAMES) and np.std(fakes[0]) > 10
+
+    means, per_frame = results.read_measures()
+    for f, measures in zip(FRAMES, per_frame):
+        images = (read_image(results.path(k, f)) for k in ("real", "fake", "nmfc"))
+        assert measures == pytest.approx(frame_measures(*images, read_table(sequence.path("landmarks70", f))), abs=1e-4)
+    assert means == pytest.approx({k: np.mean([m[k] for m in per_frame]) for k in MEASURES}, abs=1e-4)
+    printed = capsys.readouterr().out
+    assert all(name in printed and f"{value:.3f}" in printed for name, value in means.items())
+    assert results.page.is_file() and results.video("all").is_file()
+
+
+def test_complete_results_are_kept_and_others_redone(place, capsys):
+    root, _, run, _ = place
+    results = results_of(run)
+    picture = results.path("fake", FRAMES[0])
+
+    def again(*options):
+        before = picture.stat().st_mtime_ns if picture.exists() else 0
+        capsys.readouterr()
+        run_test(root, "--target_id", "Ann", "--no_report", *options)
+        assert ("already complete" in capsys.readouterr().out) == (picture.stat().st_mtime_ns == before)
+        return picture.stat().st_mtime_ns != before
+
+    assert again()
+    assert not results.page.exists()
+    assert not again()
+    results.path("heatmap", FRAMES[2]).unlink()  # lost since
+    assert again() and results.frames("heatmap") == FRAMES
+    assert again("--how_many", "3") and results.frames("fake") == FRAMES[:3] == results.frames("masked_heatmap")
+    assert again()
+    (results.folder / "complete.json").unlink()
+    assert again()
+    first = picture.read_bytes()
+    make_run(root, seed=1)  # trained further
+    assert again() and picture.read_bytes() != first
+    nmfc = run_nmfc = make_dataset(root, "Ann").sequence("test", "Ann").path("nmfcs", FRAMES[1])
+    assert not again()  # the same frames, written anew
+    write_image(run_nmfc, 255 - read_image(nmfc))
+    assert again()
+
+
+def test_a_run_that_failed_half_way_is_not_taken_for_whole(place):
+    root, data, run, generator = place
+    results = results_of(run)
+    run_test(root, "--target_id", "Ann", "--no_report")
+    broken = data.sequence("test", "Ann").path("nmfcs", FRAMES[4])
+    good = broken.read_bytes()
+    broken.write_bytes(good[:60])
+    with pytest.raises(UserError, match="000020.png is not a readable image"):
+        run_test(root, "--target_id", "Ann")
+    assert results.read() is None and not results.page.exists()
+    broken.write_bytes(good)
+    (results.folder / "notes.txt").write_text("mine")
+    run_test(root, "--target_id", "Ann", "--no_report")
+    assert results.read() and results.frames("fake") == FRAMES and (results.folder / "notes.txt").exists()
+    assert np.abs(read_image(results.path("fake", 21)).astype(int) - expected_frames(data.sequence("test", "Ann"), generator)[5]).max() <= 1
+
+
+@pytest.mark.parametrize("images", [True, False])
+def test_another_person_drives(place, images):
+    root, data, run, _ = place
+    make_dataset(root, "Bob", test_frames=4)
+    for kind in ("images", "nmfcs", "landmarks70") if images else ("nmfcs", "landmarks70"):
+        shutil.copytree(data.sequence("test", "Bob").folder(kind), data.folder / "test" / f"source_{kind}" / "Ann_Bob")
+    run_test(root, "--target_id", "Ann", "--source_id", "Bob")
+    results = results_of(run, "Ann_Bob")
+    kinds = {"fake", "nmfc", "eye_gaze", *(["real"] if images else [])}
+    assert {k for k in KINDS if results.frames(k)} == kinds and results.frames("fake") == FRAMES[:4]
+    assert results.read_measures() == ({}, [])  # there is no truth
+    page = results.page.read_text()
+    assert "driven by Bob" in page and "Measures" not in page
+    assert results_of(run).read() is None  # self reenactment has its own folder
+
+
+def test_runs_of_other_designs(tmp_path):
+    data = make_dataset(tmp_path, "Ann", test_frames=3, size=96)
+    _, generator, _ = make_run(tmp_path, eye_gaze=False, prev_output=False)
+    run = make_run(tmp_path, eye_gaze=False, prev_output=False)[0]
+    run_test(tmp_path, "--no_report")  # the only person needs no naming
+    results = results_of(run)
+    assert not results.frames("eye_gaze") and read_image(results.path("fake", 16)).shape == (SIZE, SIZE, 3)
+    run_test(tmp_path, "--no_report", "--loadSize", "96")
+    sequence = data.sequence("test", "Ann")
+    A = torch.cat([torch.from_numpy(read_image(sequence.path("nmfcs", 16))).permute(2, 0, 1) / 255] * 3)[None]
+    with torch.no_grad():
+        expected = generator(A)[0].permute(1, 2, 0).numpy()
+    assert np.abs(read_image(results.path("fake", 16)) - (expected + 1) * 127.5).max() <= 1
+
+
+def test_an_epoch_has_its_own_folder(place):
+    root, _, run, _ = place
+    run.network_path("G", 40).write_bytes(run.network_path("G").read_bytes())
+    run_test(root, "--name", "head2head_Ann", "--which_epoch", "40", "--no_report")
+    assert results_of(run, epoch=40).read()["which_epoch"] == "40" and results_of(run).read() is None
+
+
+@pytest.mark.parametrize(
+    "arguments, prepare, words",
+    [
+        (["--target_id", "Bob"], None, "no person 'Bob'; it has Ann"),
+        (["--which_epoch", "7"], None, "no checkpoint .*7_net_G.pth; train first"),
+        (["--source_id", "Bob"], None, r"no conditioning images for Bob driving Ann .*reenact\.py"),
+        (["--source_id", "../Bob"], None, "without slashes"),
+        (["--loadSize", "62"], None, "--loadSize 62 must be a multiple of 4"),
+        (["--how_many", "0"], None, "--how_many 0 must be at least 1"),
+        ([], lambda root, data, run: shutil.rmtree(data.folder / "test"), "no test frames of Ann"),
+        ([], lambda root, data, run: make_dataset(root, "Bob"), r"several persons \(Ann, Bob\); say which with --target_id"),
+        ([], lambda root, data, run: run.network_path("G").write_bytes(b"PK\3\4 cut"), "latest_net_G.pth is not a checkpoint"),
+        (
+            [],
+            lambda root, data, run: run.options_path.write_text(run.options_path.read_text().replace('"ngf": 4', '"ngf": 8')),
+            "does not fit",
+        ),
+        (
+            [],
+            lambda root, data, run: data.write_record(
+                Record("Ann", data.read_record("Ann").fps, face_model={"name": "ict", "version": "2"})
+            ),
+            "trained on NMFCs of the face model mesh478 1, but Ann's are now of ict 2; .*--face_model mesh478",
+        ),
+    ],
+)
+def test_mistakes_are_said(place, arguments, prepare, words):
+    root, data, run, _ = place
+    if prepare:
+        prepare(root, data, run)
+    if "--target_id" not in arguments and words.startswith(("no ", "--", "without")):
+        arguments = ["--target_id", "Ann", *arguments]
+    with pytest.raises(UserError, match=words):
+        run_test(root, *arguments)
+    assert not any((root / "results").rglob("*.png"))
+
+
+def test_the_wrapper_and_the_command_line(place, tmp_path_factory):
+    """The real command from another folder: relative paths are that folder's; mistakes take one line and no traceback."""
+    root, _, run, _ = place
+    wrapper = ["bash", str(ROOT / "scripts/test/test_self_reenactment_on_target.sh")]
+    places = ["--datasets_dir", ".", "--checkpoints_dir", "checkpoints", "--results_dir=results", "--gpu_ids", "-1"]
+    done = subprocess.run([*wrapper, "Ann", "fake", *places], cwd=root, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "MAPD-L2" in done.stdout and "all.mp4" in done.stdout
+    assert json.loads((results_of(run).folder / "complete.json").read_text())["frames"] == [16, 21]
+    usage = subprocess.run([*wrapper, "Ann"], capture_output=True, text=True)
+    assert usage.returncode == 2 and "usage:" in usage.stderr
+    missing = [sys.executable, str(ROOT / "test.py"), "--dataset_name", "none", "--datasets_dir", str(tmp_path_factory.mktemp("empty"))]
+    wrong = subprocess.run(missing, capture_output=True, text=True)
+    assert wrong.returncode == 1 and wrong.stderr.startswith("error: dataset none has no frames") and wrong.stderr.count("\n") == 1
