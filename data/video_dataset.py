@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 FlowReader = Callable[[layout.Sequence], dict[int, np.ndarray]]
 
 CONTEXT = 2  # frames of conditioning before the current one
-_STEPS = {"images": "detect.py", "nmfcs": "reconstruct.py", "landmarks70": "detect_landmarks70.py"}
+# kind of files -> command that makes them; and the steps that dataset.json must list as complete
+_COMMANDS = {"images": "detect.py", "nmfcs": "reconstruct.py", "landmarks70": "detect_landmarks70.py"}
+_STEPS = {"detect": "detect.py", "landmarks70": "detect_landmarks70.py", "reconstruct": "reconstruct.py"}
 _READERS = 4
 
 
@@ -85,7 +87,6 @@ class VideoDataset:
         flows: FlowReader | None = None,
     ):
         self.load_size = load_size
-        self.face_model = _common_face_model(dataset, names)
         self.sequences: list[layout.Sequence] = []
         self._numbers: list[list[int]] = []
         for name in names:
@@ -98,6 +99,7 @@ class VideoDataset:
             for sequence in sequences:
                 self._numbers.append(check_sequence(sequence, ("images", "nmfcs", "landmarks70")))
                 self.sequences.append(sequence)
+        self.face_model = _common_face_model(dataset, names)
         self._augment = augment
         self._flows = flows
         self._budget = cache_gb * 1e9
@@ -223,6 +225,7 @@ class DrivingSequence:
         name = dataset.home.name
         if source is None:
             sequence, kinds = dataset.sequence("test", target), ("images", "nmfcs", "landmarks70")
+            check_steps(dataset, target)
             if not sequence.frames(kinds[0]):
                 raise UserError(
                     f"no test frames of {target} in {sequence.folder('images')}; "
@@ -278,7 +281,7 @@ def check_sequence(sequence: layout.Sequence, kinds: Sequence[str]) -> list[int]
     for kind in kinds:
         have = sequence.frames(kind)
         if have != numbers:
-            command = "preprocessing/" + _STEPS.get(kind, "reenact.py")
+            command = "preprocessing/" + _COMMANDS.get(kind, "reenact.py")
             if not have:
                 raise UserError(f"{sequence.id} has no {kind} ({sequence.folder(kind)} is missing or empty); run {command} first")
             odd = sorted(set(have) ^ set(numbers))[0]
@@ -300,9 +303,24 @@ def check_sequence(sequence: layout.Sequence, kinds: Sequence[str]) -> list[int]
     for other, other_size in others:
         if other_size != size and not kind.startswith("source_"):  # a driver's own frames may have another size than the pair's NMFCs
             raise UserError(
-                f"{sequence.id}: {kind} are {size[0]} pixels wide but {other} {other_size[0]}; run preprocessing/{_STEPS[other]} again"
+                f"{sequence.id}: {kind} are {size[0]} pixels wide but {other} {other_size[0]}; run preprocessing/{_COMMANDS[other]} again"
             )
     return numbers
+
+
+def check_steps(dataset: Dataset, name: str) -> Record | None:
+    """The identity's record, once it says that all steps of preprocessing are complete; None if it has none.
+
+    Files alone prove nothing: a step that was interrupted, or is out of date, leaves files too.
+    Raises: UserError that names the command to run.
+    """
+    record = dataset.read_record(name)
+    for step, command in _STEPS.items() if record else ():
+        if step not in record.steps:
+            raise UserError(
+                f"preprocessing of {name} is not complete; run preprocessing/{command} --dataset_name {dataset.home.name} (again)"
+            )
+    return record
 
 
 def read_landmarks(sequence: layout.Sequence, kind: str, number: int) -> np.ndarray:
@@ -310,7 +328,7 @@ def read_landmarks(sequence: layout.Sequence, kind: str, number: int) -> np.ndar
     path = sequence.path(kind, number)
     landmarks = read_table(path)
     if landmarks.shape != (70, 2) or not np.isfinite(landmarks).all():
-        raise UserError(f"{path} does not hold 70 points; delete it and run preprocessing/{_STEPS.get(kind, 'reenact.py')} again")
+        raise UserError(f"{path} does not hold 70 points; delete it and run preprocessing/{_COMMANDS.get(kind, 'reenact.py')} again")
     return landmarks
 
 
@@ -321,7 +339,7 @@ def _read_square(sequence: layout.Sequence, kind: str, number: int, size: int | 
     if image.shape[:2] != (side, side):
         raise UserError(
             f"{path} is {image.shape[1]}x{image.shape[0]} pixels where {side}x{side} are expected; "
-            f"run preprocessing/{_STEPS.get(kind, 'reenact.py')} again"
+            f"run preprocessing/{_COMMANDS.get(kind, 'reenact.py')} again"
         )
     return image
 
@@ -332,7 +350,7 @@ def _png_size(sequence: layout.Sequence, kind: str, number: int) -> tuple[int, i
     with path.open("rb") as f:
         head = f.read(24)
     if len(head) < 24 or head[:8] != b"\x89PNG\r\n\x1a\n":
-        raise UserError(f"{path} is not a readable image; delete it and run preprocessing/{_STEPS.get(kind, 'reenact.py')} again")
+        raise UserError(f"{path} is not a readable image; delete it and run preprocessing/{_COMMANDS.get(kind, 'reenact.py')} again")
     return struct.unpack(">II", head[16:])
 
 
@@ -343,7 +361,7 @@ def _common_face_model(dataset: Dataset, names: Sequence[str]) -> dict[str, str]
     """
     models: dict[str, Record] = {}
     for name in names:
-        record = dataset.read_record(name)
+        record = check_steps(dataset, name)
         if record and record.face_model:
             models[str(sorted(record.face_model.items()))] = record
     if len(models) > 1:

@@ -9,6 +9,7 @@ from util.image_io import write_image
 from util.layout import Dataset, Record, write_table
 
 FACE_MODEL = {"name": "mesh478", "version": "1"}
+STEPS = {"detect": {}, "landmarks70": {}, "reconstruct": {}}
 
 
 def face_landmarks(size, shift=(0.0, 0.0), mouth=0.02, lids=0.03):
@@ -64,9 +65,8 @@ def make_dataset(root, name="Ann", parts=2, part_length=8, test_frames=6, size=6
             write_image(sequence.path("nmfcs", frame), nmfc)
             write_table(sequence.path("landmarks70", frame), landmarks)
     if record:
-        data.write_record(
-            Record(name, fps, splits={"train": parts * part_length, "test": test_frames}, face_model=FACE_MODEL, crop_size=size)
-        )
+        splits = {"train": parts * part_length, "test": test_frames}
+        data.write_record(Record(name, fps, splits=splits, face_model=FACE_MODEL, crop_size=size, steps=STEPS))
     return data
 
 

@@ -2,6 +2,7 @@
 
 import shutil
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from data.video_dataset import ClipIndex, DrivingSequence, VideoDataset
 from util.cli import UserError
 from util.eye_gaze import draw_eye_gaze
 from util.image_io import read_image, write_image
-from util.layout import Dataset, Record
+from util.layout import Dataset
 from util.tensors import to_image, to_tensor
 
 SIZE = 64
@@ -224,6 +225,14 @@ def test_incomplete_data_is_refused_before_reading(own, damage, words):
         VideoDataset(own, ["Ann"], SIZE)
 
 
+@pytest.mark.parametrize("step, command", [("reconstruct", "reconstruct.py"), ("landmarks70", "detect_landmarks70.py")])
+def test_files_of_an_incomplete_step_are_not_taken(own, step, command):
+    own.write_record(own.read_record("Ann").without_steps(step))
+    for open_data in (lambda: VideoDataset(own, ["Ann"], SIZE), lambda: DrivingSequence.open(own, "Ann", None, SIZE)):
+        with pytest.raises(UserError, match=f"Ann is not complete; run preprocessing/{command} --dataset_name fake"):
+            open_data()
+
+
 @pytest.mark.parametrize(
     "damage, words",
     [
@@ -243,7 +252,7 @@ def test_damaged_files_are_named_when_read(own, damage, words):
 def test_persons_of_two_face_models_do_not_mix(tmp_path):
     make_dataset(tmp_path, "Ann")
     data = make_dataset(tmp_path, "Bob")
-    data.write_record(Record("Bob", data.read_record("Bob").fps, face_model={"name": "ict", "version": "2"}))
+    data.write_record(replace(data.read_record("Bob"), face_model={"name": "ict", "version": "2"}))
     with pytest.raises(UserError, match=r"Ann .*mesh478.*Bob .*ict.*reconstruct\.py"):
         VideoDataset(data, ["Ann", "Bob"], SIZE)
 

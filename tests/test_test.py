@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from fake_run import ROOT, SIZE, make_run, run_test
 from util.cli import UserError
 from util.eye_gaze import draw_eye_gaze
 from util.image_io import read_image, write_image
-from util.layout import Record, read_table
+from util.layout import read_table
 from util.metrics import MEASURES, frame_measures, heatmap
 from util.results import KINDS, Results
 
@@ -187,9 +188,7 @@ def test_an_epoch_has_its_own_folder(place):
         ),
         (
             [],
-            lambda root, data, run: data.write_record(
-                Record("Ann", data.read_record("Ann").fps, face_model={"name": "ict", "version": "2"})
-            ),
+            lambda root, data, run: data.write_record(replace(data.read_record("Ann"), face_model={"name": "ict", "version": "2"})),
             "trained on NMFCs of the face model mesh478 1, but Ann's are now of ict 2; .*--face_model mesh478",
         ),
     ],
