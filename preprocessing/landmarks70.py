@@ -11,7 +11,7 @@ DENSE_INDICES = np.array(
         *(127, 234, 93, 132, 58, 172, 150, 176, 152, 400, 379, 397, 288, 361, 323, 454, 356),  # 0-16 jaw, right ear to left ear
         *(70, 63, 105, 66, 107),  # 17-21 right brow, outer end first
         *(336, 296, 334, 293, 300),  # 22-26 left brow, inner end first
-        *(168, 197, 5, 1),  # 27-30 ridge of the nose, down to the tip
+        *(168, 197, 5, 4),  # 27-30 ridge of the nose, down to the tip
         *(98, 97, 2, 326, 327),  # 31-35 below the nose, right to left
         *(33, 160, 158, 133, 153, 144),  # 36-41 right eye: outer corner, upper lid, inner corner, lower lid
         *(362, 385, 387, 263, 373, 380),  # 42-47 left eye: inner corner, upper lid, outer corner, lower lid

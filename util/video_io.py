@@ -318,14 +318,19 @@ def _sound_packets(output: Any, path: str | Path, start_s: float) -> Iterator[tu
         resampler = av.AudioResampler(format="fltp", layout=stream.layout, rate=stream.rate)
         if origin_s > 1:
             container.seek(int((origin_s - 1) / source.time_base), stream=source)
+        position = 0  # samples written so far, of a sound without holes that starts with the video
         for decoded in _decode(container, source, path):
             for frame in resampler.resample(decoded):
-                first = round((float(frame.pts * frame.time_base) - origin_s) * frame.sample_rate)  # our sample number of its first sample
-                samples = frame.to_ndarray()[:, max(0, -first) :]
+                samples = frame.to_ndarray()
+                hole = round((float(frame.pts * frame.time_base) - origin_s) * frame.sample_rate) - position
+                if position and abs(hole) < 0.002 * frame.sample_rate:
+                    hole = 0  # time stamps in whole milliseconds
+                samples = samples[:, -hole:] if hole < 0 else np.pad(samples, ((0, 0), (hole, 0)))
                 if samples.shape[1] == 0:
                     continue
                 piece = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples), format="fltp", layout=frame.layout.name)
-                piece.sample_rate, piece.time_base, piece.pts = frame.sample_rate, Fraction(1, frame.sample_rate), max(0, first)
+                piece.sample_rate, piece.time_base, piece.pts = frame.sample_rate, Fraction(1, frame.sample_rate), position
+                position += samples.shape[1]
                 for packet in stream.encode(piece):
                     yield float(packet.pts * packet.time_base), packet
         for packet in stream.encode(None):

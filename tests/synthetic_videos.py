@@ -1,0 +1,85 @@
+"""Small videos made for the tests: known pictures, time stamps, sound and marks of rotation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+from skimage.data import astronaut
+
+FACE_CENTRE = (222, 115)  # x, y of the nose in astronaut()
+
+
+def face_frame(size: tuple[int, int], centre: tuple[float, float], scale: float = 1.0) -> np.ndarray:
+    """The astronaut's portrait on grey, uint8 [H, W, 3]: her nose at `centre`, enlarged by `scale`; size: width, height."""
+    head = astronaut()[:230, 110:340]
+    x, y = FACE_CENTRE[0] - 110, FACE_CENTRE[1]
+    matrix = np.array([[scale, 0, centre[0] - scale * x], [0, scale, centre[1] - scale * y]], np.float64)
+    image = np.full((size[1], size[0], 3), 128, np.uint8)
+    return cv2.warpAffine(head, matrix, size, dst=image, flags=cv2.INTER_AREA, borderMode=cv2.BORDER_TRANSPARENT)
+
+
+def write_video(
+    path: Path,
+    frames: Iterable[np.ndarray],
+    fps: Fraction | int = 30,
+    *,
+    times_s: Iterable[float] | None = None,
+    sound: np.ndarray | None = None,
+    sound_codec: str = "aac",
+    rate: int = 44100,
+) -> Path:
+    """Write RGB frames nearly without loss, optionally at time stamps of their own and with sound (float32 [samples])."""
+    fps = Fraction(fps)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=fps)
+        stream.options = {"crf": "3", "preset": "ultrafast"}
+        stream.pix_fmt = "yuv444p"  # colours at full resolution
+        base = Fraction(1, 90000) if times_s is not None else 1 / fps
+        stream.codec_context.time_base = base
+        audio = container.add_stream(sound_codec, rate=rate, layout="mono") if sound is not None else None
+        stamps = iter(times_s) if times_s is not None else None
+        for k, image in enumerate(frames):
+            if k == 0:
+                stream.height, stream.width = image.shape[:2]
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+            frame.pts, frame.time_base = (k if stamps is None else round(next(stamps) / base)), base
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+        if audio is not None:
+            resampler = av.AudioResampler(format=audio.format.name, layout="mono", rate=rate)
+            whole = av.AudioFrame.from_ndarray(sound[None].astype(np.float32), format="fltp", layout="mono")
+            whole.sample_rate, whole.time_base, whole.pts = rate, Fraction(1, rate), 0
+            for frame in [*resampler.resample(whole), *resampler.resample(None)]:
+                container.mux(audio.encode(frame))
+            container.mux(audio.encode(None))
+    return path
+
+
+def set_display_matrix(path: Path, a: int, b: int, c: int, d: int) -> Path:
+    """Mark an .mp4 as phones do: x' = a x + c y, y' = b x + d y (each -1, 0 or 1) makes its pictures upright."""
+    data = bytearray(path.read_bytes())
+    header = data.index(b"tkhd") + 4
+    start = header + (40 if data[header] == 0 else 52)
+    matrix = np.array([a * 65536, b * 65536, 0, c * 65536, d * 65536, 0, 0, 0, 1 << 30], ">i4")
+    data[start : start + 36] = matrix.tobytes()
+    path.write_bytes(bytes(data))
+    return path
+
+
+def read_sound(path: Path) -> tuple[float, np.ndarray, int]:
+    """Start in seconds, samples float32 [n] of the first channel, rate."""
+    with av.open(str(path)) as container:
+        stream = container.streams.audio[0]
+        frames = list(container.decode(stream))
+        samples = np.concatenate([_as_float(f) for f in frames])
+        return float(frames[0].pts * frames[0].time_base), samples, stream.rate
+
+
+def _as_float(frame: av.AudioFrame) -> np.ndarray:
+    values = frame.to_ndarray()[0]
+    return values / 32768 if values.dtype == np.int16 else values
