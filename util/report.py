@@ -27,14 +27,14 @@ _SAMPLE_KINDS = ("real", "fake", "heatmap")
 
 # Arrow keys step through the frames; the charts' marker follows the video, a click on a chart moves it.
 _SCRIPT = """
-const video = document.querySelector('video'), fps = FPS, first = FIRST
+const video = document.querySelector('video'), fps = FPS, first = FIRST, last = LAST
 const charts = [...document.querySelectorAll('svg[data-x0]')]
 const place = (svg, frame) => {
   const d = svg.dataset, part = (frame - d.x0) / (d.x1 - d.x0)
   return +d.left + Math.min(1, Math.max(0, part)) * (d.right - d.left)
 }
 function follow() {
-  const frame = first + Math.floor(video.currentTime * fps + 1e-3)
+  const frame = Math.min(last, first + Math.floor(video.currentTime * fps + 1e-3))
   document.getElementById('frame').textContent = 'frame ' + frame
   for (const svg of charts) {
     const marker = svg.querySelector('.marker'), x = place(svg, frame)
@@ -83,7 +83,9 @@ def write_report(results: Results, run: Run, run_options: Mapping[str, Any], dat
         body += [_table(means, per_frame, facts), _over_time(per_frame, facts)]
     body += [_samples(results, facts), _training(run), _settings(facts, run_options, fps), _provenance()]
     title = f"{facts['target']} driven by {facts['source'] or 'own held-out frames'}"
-    script = _SCRIPT.replace("FPS", f"{float(fps):.9g}").replace("FIRST", str(facts["frames"][0]))
+    script = _SCRIPT
+    for name, value in {"FPS": f"{float(fps):.9g}", "FIRST": facts["frames"][0], "LAST": facts["frames"][1]}.items():
+        script = script.replace(name, str(value))
     write_bytes(results.page, page(f"Head2Head: {title}", "\n".join(body), script).encode())
     return results.page
 
@@ -117,14 +119,15 @@ def _table(means: dict[str, float], per_frame: list[dict[str, float]], facts: di
         values = np.array([m.get(name, math.nan) for m in per_frame])
         values = values[np.isfinite(values)]
         worst = (values.max() if measure.better == "lower" else values.min()) if values.size else math.nan
+        meaning = f"{measure.meaning}; {measure.unit}, {measure.better} is better"
         rows.append(
-            f"<tr><th scope=row>{escape(measure.title)}</th><td class=number>{_number(means.get(name, math.nan))}</td>"
-            f"<td class=number>{_number(worst)}</td><td>{measure.unit}</td><td>{measure.better}</td><td>{escape(measure.meaning)}</td></tr>"
+            f"<tr><th scope=row>{escape(measure.title)}<p class=note>{escape(meaning)}</p></th>"
+            f"<td class=number>{_number(means.get(name, math.nan))}</td><td class=number>{_number(worst)}</td></tr>"
         )
     return (
         f"<h2>Measures against the truth</h2><p class=note>at {facts['size']}x{facts['size']} pixels</p>"
-        "<div class=scroll><table><thead><tr><th>measure</th><th class=number>mean</th><th class=number>worst frame</th><th>unit</th>"
-        f"<th>better</th><th>meaning</th></tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+        "<table><thead><tr><th>measure</th><th class=number>mean</th><th class=number>worst frame</th></tr></thead>"
+        f"<tbody>{''.join(rows)}</tbody></table>"
     )
 
 

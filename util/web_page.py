@@ -29,12 +29,13 @@ p { margin: 6px 0; max-width: 76ch }
 .notice { border-left: 4px solid var(--mark); background: var(--card); padding: 8px 12px; margin: 14px 0; max-width: none }
 video { display: block; width: 100%; border-radius: 8px; background: #000 }
 img { display: block; width: 100%; border-radius: 6px }
-.scroll { overflow-x: auto }
 table { border-collapse: collapse; width: 100% }
 th, td { text-align: left; vertical-align: baseline; padding: 7px 14px 7px 0; border-bottom: 1px solid var(--edge) }
-th { font-weight: 600 } thead th { color: var(--muted); font-size: .85rem }
-td.number { font-variant-numeric: tabular-nums; font-weight: 600; white-space: nowrap; text-align: right; padding-right: 24px }
-th.number { text-align: right; padding-right: 24px }
+th .note { font-weight: 400 }
+th { font-weight: 600 }
+thead th { color: var(--muted); font-size: .85rem }
+td.number { font-variant-numeric: tabular-nums; font-weight: 600; white-space: nowrap; text-align: right; padding: 7px 0 7px 20px }
+th.number { text-align: right; padding: 7px 0 7px 20px }
 .grid { display: grid; gap: 14px; grid-template-columns: repeat(auto-fill, minmax(min(100%, 300px), 1fr)) }
 .row { display: grid; gap: 6px; margin: 0 0 10px }
 figure { margin: 0 }
