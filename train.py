@@ -21,6 +21,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 if __package__ in (None, ""):  # run as a file: make the repository's packages importable
     sys.path[0] = str(Path(__file__).resolve().parent)
 
@@ -37,6 +39,7 @@ from util.roi import scaled_size, window
 
 if TYPE_CHECKING:
     import torch
+    from torch.utils.tensorboard import SummaryWriter
 
     from data.video_dataset import VideoDataset
     from models.head2head_model import Clip, Head2HeadModel
@@ -299,9 +302,13 @@ class Training:
         from util.visualizer import Visualizer
 
         p = self.progress
+        if self.finished:
+            say(f"{self.files.checkpoints} has had its {self.schedule.epochs} epochs already; raise --niter to go on")
+            return None
         self.clock = Clock(started, self.options.max_minutes, p.share, self.model_bytes() / 1e8 + 1)
-        self.total_frames = sum(self.schedule.frames(epoch, self.videos.lengths) for epoch in range(self.schedule.epochs))
+        self.total_frames = self.schedule.frames(self.videos.lengths)
         self.visualizer = Visualizer(self.files, p.steps)
+        self.board = _tensorboard(self.files, p.steps) if self.options.tensorboard else None
         self.logged = self.saved = time.monotonic()
         self.shown = -math.inf
         self.unsaved_clips = 0
@@ -322,6 +329,8 @@ class Training:
             self.show(clip, fake)
             self.save()
         self.visualizer.finish()
+        if self.board:
+            self.board.close()
         if not self.finished:
             say(f"saved {self.files.checkpoints} at step {p.steps}; run the same command to go on")
             return 128 + stop.received
@@ -394,6 +403,9 @@ class Training:
             "D": sum(v * self.model.weights[k] for k, v in losses.items() if k.startswith("D")),
         }
         self.visualizer.log(p.steps, p.epoch + 1, {**sums, **losses}, p.seconds)
+        if self.board:
+            for name, value in {**sums, **losses}.items():
+                self.board.add_scalar(name, value, p.steps)
         shown = {k: f"{v:.3g}" for k, v in sums.items()} | {"epoch": p.epoch + 1, "frames/s": f"{p.frames / max(p.seconds, 1e-6):.1f}"}
         self.bar.set_postfix(shown, refresh=False)
         frames = min(1.0, p.frames / self.total_frames)
@@ -406,7 +418,10 @@ class Training:
         conditioning = clip.conditioning[0, -1].split(3) if self.options.eye_gaze else [clip.conditioning[0, -1]]
         pictures = {"real": clip.real[0, -1], "fake": fake[0, -1]}
         pictures |= {name: x * 2 - 1 for name, x in zip(("nmfc", "gaze"), conditioning)}
-        self.visualizer.images(self.progress.steps, {name: to_image(x) for name, x in pictures.items()})
+        pictures = {name: to_image(x) for name, x in pictures.items()}
+        self.visualizer.images(self.progress.steps, pictures)
+        if self.board:
+            self.board.add_image("sample", np.concatenate(list(pictures.values()), axis=1), self.progress.steps, dataformats="HWC")
         self.shown = time.monotonic()
 
     # -- checkpoints ---------------------------------------------------------------------------------------------------
@@ -474,6 +489,13 @@ class CheckpointWriter:
 def _pick(cls: type, options: TrainOptions, **values: Any) -> Any:
     """Make a dataclass from the options of the same names, and further values."""
     return cls(**{f.name: getattr(options, f.name) for f in fields(cls) if f.name not in values}, **values)
+
+
+def _tensorboard(files: Run, step: int) -> SummaryWriter:
+    """TensorBoard's log of a run, going on from a step."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(files.checkpoints / "tensorboard"), purge_step=step)
 
 
 def _load_vgg(options: TrainOptions) -> VGGLoss | None:

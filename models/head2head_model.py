@@ -127,7 +127,7 @@ class Head2HeadModel(nn.Module):
                         state[key] = torch.empty_like(parameter).copy_(value)
 
     def to_clip(self, batch: dict[str, Any], corners: dict[str, Tensor]) -> Clip:
-        """Bring a batch of the data loader to the device. corners: as in Clip, on the CPU."""
+        """Bring a batch of the data loader (data.video_dataset) to the device. corners: as in Clip, on the CPU."""
 
         def move(x: Tensor) -> Tensor:
             return x.to(self.device, non_blocking=True)
@@ -137,7 +137,7 @@ class Head2HeadModel(nn.Module):
             real=move(batch["image"]),
             conditioning=torch.cat([move(x) for x in conditioning], dim=2),
             corners={k: move(v) for k, v in corners.items()},
-            flows={s: move(f) for s, f in batch["flows"].items()},
+            flows={s: move(f) for s, f in batch.get("flows", {}).items()},
         )
 
     def train_clip(self, clip: Clip) -> Iterator[tuple[dict[str, Tensor], Tensor]]:

@@ -36,8 +36,14 @@ class Schedule:
 
     def clip_length(self, position: float) -> int:
         """Frames of a clip at a position, if its sequence has that many."""
-        return self.n_frames_total * 2 ** int(position // self.niter_step)
+        return self.n_frames_total * 2 ** min(int(position // self.niter_step), 20)
 
-    def frames(self, epoch: int, lengths: Sequence[int]) -> int:
-        """Frames of all clips of an epoch, with sequences of these lengths."""
-        return sum(min(self.clip_length(epoch), n) for n in lengths)
+    def frames(self, lengths: Sequence[int]) -> int:
+        """Frames of all clips of all epochs, with sequences of these lengths."""
+        total = 0
+        for epoch in range(self.epochs):
+            length = self.clip_length(epoch)
+            if length >= max(lengths):  # from here on every clip is a whole sequence
+                return total + (self.epochs - epoch) * sum(lengths)
+            total += sum(min(length, n) for n in lengths)
+        return total

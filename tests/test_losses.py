@@ -184,7 +184,8 @@ def test_schedule_by_epochs_is_the_published_one():
     np.testing.assert_allclose(rates[40:], 2e-4 * (1 - np.arange(20) / 20))
     lengths = [s.clip_length(s.position(e)) for e in range(16)]
     assert lengths == [12] * 5 + [24] * 5 + [48] * 5 + [96]
-    assert s.frames(0, [50, 50, 7]) == 12 + 12 + 7 and s.frames(59, [50, 50, 7]) == 107
+    assert s.frames([50, 50, 7]) == 2 * (5 * 12 + 5 * 24 + 5 * 48 + 45 * 50) + 60 * 7
+    assert Schedule(niter=7, niter_decay=0).frames([50]) == 5 * 12 + 2 * 24 and Schedule(niter=10**9).clip_length(10**9 - 1) > 10**6
 
 
 def test_schedule_by_time_is_complete_when_time_is_over():

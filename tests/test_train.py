@@ -1,0 +1,315 @@
+"""The training command: files, exact resume, schedule, limits, and errors for people."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from fake_dataset import make_dataset
+
+import train
+from models.checkpoints import load_weights, read_run_options, read_tensors
+from models.networks import build_generator
+from options.train_options import parse
+from util.cli import UserError
+from util.layout import Run, root
+
+NETWORKS = ("G", "D", "Dm", "D_T0", "D_T1", "D_T2")
+TINY = (
+    "--loadSize 32 --ngf 4 --n_downsample_G 2 --n_blocks 2 --ndf 4 --n_layers_D 2 --gpu_ids -1 --no_vgg --niter 2 --niter_decay 1".split()
+)
+TINY += "--n_frames_total 6 --niter_step 1 --max_frames_per_gpu 4 --no_tensorboard".split()
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def datasets(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("datasets")
+    make_dataset(folder, "Ann", parts=3, part_length=21, test_frames=0, size=32)
+    make_dataset(folder, "Bob", parts=1, part_length=8, test_frames=0, size=32)
+    return folder
+
+
+@pytest.fixture
+def command(datasets, tmp_path):
+    """Run train.py on Ann with tiny networks; returns its exit code."""
+
+    def call(*extra):
+        return train.main([*base(datasets, tmp_path), *TINY, *extra])
+
+    call.run = Run.open("fake", "head2head_Ann", tmp_path / "checkpoints")
+    return call
+
+
+def base(datasets, folder, person="Ann"):
+    return [
+        "--dataset_name",
+        "fake",
+        "--target_id",
+        person,
+        "--datasets_dir",
+        str(datasets),
+        "--checkpoints_dir",
+        str(folder / "checkpoints"),
+    ]
+
+
+def state(run):
+    return read_tensors(run.state_path)
+
+
+def stop_after(monkeypatch, clips):
+    """Ask for an end after that many clips, as Ctrl-C would."""
+    original = train.Training.after_clip
+    done = []
+
+    def after_clip(self, *args):
+        original(self, *args)
+        done.append(1)
+        if len(done) == clips:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(train.Training, "after_clip", after_clip)
+
+
+def test_a_run_and_its_files(command, capsys):
+    assert command("--save_epoch_freq", "2") is None
+    run = command.run
+    options = read_run_options(run)
+    assert options["ngf"] == 4 and options["seed"] == 0 and options["identities"] == ["Ann"] and options["face_model"]["name"] == "mesh478"
+    for label in NETWORKS:
+        for epoch in ("latest", 2):
+            assert run.network_path(label, epoch).is_file()
+    generator = build_generator(options)
+    load_weights(generator, run.network_path("G"))
+    saved = state(run)
+    assert saved["finished"] and torch.equal(saved["networks"]["G"]["model_final_img.1.bias"], generator.model_final_img[1].bias)
+    # epochs of 3 clips with 6, 12, 21 frames in chunks of 4
+    assert saved["progress"]["epoch"] == 3 and saved["progress"]["frames"] == 3 * (6 + 12 + 21)
+    assert saved["progress"]["steps"] == 3 * (2 + 3 + 6)
+    assert run.iteration_path.read_text().split() == ["4", "0"]
+    entries = [json.loads(line) for line in run.log_path.read_text().splitlines()]
+    losses = entries[-1]["losses"]
+    wanted = {"G", "D", "G_warp"} | {f"G_GAN_{n}" for n in NETWORKS[1:]} | {f"{n}_real" for n in NETWORKS[1:]}
+    assert wanted <= set(losses) and entries[-1]["step"] == 33
+    assert losses["G"] == pytest.approx(
+        sum(v * (10 if k.startswith("G_feat") or k == "G_warp" else 1) for k, v in losses.items() if k.startswith("G_")), rel=1e-4
+    )
+    assert (run.web / "index.html").is_file() and list((run.web / "images").glob("*_fake.jpg"))
+    assert not list(run.checkpoints.glob(".*"))  # no half-written files are left
+
+    # once more: nothing is done
+    before = {p: p.stat().st_mtime_ns for p in run.checkpoints.rglob("*")}
+    capsys.readouterr()
+    assert command("--save_epoch_freq", "2") is None
+    assert "trained to its end already" in capsys.readouterr().out
+    assert {p: p.stat().st_mtime_ns for p in run.checkpoints.rglob("*")} == before
+    # a larger --niter goes on
+    command("--continue_train", "--niter", "3")
+    assert state(run)["progress"]["epoch"] == 4
+
+
+@pytest.mark.parametrize("batch", ["1", "2"])
+def test_resumed_run_equals_an_uninterrupted_one(command, datasets, tmp_path, monkeypatch, batch):
+    command("--batch_size", batch)
+    whole = state(command.run)
+    other = tmp_path / "interrupted"
+    args = [*base(datasets, other), *TINY, "--batch_size", batch]
+    with monkeypatch.context() as m:
+        stop_after(m, 4 if batch == "1" else 3)  # in the middle of the second epoch
+        assert train.main(args) == 130
+    run = Run.open("fake", "head2head_Ann", other / "checkpoints")
+    half = state(run)
+    assert not half["finished"] and half["progress"]["epoch"] == 1 and half["progress"]["clip"] == 1
+    assert run.iteration_path.read_text().split() == ["2", "1"]
+    assert train.main(args) is None  # the same command again goes on
+    resumed = state(run)
+    assert resumed["progress"] | {"seconds": 0} == whole["progress"] | {"seconds": 0}
+    assert torch.equal(resumed["rng"], whole["rng"])
+    for label in NETWORKS:
+        for key, value in whole["networks"][label].items():
+            torch.testing.assert_close(resumed["networks"][label][key], value, rtol=0, atol=1e-6, msg=f"{label} {key}")
+    for name in ("G", "D"):
+        for index, moments in whole["optimizers"][name]["state"].items():
+            for key, value in moments.items():
+                torch.testing.assert_close(resumed["optimizers"][name]["state"][index][key], value, rtol=0, atol=1e-6)
+
+
+def test_kill_leaves_a_sound_checkpoint(datasets, tmp_path):
+    """SIGTERM saves and ends with 143; what it saved is gone on with. Really a process, really a signal."""
+    args = [sys.executable, str(root() / "train.py"), *base(datasets, tmp_path), *TINY, "--niter", "100000"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    run = Run.open("fake", "head2head_Ann", tmp_path / "checkpoints")
+    process = subprocess.Popen(args, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not list((run.web / "images").glob("*.jpg")) and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 143, err
+    assert "run the same command to go on" in out and "Traceback" not in err
+    saved = state(run)
+    assert saved["progress"]["steps"] > 0 and not saved["finished"]
+
+
+def test_time_limit_fits_the_schedule_into_it(command, monkeypatch):
+    """Time drives rate and clip length, not only between epochs, and the run ends complete. A clock that moves on with every clip."""
+    rates, lengths = [], []
+    original = train.Training.train
+
+    def spy(self, clip):
+        rates.append(self.model.optimizers["D"].param_groups[0]["lr"])
+        lengths.append(clip.length)
+        return original(self, clip)
+
+    monkeypatch.setattr(train.Training, "train", spy)
+    monkeypatch.setattr(train.Clock, "share", lambda self: len(rates) / 10)
+    schedule = ["--niter", "40", "--niter_decay", "40", "--niter_step", "20"]
+    assert command(*schedule, "--max_minutes", "3") is None
+    # position = 8 epochs for every clip: longer clips from 20, 40 on, decay from 40 on
+    assert lengths == [6, 6, 6, 12, 12, 21, 21, 21, 21, 21]
+    assert rates == pytest.approx([2e-4] * 6 + [1.6e-4, 1.2e-4, 0.8e-4, 0.4e-4])
+    saved = state(command.run)
+    assert saved["finished"] and saved["progress"]["share"] == 1 and saved["progress"]["epoch"] == 3
+    assert command(*schedule, "--max_minutes", "7") is None  # complete, whatever the limit is now
+    assert len(rates) == 10
+
+
+def test_clock(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(train.time, "monotonic", lambda: now[0])
+    assert train.Clock(90.0, None, 0.25, 5).share() == 0.25  # no limit
+    clock = train.Clock(90.0, 1.0, 0.2, reserve_s=10)  # the command began at 90 and ends at 150, less 10 for saving
+    assert clock.share() == pytest.approx(0.2)
+    now[0] = 120.0
+    assert clock.share() == pytest.approx(0.6)
+    now[0] = 140.0
+    assert clock.share() == pytest.approx(1.0)
+    now[0] = 500.0
+    assert clock.share() == 1.0 and train.Clock(90.0, 1.0, 0.0, 10).share() == 0.0  # preparation took all: one clip all the same
+
+
+def test_divergence_stops_with_advice_and_keeps_the_checkpoint(command, monkeypatch):
+    with monkeypatch.context() as m:
+        stop_after(m, 2)
+        command()
+    before = command.run.state_path.read_bytes()
+    original = train.Training.begin
+
+    def begin(self, *args):
+        original(self, *args)
+        self.model.G.model_final_img[1].bias.data.fill_(float("nan"))
+
+    monkeypatch.setattr(train.Training, "begin", begin)
+    with pytest.raises(UserError, match="training diverged.*--continue_train and half the --lr"):
+        command()
+    assert command.run.state_path.read_bytes() == before
+
+
+def test_out_of_memory_gives_advice(command, monkeypatch):
+    def fail(self, clip):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB.\nmore")
+
+    monkeypatch.setattr(train.Training, "train", fail)
+    with pytest.raises(
+        UserError, match=r"out of GPU memory \(CUDA out of memory. Tried to allocate 20 GiB.\); try --batch_size 1, --max_frames"
+    ):
+        command()
+
+
+def test_other_options_or_frames_are_not_mixed_into_a_run(command, datasets, tmp_path, monkeypatch):
+    stop_after(monkeypatch, 1)
+    command()
+    with pytest.raises(UserError, match="--lr was 0.0002, is 0.001.*--continue_train"):
+        command("--lr", "1e-3")
+    with pytest.raises(UserError, match="--ngf was 4, is 8"):
+        command("--ngf", "8", "--continue_train")
+    command("--lr", "1e-3", "--continue_train")
+    assert read_run_options(command.run)["lr"] == 1e-3
+    with pytest.raises(UserError, match="other frames"):
+        train.main([*base(datasets, tmp_path, "Bob"), "--name", "head2head_Ann", *TINY])
+
+
+def test_pretrained_networks_and_bare_weights(command, datasets, tmp_path, capsys):
+    """Several persons first, then one from there; a folder with weights alone is continued with a warning."""
+    everybody = [a for a in base(datasets, tmp_path) if a not in ("--target_id", "Ann")]
+    short = ["--niter_step", "9", "--niter", "1", "--niter_decay"]
+    train.main([*everybody, *TINY, *short, "0"])
+    pretrained = Run.open("fake", "head2head_fake", tmp_path / "checkpoints")
+    assert read_run_options(pretrained)["identities"] == ["Ann", "Bob"]
+    command("--load_pretrain", str(pretrained.checkpoints), "--lr", "1e-12", *short, "0")
+    for label in NETWORKS:
+        for key, value in state(pretrained)["networks"][label].items():
+            torch.testing.assert_close(state(command.run)["networks"][label][key], value, rtol=0, atol=1e-6)
+    with pytest.raises(UserError, match="wrong shape"):
+        train.main([*base(datasets, tmp_path, "Bob"), *TINY, "--ngf", "8", "--load_pretrain", str(pretrained.checkpoints)])
+
+    run = command.run
+    run.state_path.unlink()
+    run.network_path("D_T2").unlink()
+    with pytest.raises(UserError, match="holds a trained generator; go on with --continue_train"):
+        command()
+    capsys.readouterr()
+    command("--continue_train", *short, "1")
+    said = capsys.readouterr()
+    assert "no training state: the optimisers start afresh, at epoch 2" in said.err and "D_T2 starts from random weights" in said.out
+    assert state(run)["progress"]["epoch"] == 2
+    run.state_path.unlink()
+    command("--continue_train", *short, "1")
+    assert "has had its 2 epochs already" in capsys.readouterr().out
+
+
+def test_vgg_is_left_out_with_one_warning_when_it_cannot_be_had(command, monkeypatch, capsys):
+    monkeypatch.setattr("models.losses.find_vgg_weights", lambda: None)
+    command("--vgg", "--niter", "1", "--niter_decay", "0")
+    assert capsys.readouterr().err.count("without the VGG loss") == 1
+    assert "G_VGG" not in command.run.log_path.read_text()
+
+
+def test_flow_is_not_computed_when_nothing_uses_it(command, datasets, monkeypatch):
+    monkeypatch.setattr(train, "ensure_flows", lambda *a: pytest.fail("flow was computed"))
+    command("--n_scales_temporal", "0", "--lambda_warp", "0", "--niter", "1", "--niter_decay", "0")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--target_id", "An"], "has no person 'An'; it has Ann, Bob"),
+        (["--dataset_name", "nothing"], "run preprocessing/detect.py"),
+        (["--gpu_ids", "0"], "0 usable CUDA GPU"),
+        (["--gpu_ids", "x"], "neither auto nor a number"),
+        (["--flow", "flownet2"], "use --flow dis"),
+        (["--loadSize", "30"], "must be a multiple of 4"),
+        (["--batch_size", "0"], "must be at least 1"),
+        (["--niter", "0", "--niter_decay", "0"], "nothing to train"),
+        (["--max_minutes", "-1"], "must be above 0"),
+        (["--vgg_weights", "nowhere.pth"], "no file nowhere.pth"),
+        (["--load_pretrain", "nowhere"], "no folder nowhere"),
+        (["--continue_train", "--which_epoch", "7"], "7_net_G.pth"),
+        (["--which_epoch", "last"], "neither 'latest' nor"),
+    ],
+)
+def test_bad_input(command, options, message, monkeypatch):
+    if options[:2] == ["--gpu_ids", "0"]:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match=message):
+        command(*options)
+    assert not command.run.checkpoints.exists()
+
+
+def test_presets_change_defaults_and_options_win():
+    plain = parse(["--dataset_name", "D"])
+    preview = parse(["--dataset_name", "D", "--preset", "preview"])
+    assert (plain.loadSize, plain.ngf, plain.niter, plain.niter_decay, plain.niter_step) == (256, 64, 40, 20, 5)
+    assert (plain.lr, plain.n_frames_total, plain.max_frames_per_gpu, plain.ROI_size, plain.lambda_L1) == (2e-4, 12, 4, 72, 0)
+    assert preview.loadSize < plain.loadSize and preview.ngf < plain.ngf
+    chosen = parse(["--dataset_name", "D", "--preset", "preview", "--loadSize", "64", "--prev_output", "--no_eye_gaze"])
+    assert chosen.loadSize == 64 and chosen.prev_output and not chosen.eye_gaze and chosen.ngf == preview.ngf
