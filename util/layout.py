@@ -186,7 +186,7 @@ class Dataset:
             return Record(**{**fields, "fps": Fraction(fields["fps"])})
         except FileNotFoundError:
             return None
-        except (ValueError, TypeError, KeyError) as e:
+        except (ValueError, TypeError, KeyError, ZeroDivisionError) as e:
             raise UserError(f"{path} is damaged ({e}); delete it and run preprocessing/detect.py again") from None
 
     def write_record(self, record: Record) -> None:

@@ -138,7 +138,7 @@ def read_frames(path: str | Path, info: VideoInfo | None = None, *, max_side: in
         if previous:
             image = _upright(previous[1], size)
             # One frame at least; more when the end of a variable-rate video stands still.
-            while count == 0 or next_s < previous[0] + period_s / 2:
+            while count == 0 or next_s < previous[0] + period_s / 2 - 1e-6:
                 yield image
                 count += 1
                 next_s = info.start_s + count * period_s
