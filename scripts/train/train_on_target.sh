@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# Learns one person's head from the training frames of a dataset.
+set -euo pipefail
+
+usage() {
+  cat <<'TEXT'
+usage: bash scripts/train/train_on_target.sh TARGET DATASET [options of train.py]
+
+Trains on TARGET's frames of datasets/DATASET and writes checkpoints/DATASET/head2head_TARGET/.
+Needs preprocessing (detect, detect_landmarks70, reconstruct) to be done. Run it again to go on after an interruption.
+
+  options, for instance: --preset preview --max_minutes 6 (quick, for CPUs), --gpu_ids -1 (CPU), --use_eyes_D;
+  all: python train.py --help
+TEXT
+}
+
+for argument in "$@"; do
+  case "$argument" in -h | --help) usage; exit 0 ;; esac
+done
+if [ $# -lt 2 ] || [[ "$1" == -* || "$2" == -* ]]; then
+  usage >&2
+  exit 2
+fi
+TARGET="$1" DATASET="$2"
+shift 2
+
+ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)"
+PYTHON="$ROOT/.venv/bin/python"
+[ -x "$PYTHON" ] || PYTHON="$(command -v python3)" || { echo "error: there is no Python; run: bash scripts/setup_env.sh" >&2; exit 1; }
+
+exec "$PYTHON" "$ROOT/train.py" --dataset_name "$DATASET" --target_id "$TARGET" --name "head2head_$TARGET" "$@"
