@@ -1,5 +1,7 @@
-"""Image operators of optical flow."""
+"""Image operators of optical flow: CUDA kernels (csrc/) and the same in plain PyTorch."""
 
-from models.ops.resample import resample2d
+from models.ops.channelnorm import channelnorm
+from models.ops.correlation import correlation
+from models.ops.resample2d import resample2d
 
-__all__ = ["resample2d"]
+__all__ = ["channelnorm", "correlation", "resample2d"]

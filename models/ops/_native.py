@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -15,6 +15,7 @@ from util.extensions import Extension, ExtensionError
 _SOURCES = ("common.cuh", "correlation.cu", "resample2d.cu", "channelnorm.cu")
 FLOW_OPS = Extension("flow_ops", [Path(__file__).parent / "csrc" / name for name in _SOURCES])
 _TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
+_told: set[int] = set()  # GPUs for which it was said what runs
 
 
 def take_kernels(operator: str, impl: str, x: Tensor) -> bool:
@@ -28,20 +29,20 @@ def take_kernels(operator: str, impl: str, x: Tensor) -> bool:
     if impl == "ref":
         return False
     if x.device.type != "cuda":
-        fault = f"the tensors lie on {x.device.type}, not on a CUDA GPU"
+        cause = f"the tensors lie on {x.device.type}, not on a CUDA GPU"
     elif x.dtype not in _TYPES:
-        fault = f"it takes float32, float16 and bfloat16, not {x.dtype}"
+        cause = f"it takes float32, float16 and bfloat16, not {x.dtype}"
     elif impl == "auto":
         return _kernels_work(x.device.index)
     else:
-        fault = _fault(x.device.index)
-    if impl == "cuda" and fault is not None:
-        raise RuntimeError(f"the CUDA kernel of {operator} cannot run: {fault}")
-    return fault is None
+        cause = kernels_fault(x.device.index)
+    if impl == "cuda" and cause is not None:
+        raise RuntimeError(f"the CUDA kernel of {operator} cannot run: {cause}")
+    return cause is None
 
 
 @torch.compiler.assume_constant_result
-def _fault(device: int) -> str | None:
+def kernels_fault(device: int) -> str | None:
     """Why the kernels cannot run on that GPU (None: they can). The first call loads them, and builds them if need be."""
     try:
         _library(device)
@@ -51,17 +52,18 @@ def _fault(device: int) -> str | None:
 
 
 @torch.compiler.assume_constant_result
-@lru_cache(maxsize=None)
 def _kernels_work(device: int) -> bool:
-    fault = _fault(device)
-    if fault is None:
-        say(f"optical flow operators on cuda:{device}: CUDA kernels")
-    else:
-        warn(f"optical flow operators on cuda:{device}: plain PyTorch, slower, because {fault}")
-    return fault is None
+    cause = kernels_fault(device)
+    if device not in _told:
+        _told.add(device)
+        if cause is None:
+            say(f"optical flow operators on cuda:{device}: CUDA kernels")
+        else:
+            warn(f"optical flow operators on cuda:{device}: plain PyTorch, slower, because {cause}")
+    return cause is None
 
 
-@lru_cache(maxsize=None)
+@cache
 def _library(device: int) -> ctypes.CDLL:
     if torch.version.hip:
         raise ExtensionError("this PyTorch is for AMD GPUs, the kernels are for CUDA")

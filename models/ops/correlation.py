@@ -51,7 +51,8 @@ def _forward(a: Tensor, b: Tensor, radius: int, step: int) -> Tensor:
     out = _empty_result(a, radius)
     if out.numel():
         a, b = _channels_last(a), _channels_last(b)
-        rows = _channels_last(out)  # out itself, or a copy in the kernel's layout
+        last = torch.channels_last  # the kernel's layout
+        rows = out if out.is_contiguous(memory_format=last) else torch.empty_like(out, memory_format=last)
         size, c, h, w = a.shape
         launch("correlation_forward", a, a, b, rows, size, h, w, c, radius, step)
         if rows is not out:
@@ -100,4 +101,6 @@ def _empty_result(a: Tensor, radius: int) -> Tensor:
     size, _, h, w = a.shape
     n = 2 * radius + 1
     last = not a.is_contiguous() and a.is_contiguous(memory_format=torch.channels_last)
-    return torch.empty((size, n * n, h, w), dtype=a.dtype, device=a.device, memory_format=torch.channels_last if last else torch.contiguous_format)
+    return torch.empty(
+        (size, n * n, h, w), dtype=a.dtype, device=a.device, memory_format=torch.channels_last if last else torch.contiguous_format
+    )

@@ -22,7 +22,7 @@ def resample2d(image: Tensor, flow_px: Tensor, impl: str = "auto") -> Tensor:
             "resample2d takes an image [B, C, H, W] and a flow [B, 2, H, W] on one device, "
             f"not {list(image.shape)} on {image.device} and {list(flow_px.shape)} on {flow_px.device}"
         )
-    if flow_px.dtype != torch.float64 and take_kernels("resample2d", impl, image):
+    if take_kernels("resample2d", impl, flow_px if flow_px.dtype == torch.float64 else image):
         return _forward(image, flow_px.float())
     return _reference(image, flow_px)
 
@@ -31,8 +31,8 @@ def _reference(image: Tensor, flow_px: Tensor) -> Tensor:
     b, c, h, w = image.shape
     wide = torch.promote_types(torch.promote_types(image.dtype, flow_px.dtype), torch.float32)
     flow = flow_px.to(wide)
-    x = (torch.arange(w, device=image.device) + flow[:, 0]).clamp(0, w - 1)  # [B, H, W]
-    y = (torch.arange(h, device=image.device)[:, None] + flow[:, 1]).clamp(0, h - 1)
+    x = _clamp(torch.arange(w, device=image.device) + flow[:, 0], w - 1)  # [B, H, W]
+    y = _clamp(torch.arange(h, device=image.device)[:, None] + flow[:, 1], h - 1)
     # the clamps of the whole numbers are for flows that are not numbers, and for the neighbours of the last column and row
     x0, y0 = x.detach().floor().long().clamp(0, w - 1), y.detach().floor().long().clamp(0, h - 1)
     x1, y1 = (x0 + 1).clamp(max=w - 1), (y0 + 1).clamp(max=h - 1)
@@ -44,6 +44,11 @@ def _reference(image: Tensor, flow_px: Tensor) -> Tensor:
 
     out = (1 - ay) * ((1 - ax) * corner(y0, x0) + ax * corner(y0, x1)) + ay * ((1 - ax) * corner(y1, x0) + ax * corner(y1, x1))
     return out.to(image.dtype)
+
+
+def _clamp(x: Tensor, last: int) -> Tensor:
+    """Clamp to 0..last; torch.clamp's gradient at the ends themselves depends on the version, here they count as inside."""
+    return torch.where((x >= 0) & (x <= last), x, x.detach().clamp(0, last))
 
 
 @torch.library.custom_op("head2head::resample2d", mutates_args=(), device_types="cuda")
