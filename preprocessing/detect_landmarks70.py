@@ -84,7 +84,9 @@ def process(dataset: Dataset, name: str, method: str, predict68: Predict68 | Non
     if record:
         if key["detect"] is None:
             raise UserError(f"the frames of '{name}' are incomplete; run preprocessing/detect.py again")
-        if record.is_done("landmarks70", key) and all(s.frames("landmarks70") == s.frames() for s in sequences):
+        if record.is_done("landmarks70", key) and all(
+            s.frames("landmarks70") == s.frames() and s.dense_landmarks_path.is_file() for s in sequences
+        ):
             say(f"{name}: landmarks already complete ({len(frames)} frames)")
             return
         record = record.without_steps(*(step for step in record.steps if step != "detect"))
@@ -153,6 +155,20 @@ def read_ahead(paths: Iterable[Path], depth: int = 8) -> Iterator[np.ndarray]:
             yield waiting.popleft().result()
 
 
+def dlib_box(dense: np.ndarray) -> tuple[int, int, int, int]:
+    """The box (left, top, right, bottom) that dlib's own face detector would give for a mesh [478, 3].
+
+    dlib's predictor starts from such a box. Measured on 180 frames of six people: square, 0.98 times as large as the span of brows,
+    eyes, mouth and chin, and 0.07 times that higher (standard deviations 0.07 and 0.04).
+    """
+    points = np.concatenate([from_dense(dense)[17:68], dense[152:153, :2]])
+    low, high = points.min(0), points.max(0)
+    span = float((high - low).max())
+    (x, y), half = (low + high) / 2, 0.49 * span
+    y -= 0.07 * span
+    return round(x - half), round(y - half), round(x + half), round(y + half)
+
+
 # image uint8 [H, W, 3] RGB, dense mesh [478, 3] -> [68, 2] px
 Predict68 = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
@@ -175,12 +191,7 @@ def load_dlib(file: Path) -> Predict68:
         raise UserError(f"{file} is not a dlib landmark model ({e}): {remedy}") from None
 
     def predict(image: np.ndarray, dense: np.ndarray) -> np.ndarray:
-        # The predictor wants the box of dlib's own detector: square, brows to chin. The mesh knows where that is.
-        inner = from_dense(dense)[17:68]
-        chin = dense[152, :2]
-        low, high = np.minimum(inner.min(0), chin), np.maximum(inner.max(0), chin)
-        (x, y), half = (low + high) / 2, (high - low).max() / 2
-        shape = model(image, dlib.rectangle(int(x - half), int(y - half), int(x + half), int(y + half)))
+        shape = model(image, dlib.rectangle(*dlib_box(dense)))
         if shape.num_parts != 68:
             raise UserError(f"{file} has {shape.num_parts} landmarks instead of 68: {remedy}")
         return np.array([(p.x, p.y) for p in shape.parts()], np.float32) + 0.5  # it names pixels; their centres lie half a pixel on

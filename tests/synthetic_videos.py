@@ -11,12 +11,12 @@ import cv2
 import numpy as np
 from skimage.data import astronaut
 
-FACE_CENTRE = (222, 115)  # x, y of the nose in astronaut()
+FACE_CENTRE = (223, 126)  # x, y of the nose in astronaut()
 
 
 def face_frame(size: tuple[int, int], centre: tuple[float, float], scale: float = 1.0) -> np.ndarray:
     """The astronaut's portrait on grey, uint8 [H, W, 3]: her nose at `centre`, enlarged by `scale`; size: width, height."""
-    head = astronaut()[:230, 110:340]
+    head = astronaut()[:240, 110:340]
     x, y = FACE_CENTRE[0] - 110, FACE_CENTRE[1]
     matrix = np.array([[scale, 0, centre[0] - scale * x], [0, scale, centre[1] - scale * y]], np.float64)
     image = np.full((size[1], size[0], 3), 128, np.uint8)
