@@ -25,8 +25,8 @@ def run(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] 
     Errors for people go to stderr in one line without a traceback (exit code 1), Ctrl-C ends with 130; anything
     else is a defect of ours and keeps its traceback.
     """
-    # Before PyTorch loads OpenMP: its idle threads shall sleep, not spin. Spinning is no faster on an idle machine, but beside
-    # other work (our own readers and writers, other programs) it made a small network on two cores 30 times slower.
+    # Before PyTorch loads OpenMP: its idle threads shall sleep, not spin. Beside other work (our own readers and writers, other
+    # programs) spinning made a small network on two cores 30 times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         code = main(argv) or 0
