@@ -223,5 +223,6 @@ def test_ticks_are_round_and_enclose():
         t = ticks(low, high, 4)
         assert len(t) >= 2 and t[0] <= low + 1e-9 and t[-1] >= high - 1e-9
     assert [number(v) for v in (0, 0.5, 12345, 2_500_000, 0.00012)] == ["0", "0.5", "12.35k", "2.5M", "0.00012"]
-    assert [number(v, [0, 2.5, 5]) for v in (0, 2.5, 5)] == ["0", "2.5", "5"]
+    assert [number(v, [0, 2.5, 5]) for v in (0, 2.5, 5)] == ["0.0", "2.5", "5.0"]
+    assert [number(v, [20, 40]) for v in (20, 40)] == ["20", "40"]
     assert [duration(s) for s in (42, 420, 11100)] == ["42 s", "7 min", "3 h 05 min"]

@@ -78,12 +78,10 @@ def number(value: float, beside: Sequence[float] = ()) -> str:
     if largest >= 10_000:
         unit, letter = (1e6, "M") if largest >= 1e6 else (1e3, "k")
         return f"{value / unit:.4g}{letter}" if value else "0"
-    if beside and len(beside) > 1:
-        decimals = max(0, min(6, -math.floor(math.log10(abs(beside[1] - beside[0])) + 1e-9)))
-        text = f"{value:.{decimals}f}"
-        if float(text) != value and f"{value:.{decimals + 1}f}"[-1] != "0":  # a step of 2.5
-            text = f"{value:.{decimals + 1}f}"
-        return text
+    if len(beside) > 1:
+        step = abs(beside[1] - beside[0])
+        decimals = next((d for d in range(6) if all(abs(round(b, d) - b) < step / 100 for b in beside)), 6)
+        return f"{value:.{decimals}f}"
     return f"{value:.3g}"
 
 

@@ -74,7 +74,7 @@ def loss_charts(log: list[dict[str, Any]]) -> str:
     for name in names:
         entries = [e for e in log if e["losses"].get(name) is not None]
         values = [float(e["losses"][name]) for e in entries]
-        last = f"last {np.mean(values[-20:]):.3g}" if values else ""
+        last = f"last {np.mean(values[-max(1, len(values) // 20) :]):.3g}" if values else ""
         charts.append(line_chart([e["step"] for e in entries], values, title=name, smooth=True, note=last))
     return f"<div class=grid>{''.join(charts)}</div>"
 
