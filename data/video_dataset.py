@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
@@ -71,7 +73,8 @@ class VideoDataset:
     dataset, names: whose sequences.
     load_size: side of the images in pixels; stored images of another size are resized.
     augment: jitter the conditioning (data.transforms.random_jitter).
-    cache_gb: keep decoded frames in memory up to this many gigabytes; sequences beyond that are read anew for every clip.
+    cache_gb: keep decoded frames and flow in memory up to this many gigabytes (None: a quarter of the memory there is, at most
+        16); sequences beyond that are read anew for every clip.
     flows: reads a sequence's cached flow.
     Raises: UserError, before any image is decoded, when there is nothing to train on or a sequence is incomplete.
     """
@@ -83,7 +86,7 @@ class VideoDataset:
         load_size: int,
         *,
         augment: bool = True,
-        cache_gb: float = 8.0,
+        cache_gb: float | None = None,
         flows: FlowReader | None = None,
     ):
         self.load_size = load_size
@@ -102,7 +105,7 @@ class VideoDataset:
         self.face_model = _common_face_model(dataset, names)
         self._augment = augment
         self._flows = flows
-        self._budget = cache_gb * 1e9
+        self._budget = _quarter_of_memory() if cache_gb is None else cache_gb * 1e9
         self._cache: dict[int, _Frames] = {}
         self._flow_cache: dict[int, dict[int, np.ndarray]] = {}
         self._lock = Lock()
@@ -167,6 +170,17 @@ class VideoDataset:
                 self._budget -= size
                 self._flow_cache[sequence] = flows
             return flows
+
+
+def _quarter_of_memory() -> float:
+    """Bytes; of the container's memory if it is limited."""
+    try:
+        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # not on Windows
+        total = 8e9
+    with suppress(OSError, ValueError):  # no such file, or "max"
+        total = min(total, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return min(total / 4, 16e9)
 
 
 def read_frames(sequence: layout.Sequence, numbers: Sequence[int], load_size: int) -> _Frames:

@@ -14,20 +14,9 @@ import numpy as np
 from util.cli import UserError, progress, warn
 from util.image_io import read_image
 from util.layout import Dataset
-from util.results import Results
+from util.results import MODES, Results
 from util.video_io import VideoWriter
 
-# output mode -> videos, each with its file's name and its panels from left to right
-MODES: dict[str, dict[str, tuple[str, ...]]] = {
-    "only_fake": {"only_fake": ("fake",)},
-    "source_target": {"source_target": ("real", "fake")},
-    "source_nmfc_target": {"source_nmfc_target": ("real", "nmfc", "fake")},
-    "heatmap": {"heatmap": ("heatmap",)},
-    "masked_heatmap": {"masked_heatmap": ("masked_heatmap",)},
-    "all_heatmaps": {"all_heatmaps": ("real", "fake", "heatmap", "masked_heatmap")},
-    "all": {"all": ("real", "nmfc", "eye_gaze", "fake")},
-    "source_target_separate": {"source": ("real",), "target": ("fake",)},
-}
 CAPTIONS = {
     "real": "real",
     "nmfc": "NMFC",

@@ -3,8 +3,8 @@
 {real,nmfc,eye_gaze,fake,heatmap,masked_heatmap}/<frame:06d>.png
 metrics.json        measures: means, and of every frame
 complete.json       written last: what the folder was made from; without it the folder counts as unfinished
-<mode>.mp4          util.panels
-index.html          util.report
+<mode>.mp4          written by util.panels
+index.html          written by util.report
 """
 
 from __future__ import annotations
@@ -19,6 +19,17 @@ from util.cli import UserError
 from util.image_io import write_bytes
 
 KINDS = ("real", "nmfc", "eye_gaze", "fake", "heatmap", "masked_heatmap")
+# output mode -> videos, each with its file's name and its panels from left to right
+MODES: dict[str, dict[str, tuple[str, ...]]] = {
+    "only_fake": {"only_fake": ("fake",)},
+    "source_target": {"source_target": ("real", "fake")},
+    "source_nmfc_target": {"source_nmfc_target": ("real", "nmfc", "fake")},
+    "heatmap": {"heatmap": ("heatmap",)},
+    "masked_heatmap": {"masked_heatmap": ("masked_heatmap",)},
+    "all_heatmaps": {"all_heatmaps": ("real", "fake", "heatmap", "masked_heatmap")},
+    "all": {"all": ("real", "nmfc", "eye_gaze", "fake")},
+    "source_target_separate": {"source": ("real",), "target": ("fake",)},
+}
 
 
 @dataclass(frozen=True)
@@ -84,7 +95,8 @@ class Results:
         """Make the folder ready for a new run: what an earlier one wrote is removed, the completion mark first."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self._mark.unlink(missing_ok=True)
-        for path in (self._metrics, self.page, *self.folder.glob("*.mp4")):
+        videos = [self.video(name) for videos in MODES.values() for name in videos]
+        for path in (self._metrics, self.page, *videos):
             path.unlink(missing_ok=True)
         for kind in KINDS:
             for frame in self.frames(kind):
