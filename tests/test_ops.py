@@ -56,7 +56,9 @@ def resample_by_loops(image, flow):
     return out
 
 
-@pytest.mark.parametrize(("shape", "max_displacement", "stride2"), [((2, 3, 5, 7), 4, 2), ((1, 2, 3, 4), 5, 3), ((1, 4, 6, 5), 2, 1), ((1, 1, 1, 1), 0, 1)])
+@pytest.mark.parametrize(
+    ("shape", "max_displacement", "stride2"), [((2, 3, 5, 7), 4, 2), ((1, 2, 3, 4), 5, 3), ((1, 4, 6, 5), 2, 1), ((1, 1, 1, 1), 0, 1)]
+)
 def test_correlation_is_what_the_loops_say(shape, max_displacement, stride2):
     a, b = torch.randn(2, *shape, dtype=torch.float64)
     want = correlation_by_loops(a.numpy(), b.numpy(), max_displacement, stride2)
@@ -169,7 +171,10 @@ def library_on_cpu(tmp_path_factory):
     sources = []
     for source in sorted((ROOT / "models/ops/csrc").glob("*.cu")):
         text, launches = re.subn(
-            r"(\w+<[^<>;]*>)<<<(.+?), (\w+), 0, stream>>>\((.*?)\);", r"on_cpu::launch(\2, \3, [=] { \1(\4); });", source.read_text(), flags=re.S
+            r"(\w+<[^<>;]*>)<<<(.+?), (\w+), 0, stream>>>\((.*?)\);",
+            r"on_cpu::launch(\2, \3, [=] { \1(\4); });",
+            source.read_text(),
+            flags=re.S,
         )
         assert launches >= 2
         sources.append(folder / f"{source.stem}.cpp")

@@ -84,7 +84,11 @@ __global__ void __launch_bounds__(FORWARD_THREADS) forward(const T* __restrict__
 #pragma unroll
         for (int i = 0; i < THREAD_U; ++i) {
           const int j = k - i;
-          if (j >= 0 && j < THREAD_DX) sum[i][j] += va[i].x * vb.x + va[i].y * vb.y + va[i].z * vb.z + va[i].w * vb.w;
+          if (j < 0 || j >= THREAD_DX) continue;
+          sum[i][j] += va[i].x * vb.x; // one at a time: four fused multiply-adds
+          sum[i][j] += va[i].y * vb.y;
+          sum[i][j] += va[i].z * vb.z;
+          sum[i][j] += va[i].w * vb.w;
         }
       }
     }
