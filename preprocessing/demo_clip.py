@@ -28,9 +28,9 @@ from preprocessing.morphable import MorphableModel, load_face_model
 from util.cli import UserError
 
 CROP = (90, 0, 280)  # left, top, side of the square of the 512x512 photograph that is used
-# Measured in the crop: the neck's left and right edge, and the head's hidden pivot on top of the neck (its depth is that
-# of the ears).
-NECK = (96.0, 165.5)
+# Measured in the crop: the neck's outline (its left and right edge and their slant, x per y), and the collar.
+NECK = (96.0, 163.3)
+NECK_SLANT = 0.16  # of the right edge, upwards; the left one is upright
 COLLAR_Y = 186.0
 
 # Points of the dense mesh, from the picture's left to its right.
@@ -53,6 +53,7 @@ EYE_AREAS = (
     frozenset((*UPPER_LIDS[1], *LOWER_LIDS[1], 359, 467, 260, 259, 257, 258, 286, 414, 463, 341, 256, 252, 253, 254, 339, 255)),
 )
 SIDES = "RL"  # of the subject, as the eyes above
+EYE_CORNERS = (33, 133, 362, 263)
 FACE_POINTS = 468  # the detector's points without the irises
 
 SHUT_LIPS = np.float32([0.27, 0.13, 0.11])  # colour of the line between them
@@ -60,6 +61,7 @@ SHUT_LIDS = np.float32([0.16, 0.10, 0.07])
 LIP_OVERLAP = 0.5  # of closed lips and lids: their edges are soft over that length
 TEETH_DEPTH = 3.0  # behind the lips
 EYEBALL_CM = 1.2  # radius
+EARS_CM = 8.5  # behind the corners of the eyes; the head's outline lies there, too
 
 
 def _blur(image: np.ndarray, sigma: float) -> np.ndarray:
@@ -138,21 +140,22 @@ def fit_portrait(landmarks: np.ndarray) -> Fit:
     low[people:], high[people:] = 0, 1
     prior = np.diag(np.r_[np.full(people, 6.0), np.full(named.sum(), 3.0)] ** 2)
     flip = np.diag([1.0, -1.0, -1.0])
+    axes = np.array([1, 1, 0.7])  # the detector guesses depth less exactly
     weights = np.zeros(len(basis))
     pose = np.array([0, 0, 0, np.ptp(landmarks[:, 1]) / np.ptp(mean[:, 1])])
 
     def residuals(p: np.ndarray, shape: np.ndarray) -> np.ndarray:
         difference = p[3] * shape @ (Rotation.from_rotvec(p[:3]).as_matrix() @ flip).T - landmarks
         difference -= difference.mean(0)
-        return (difference * [1, 1, 0.15]).ravel()  # the detector's depth is a rough guess
+        return (difference * axes).ravel()
 
     for _ in range(10):
         shape = mean + np.tensordot(weights, basis, 1)
         pose = least_squares(residuals, pose, args=(shape,), x_scale=[0.1, 0.1, 0.1, 1]).x
         rotation, scale = Rotation.from_rotvec(pose[:3]).as_matrix() @ flip, pose[3]
         translation = (landmarks - scale * shape @ rotation.T).mean(0)
-        columns = scale * (basis @ rotation.T)[..., :2].reshape(len(basis), -1).T
-        target = (landmarks - scale * mean @ rotation.T - translation)[:, :2].ravel()
+        columns = (scale * basis @ rotation.T * axes).reshape(len(basis), -1).T
+        target = ((landmarks - scale * mean @ rotation.T - translation) * axes).ravel()
         square, right = columns.T @ columns + prior, columns.T @ target
         weights, free = np.zeros(len(basis)), np.ones(len(basis), bool)
         while True:  # weights that leave their bounds are set to them and the others solved again
@@ -333,13 +336,14 @@ class Rig:
         outside = -np.array([cv2.pointPolygonTest(oval, (float(x), float(y)), True) for x, y in mesh.points])
         above_jaw = mesh.points[:, 1] < face[JAW[0], 1]
 
-        # Depth: the fitted face, and a flat dome for the hair whose rim lies as deep as the ears.
-        depth = fit.points[:FACE_POINTS, 2]
-        self.ear_depth = np.percentile(depth, 97) + 6
+        # Depth: what the detector sees, and a flat dome for the hair whose rim lies as deep as the ears.
+        depth = portrait.landmarks[:FACE_POINTS, 2]
+        self.ear_depth = depth[list(EYE_CORNERS)].mean() + EARS_CM * fit.scale
         hair = np.flatnonzero((outside > 4) & above_jaw)
         inward = mesh.sample(portrait.distance(1 - portrait.person * portrait.head_area), portrait)[hair]
-        dome = self.ear_depth - 18 * (1 - (1 - np.clip(inward / 40, 0, 1)) ** 2)
-        trust = np.r_[np.full(FACE_POINTS, 0.3), np.where(inward < 2, 0.05, 0.002)]
+        dome = self.ear_depth - 28 * (1 - (1 - np.clip(inward / 40, 0, 1)) ** 2)
+        # The face's outline follows less exactly, lest it folds over when the head turns.
+        trust = np.r_[0.12 + 3 * _smooth_step(-outside[:FACE_POINTS], 4, 14), np.where(inward < 2, 0.05, 0.002)]
         depth = mesh.spread(np.r_[:FACE_POINTS, hair], np.r_[depth, dome][:, None], trust)
         self.base = np.concatenate([mesh.points, depth], 1)
 
@@ -369,24 +373,24 @@ class Rig:
         weights = np.zeros(len(self.names))
         for i, name in enumerate(self.names):
             base, _, side = name.rpartition("_")
-            kept = name.startswith(("brow", "eyeSquint", "eyeWide", "cheekSquint", "noseSneer"))
+            kept = name.startswith(("brow", "eyeSquint", "cheekSquint", "noseSneer"))
             value = expression.get(name, expression.get(base, 0.0) if side in ("L", "R") else 0.0)
             weights[i] = value + (0.7 * self.fit.expression[i] if kept else 0)
         return weights
 
     def pose(self, weights: np.ndarray) -> np.ndarray:
         """Points [V, 3] for an expression vector [K]; lips never pass through each other."""
-        points = self.base + np.tensordot(weights - self.fit.expression, self.shapes, 1)
+        points = self.base + np.einsum("k,kvc->vc", weights - self.fit.expression, self.shapes)
         points[:, :2] += self.seal
         upper, lower = list(UPPER_LIP[1:-1]), list(LOWER_LIP[1:-1])
         for _ in range(2):  # the pairs move one another a little
             overlap = np.minimum(points[lower, 1] - points[upper, 1] + LIP_OVERLAP, 0)
-            points[:, :2] += np.tensordot(overlap, self._touch, 1)
+            points[:, :2] += np.einsum("k,kvc->vc", overlap, self._touch)
         return points
 
     def _gap(self, weights: np.ndarray, upper: tuple[int, ...], lower: tuple[int, ...]) -> np.ndarray:
         """Vectors [n - 2, 2] from upper to lower contour, without their shared corners."""
-        points = self.base + np.tensordot(weights - self.fit.expression, self.shapes, 1)
+        points = self.base + np.einsum("k,kvc->vc", weights - self.fit.expression, self.shapes)
         return (points[list(lower)] - points[list(upper)])[1:-1, :2]
 
     def _bring_together(self, upper, lower, move_upper: np.ndarray, move_lower: np.ndarray, area: frozenset[int]) -> np.ndarray:
@@ -521,7 +525,8 @@ class DemoScene:
         self.head_opacity = opacity
         for outline, width in zip(p.holes, (0.7, 0.5, 0.5)):  # soft edges; the mesh ends at the outline
             opacity = opacity * np.clip(p.distance(p.polygon(outline)) / width, 0, 1)
-        colour = fill(p.photo, (self.head_opacity > 0.97) | (p.head_area < 0.5))  # no background shines through the hair's rim
+        inner = cv2.erode((self.head_opacity > 0.97).astype(np.uint8), _disc(0.8 * p.zoom))
+        colour = fill(p.photo, inner)  # no background shines through the rim
         self._head = np.dstack([colour * opacity[..., None], opacity])
         self._changes = []  # (rows and columns, change of the texture, curve: weights by name -> 0..1)
 
@@ -554,18 +559,21 @@ class DemoScene:
     def _make_plate(self) -> None:
         """The photograph without the head, and how its parts follow the torso and the neck."""
         p = self.portrait
-        hidden = cv2.dilate((self.head_opacity > 0.02).astype(np.uint8), _disc(2.5 * p.zoom))
+        hidden = cv2.dilate((self.head_opacity > 0.02).astype(np.uint8), _disc(1.8 * p.zoom))
         plate = fill(p.photo, 1.0 - hidden)
         # The neck goes on behind the chin: every column in the colours just below it, blurred.
         rows = np.arange(len(plate))
-        left, right = (round(x * p.zoom) for x in NECK)
-        below = len(rows) - np.argmax(hidden[::-1, left:right] > 0, 0)
+        slope = NECK_SLANT * (COLLAR_Y - p.landmarks[JAW[0], 1] + 12)
+        left, right = round(NECK[0] * p.zoom), round((NECK[1] + slope) * p.zoom)
+        below = len(rows) - np.argmax(hidden[::-1, left:right] > 0, 0) + round(2 * p.zoom)  # below the chin's shadow
         skin = np.stack([p.photo[y : y + round(2.5 * p.zoom), left + i].mean(0) for i, y in enumerate(below)])
+        skin[round(NECK[1] * p.zoom) - left :] = skin[round(NECK[1] * p.zoom) - left - 1]  # beside the collar there is no skin
         skin = cv2.GaussianBlur(skin[None], (0, 0), 7 * p.zoom, borderType=cv2.BORDER_REPLICATE)[0]
         neck, column = np.zeros_like(plate), np.zeros(hidden.shape, np.float32)
         neck[:, left:right] = skin
         column[:, left:right] = rows[:, None] < below
-        column[rows < (p.landmarks[JAW[0], 1] - 12) * p.zoom] = 0
+        top = p.landmarks[JAW[0], 1] - 12
+        column *= p.polygon([(NECK[0], top), (NECK[1] + slope, top), (NECK[1], COLLAR_Y), (NECK[0], COLLAR_Y)])
         column = _blur(column, 0.6 * p.zoom)[..., None]
         plate += (fill(neck, column[..., 0] > 0.5) - plate) * column
 
@@ -580,7 +588,8 @@ class DemoScene:
         x = self._grid[0] / self._zoom
         across = _smooth_step(x, NECK[0] - 14, NECK[0]) * _smooth_step(-x, -NECK[1] - 14, -NECK[1])
         self._follows_neck = across * _smooth_step(-y, -COLLAR_Y - 4, -chin + 10)
-        inside = _smooth_step(x, NECK[0] - 1, NECK[0] + 1) * _smooth_step(-x, -NECK[1] - 1, -NECK[1] + 1)
+        right_edge = NECK[1] + NECK_SLANT * (COLLAR_Y - y)
+        inside = _smooth_step(x, NECK[0] - 1, NECK[0] + 1) * _smooth_step(right_edge - x, -1, 1)
         self._shaded = inside * _smooth_step(-y, -COLLAR_Y - 2, -COLLAR_Y + 2)
 
     def render(self, motion: Motion, index: int) -> Frame:

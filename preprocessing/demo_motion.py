@@ -14,12 +14,12 @@ from scipy.ndimage import gaussian_filter1d
 
 # What the lips do in the middle of a vowel; the jaw's weight is its mean, stress varies it.
 VOWELS = {
-    "a": {"jawOpen": 0.42, "mouthLowerDown": 0.30, "mouthUpperUp": 0.10},
-    "e": {"jawOpen": 0.27, "mouthStretch": 0.25, "mouthSmile": 0.15, "mouthLowerDown": 0.30, "mouthUpperUp": 0.15},
+    "a": {"jawOpen": 0.50, "mouthLowerDown": 0.30, "mouthUpperUp": 0.10},
+    "e": {"jawOpen": 0.32, "mouthStretch": 0.25, "mouthSmile": 0.15, "mouthLowerDown": 0.30, "mouthUpperUp": 0.15},
     "i": {"jawOpen": 0.12, "mouthStretch": 0.25, "mouthSmile": 0.35, "mouthLowerDown": 0.35, "mouthUpperUp": 0.15},
-    "o": {"jawOpen": 0.28, "mouthFunnel": 0.55, "mouthPucker": 0.25},
-    "u": {"jawOpen": 0.13, "mouthFunnel": 0.25, "mouthPucker": 0.80},
-    "schwa": {"jawOpen": 0.20, "mouthLowerDown": 0.25, "mouthUpperUp": 0.08},
+    "o": {"jawOpen": 0.34, "mouthFunnel": 0.55, "mouthPucker": 0.25},
+    "u": {"jawOpen": 0.15, "mouthFunnel": 0.25, "mouthPucker": 0.80},
+    "schwa": {"jawOpen": 0.25, "mouthLowerDown": 0.25, "mouthUpperUp": 0.08},
 }
 # What they do before it: lips shut (b, m, p), lower lip to the teeth (f, v), tongue sounds (d, n, s, ...).
 CONSONANTS = {

@@ -72,8 +72,13 @@ if [ -z "$VIDEO" ]; then
   VIDEO="$ROOT/datasets/$DATASET/original_videos/demo.mp4"
   [ -f "$VIDEO" ] || "$PYTHON" scripts/make_demo_video.py --output "$VIDEO"
 else
+  # A link with a plain name, whatever the video's own name is made of.
   NAME="$(basename "${VIDEO%.*}" | tr -cd '[:alnum:]-')"
   NAME="${NAME:-video}"
+  LINK="$ROOT/datasets/$DATASET/original_videos/$NAME.${VIDEO##*.}"
+  mkdir -p "$(dirname "$LINK")"
+  [ "$VIDEO" = "$LINK" ] || ln -sfn "$VIDEO" "$LINK"
+  VIDEO="$LINK"
 fi
 
 step "Face detection"
@@ -90,7 +95,7 @@ if [ -z "$MINUTES" ] && [ "$GPU" = 0 ]; then
   MINUTES=$(((13 * 60 - ($(date +%s) - START)) / 60))
   [ "$MINUTES" -ge 4 ] || MINUTES=4
 fi
-bash scripts/train/train_on_target.sh "$NAME" "$DATASET" --preset "$PRESET" --continue_train ${MINUTES:+--max_minutes "$MINUTES"}
+bash scripts/train/train_on_target.sh "$NAME" "$DATASET" --preset "$PRESET" ${MINUTES:+--max_minutes "$MINUTES"}
 
 step "Self-reenactment of the frames kept back"
 bash scripts/test/test_self_reenactment_on_target.sh "$NAME" "$DATASET"

@@ -359,10 +359,9 @@ def _open(path: str | Path) -> Iterator[av.container.InputContainer]:
 
 
 def _video_stream(container: Any, path: str | Path) -> Any:
-    for stream in container.streams.video:
-        cover = stream.disposition & type(stream.disposition).attached_pic  # of a song
-        if stream.codec_context is not None and not cover:
-            return stream
+    stream = container.streams.best("video")
+    if stream is not None and stream.codec_context is not None:
+        return stream
     raise UserError(f"{path} has no picture that can be read, only {', '.join(sorted({s.type for s in container.streams})) or 'nothing'}")
 
 
