@@ -22,6 +22,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from util.cli import say
+
 _TOOLKIT = Path("/usr/local/cuda")  # where the system's CUDA toolkit lies
 _WINDOWS = sys.platform == "win32"
 _FLAGS = ("-shared", "-O3", "-std=c++17", *(() if _WINDOWS else ("-Xcompiler", "-fPIC,-fvisibility=hidden")))
@@ -66,7 +68,7 @@ def find_compiler() -> Compiler:
     roots = [Path(os.environ[v]) for v in ("CUDA_HOME", "CUDA_PATH") if os.environ.get(v)]
     if on_path := shutil.which("nvcc"):
         roots.append(Path(on_path).parent.parent)
-    roots += [p / "nvidia" / "cu13" for p in map(Path, sys.path) if p.name == "site-packages"]
+    roots += [root for p in map(Path, sys.path) if p.name == "site-packages" for root in sorted(p.glob("nvidia/cu[0-9]*"), reverse=True)]
     roots.append(_TOOLKIT)
     path = next((r / "bin" / name for r in roots if (r / "bin" / name).is_file()), None)
     if path is None:
@@ -133,6 +135,7 @@ class Extension:
         return Build(path, arch, compiler, time.perf_counter() - start)
 
     def _compile(self, compiler: Compiler, arch: str, path: Path) -> None:
+        say(f"compiling {self.name} for GPUs of compute capability {arch}, once")
         sm = arch.replace(".", "")
         toolkit = compiler.path.resolve().parents[1]
         with tempfile.TemporaryDirectory(prefix=f".{self.name}-", dir=path.parent) as scratch:
