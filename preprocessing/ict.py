@@ -180,6 +180,11 @@ def read_archive(source: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, list
     return mean, offsets[:IDENTITIES], offsets[IDENTITIES:], expressions, triangles
 
 
+def read_indices(source: Path) -> dict[str, list]:
+    """The archive's vertex_indices.json."""
+    return json.loads(next(data for name, data in _model_files(source) if name == "vertex_indices.json"))
+
+
 # ---- conversion ----
 
 
