@@ -14,18 +14,18 @@ from scipy.ndimage import gaussian_filter1d
 
 # What the lips do in the middle of a vowel; the jaw's weight is its mean, stress varies it.
 VOWELS = {
-    "a": {"jawOpen": 0.50, "mouthLowerDown": 0.30, "mouthUpperUp": 0.10},
-    "e": {"jawOpen": 0.32, "mouthStretch": 0.25, "mouthSmile": 0.15, "mouthLowerDown": 0.30, "mouthUpperUp": 0.15},
-    "i": {"jawOpen": 0.12, "mouthStretch": 0.25, "mouthSmile": 0.35, "mouthLowerDown": 0.35, "mouthUpperUp": 0.15},
-    "o": {"jawOpen": 0.34, "mouthFunnel": 0.55, "mouthPucker": 0.25},
-    "u": {"jawOpen": 0.15, "mouthFunnel": 0.25, "mouthPucker": 0.80},
-    "schwa": {"jawOpen": 0.25, "mouthLowerDown": 0.25, "mouthUpperUp": 0.08},
+    "a": {"jawOpen": 0.54, "mouthLowerDown": 0.25, "mouthUpperUp": 0.06},
+    "e": {"jawOpen": 0.36, "mouthStretch": 0.22, "mouthSmile": 0.15, "mouthLowerDown": 0.22, "mouthUpperUp": 0.06},
+    "i": {"jawOpen": 0.19, "mouthStretch": 0.25, "mouthSmile": 0.30, "mouthLowerDown": 0.20, "mouthUpperUp": 0.06},
+    "o": {"jawOpen": 0.40, "mouthFunnel": 0.22, "mouthPucker": 0.40},
+    "u": {"jawOpen": 0.20, "mouthFunnel": 0.10, "mouthPucker": 0.75},
+    "schwa": {"jawOpen": 0.28, "mouthLowerDown": 0.18, "mouthUpperUp": 0.04},
 }
 # What they do before it: lips shut (b, m, p), lower lip to the teeth (f, v), tongue sounds (d, n, s, ...).
 CONSONANTS = {
-    "labial": {"jawOpen": 0.02, "mouthPress": 0.25},
-    "labiodental": {"jawOpen": 0.05, "mouthRollLower": 0.45, "mouthUpperUp": 0.25},
-    "lingual": {"jawOpen": 0.09, "mouthLowerDown": 0.20},
+    "labial": {"jawOpen": 0.02, "mouthPress": 0.20},
+    "labiodental": {"jawOpen": 0.05, "mouthRollLower": 0.32, "mouthUpperUp": 0.10},
+    "lingual": {"jawOpen": 0.11, "mouthLowerDown": 0.10},
 }
 _FORMANTS_HZ = {"a": (850, 1400), "e": (530, 2100), "i": (310, 2700), "o": (500, 950), "u": (330, 850), "schwa": (560, 1650)}
 _SIDED = ("mouthLowerDown", "mouthUpperUp", "mouthStretch", "mouthSmile", "mouthPress")  # have a _L and a _R
@@ -133,7 +133,7 @@ def _phrases(rng: np.random.Generator, duration_s: float) -> list[tuple[float, f
             length_s = rng.uniform(0.17, 0.25) * (1.3 if last else 1)
             vowel = str(rng.choice(vowels, p=[0.24, 0.18, 0.16, 0.15, 0.11, 0.16]))
             consonant = str(rng.choice(consonants, p=[0.28, 0.12, 0.60]))
-            stress = rng.uniform(1.0, 1.3) if rng.random() < 0.4 else rng.uniform(0.6, 0.9)
+            stress = rng.uniform(1.0, 1.25) if rng.random() < 0.4 else rng.uniform(0.6, 0.9)
             phrase.append((now, now + length_s, vowel, consonant, stress))
             now += length_s
         phrase = [s for s in phrase if s[1] < duration_s - 0.35]
@@ -197,20 +197,20 @@ def _gaze(rng: np.random.Generator, times: np.ndarray, rotation_deg: np.ndarray)
 
 
 def _blinks(rng: np.random.Generator, times: np.ndarray, shifts: list[float]) -> np.ndarray:
-    """Closing of the lids [N], 0 open to 1 shut: 140 to 200 ms each, every 2 to 4 s, often with a shift of gaze, sometimes double."""
+    """Closing of the lids [N], 0 open to 1 shut: 190 to 250 ms each, every 1.6 to 3 s, often with a shift of gaze, sometimes double."""
     curve = np.zeros(len(times))
     now = rng.uniform(0.6, 1.4)
     while now < times[-1]:
         near = [s for s in shifts if abs(s - now) < 0.5]
         start = near[0] if near else now
-        for _ in range(2 if rng.random() < 0.2 else 1):
+        for _ in range(2 if rng.random() < 0.25 else 1):
             # A lid falls in a third of the time that it takes to rise again.
-            fall_s, shut_s, rise_s = rng.uniform(0.05, 0.06), rng.uniform(0.03, 0.05), rng.uniform(0.08, 0.12)
+            fall_s, shut_s, rise_s = rng.uniform(0.05, 0.06), rng.uniform(0.05, 0.07), rng.uniform(0.09, 0.12)
             knots = np.cumsum([start, fall_s, shut_s, rise_s])
             lid = np.interp(times, knots, [0, 1, 1, 0], left=0, right=0)
             curve = np.maximum(curve, lid * lid * (3 - 2 * lid))
             start = knots[-1] + rng.uniform(0.08, 0.15)
-        now += rng.uniform(2.0, 4.0)
+        now += rng.uniform(1.6, 3.0)
     return curve
 
 
