@@ -84,6 +84,15 @@ def test_every_file_says_that_it_is_synthetic(tmp_path):
     assert "AI-generated" in PROVENANCE and "Head2Head" in PROVENANCE and VERSION in PROVENANCE
 
 
+def test_tags_in_an_old_encoding_do_no_harm(tmp_path):
+    with VideoWriter(tmp_path / "v.mp4", 25, title="Mueller") as writer:
+        writer.write(corner_picture())
+    data = (tmp_path / "v.mp4").read_bytes()
+    assert b"Mueller" in data
+    (tmp_path / "v.mp4").write_bytes(data.replace(b"Mueller", b"M\xfcllers"))  # Latin-1
+    assert probe(tmp_path / "v.mp4").frames == 1
+
+
 def test_version_agrees_with_the_package():
     assert f'version = "{VERSION}"' in (root() / "pyproject.toml").read_text() or "util.VERSION" in (root() / "pyproject.toml").read_text()
 

@@ -348,7 +348,9 @@ def _open(path: str | Path) -> Iterator[av.container.InputContainer]:
 
     av.logging.set_level(av.logging.PANIC)  # its remarks on odd files help nobody; real errors come as exceptions
     try:
-        container = av.open(str(path), metadata_errors="ignore")
+        # Tags in an old encoding are no reason to refuse a video; PyAV 19 and later never does.
+        lenient = {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]) < 19 else {}
+        container = av.open(str(path), **lenient)
     except av.error.PermissionError:
         raise UserError(f"{path} may not be read; allow reading it (chmod +r)") from None
     except (av.error.FFmpegError, ValueError) as e:
