@@ -176,7 +176,6 @@ def _descend():
     """The compiled coordinate descent over expressions (numba is imported only by who fits)."""
     from numba import njit
 
-    @njit(cache=True)
     def descend(gram, metric, slope, cross, pull, prior, smooth, step, low, high, joined, order, sweeps, expression):
         """Improve `expression` [N, K] in place, frame by frame: bounded least squares, cameras eliminated.
 
@@ -218,7 +217,10 @@ def _descend():
             for i in range(count):
                 e[i] += d[i]
 
-    return descend
+    try:
+        return njit(cache=True)(descend)
+    except RuntimeError:  # numba finds no folder to keep the compiled code in
+        return njit(descend)
 
 
 class VideoFitter:

@@ -111,6 +111,13 @@ def resolve_kind(kind: str, files_dir: str | Path | None = None) -> str:
     return kind
 
 
+def model_version(kind: str) -> str:
+    """Version of a model that `resolve_kind` has accepted, without loading it."""
+    from preprocessing import ict, mesh478
+
+    return {"ict": ict, "mesh478": mesh478}[kind].VERSION
+
+
 def load_face_model(kind: str = "auto", files_dir: str | Path | None = None) -> MorphableModel:
     """Load a face model.
 

@@ -1,0 +1,245 @@
+"""Step 3: fit the 3D face model to every frame and draw the NMFC images.
+
+    python preprocessing/reconstruct.py --dataset_name mine
+
+Writes, per frame, misc/ (camera), exp_coeffs/ (expression) and nmfcs/ (picture), and id_coeffs/<name>.txt, one identity
+vector for all frames of a person in both splits. Also works on frames and landmarks of a dataset that has no dataset.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+if __package__ in (None, ""):  # run as a file: make the repository's packages importable
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import numpy as np
+
+from preprocessing.fitting import Fit, fit_video
+from preprocessing.landmarks70 import DENSE_INDICES, from_dense
+from preprocessing.morphable import FACE_MODELS, MorphableModel, load_face_model, model_version, resolve_kind
+from util.cli import UserError, progress, run, say, warn
+from util.image_io import read_image, write_image
+from util.landmarks import INNER, interocular_distance
+from util.layout import SPLITS, Dataset, Record, read_table, write_camera, write_table
+from util.layout import Sequence as FrameSequence
+
+VERSION = 1  # of the fit: another one makes it again
+UPSTREAM = ("detect", "landmarks70")
+POOR_ERROR = 0.06  # of the inter-ocular distance
+BATCH = 32  # frames whose vertices are computed at once
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--dataset_name", required=True, help="name of the dataset")
+    p.add_argument("--datasets_dir", type=Path, help="folder of all datasets (default: datasets/ of this repository)")
+    p.add_argument("--name", help="only this identity (default: all of the dataset)")
+    p.add_argument(
+        "--face_model",
+        choices=("auto", *FACE_MODELS),
+        default="auto",
+        help="auto: the one that the dataset has, else ict if scripts/download_files.py fetched it, else mesh478 (default: auto)",
+    )
+    p.add_argument(
+        "--renderer",
+        choices=("auto", "vulkan", "cpu"),
+        default="auto",
+        help="what draws the NMFC images; auto: Vulkan where there is a GPU, else the CPU; the pictures are the same (default: auto)",
+    )
+    return p.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    o = parse(argv)
+    dataset = Dataset.open(o.dataset_name, o.datasets_dir)
+    everyone = dataset.identities()
+    if not everyone:
+        raise UserError(f"there are no frames in {dataset.folder}; run preprocessing/detect.py --dataset_name {o.dataset_name} first")
+    if o.name is not None and o.name not in everyone:
+        raise UserError(f"there is no identity '{o.name}' in {dataset.folder}; it holds: {', '.join(everyone)}")
+    names = everyone if o.name is None else [o.name]
+    kind = choose_model(dataset, everyone, names, o.face_model)
+    models: dict[str, MorphableModel] = {}
+    failed = []
+    for name in names:
+        try:
+            process(dataset, name, kind, o.face_model != "auto", o.renderer, models)
+        except UserError as e:
+            if len(names) == 1:
+                raise
+            failed.append(name)
+            print(f"error: {e}", file=sys.stderr)
+    if failed:
+        raise UserError(f"{len(failed)} of {len(names)} identities failed ({', '.join(failed)}; see above); the others are complete")
+    return 0
+
+
+def choose_model(dataset: Dataset, everyone: list[str], names: list[str], asked: str) -> str:
+    """The face model for `names`, such that the dataset does not mix two: identities of one dataset drive one another.
+
+    Raises: UserError when another identity, which this run leaves as it is, has another model.
+    """
+    records = {name: dataset.read_record(name) for name in everyone}
+    used = {name: r.face_model["name"] for name, r in records.items() if r and r.face_model and "reconstruct" in r.steps}
+    kinds = sorted(set(used.values()))
+    if asked == "auto" and len(kinds) > 1:
+        raise UserError(
+            f"{dataset.folder} mixes the face models {' and '.join(kinds)}; run again without --name and with --face_model {kinds[0]}"
+        )
+    kind = resolve_kind(kinds[0] if asked == "auto" and kinds else asked)
+    for name, other in used.items():
+        if name not in names and other != kind:
+            raise UserError(
+                f"'{name}' of this dataset has the face model {other}, and two models must not be mixed; use --face_model {other}, "
+                f"or leave out --name, so that all identities are made again with {kind}"
+            )
+    return kind
+
+
+def process(dataset: Dataset, name: str, kind: str, explicit: bool, renderer: str, models: dict[str, MorphableModel]) -> None:
+    """Reconstruct one identity, unless that is done already. `models` keeps loaded models."""
+    sequences = [s for split in SPLITS for s in dataset.sequences(split, name)]
+    frames = [(s, number) for s in sequences for number in s.frames()]
+    if not frames:
+        raise UserError(f"'{name}' has no frames in {dataset.folder}; run preprocessing/detect.py again")
+    splits = sorted({s.split for s in sequences})
+    record = dataset.read_record(name)
+    complete = all(s.frames(k) == s.frames() for s in sequences for k in ("misc", "exp_coeffs", "nmfcs")) and all(
+        dataset.id_coeffs_path(split, name).is_file() for split in splits
+    )
+    key = {"version": VERSION, "face_model": {"name": kind, "version": model_version(kind)}}
+    if record:
+        if "landmarks70" not in record.steps:
+            raise UserError(f"the landmarks of '{name}' are incomplete; run preprocessing/detect_landmarks70.py first")
+        key["landmarks70"] = record.steps["landmarks70"]
+        if complete and record.is_done("reconstruct", key):
+            say(f"{name}: reconstruction already complete ({len(frames)} frames, {kind})")
+            return
+    elif complete and not explicit:
+        say(f"{name}: keeping the reconstruction that is there; --face_model {kind} would replace it")
+        return
+
+    landmarks, points = read_landmarks(sequences)
+    if kind not in models:
+        models[kind] = load_face_model(kind)
+    model = models[kind]
+    say(f"{name}: fitting {kind} to {len(frames)} frames")
+    fit = fit_video(model, landmarks, points, joined=continues(frames, record))
+    error = landmark_error(model, fit, landmarks, points)
+    say(f"{name}: landmark error {error:.4f} of the inter-ocular distance (51 inner points)")
+    if error > POOR_ERROR:
+        warn(f"{name}: the fit is poor; look at the landmarks, or use a video in which the face is seen better")
+
+    # from here on the old files are replaced: nothing may take them for complete
+    if record:
+        record = record.without_steps(*(step for step in record.steps if step not in UPSTREAM))
+        dataset.write_record(replace(record, face_model=None))
+    for split in splits:
+        dataset.id_coeffs_path(split, name).unlink(missing_ok=True)
+    write_frames(name, model, fit, frames, renderer)
+    for split in splits:
+        write_table(dataset.id_coeffs_path(split, name), fit.identity[:, None])
+    if record:
+        dataset.write_record(replace(record.with_step("reconstruct", key), face_model=key["face_model"]))
+    say(f"{name}: {len(frames)} NMFC images")
+
+
+def read_landmarks(sequences: list[FrameSequence]) -> tuple[np.ndarray, np.ndarray]:
+    """Landmarks of all frames in order, and which dense points they are: [N, L, 2], int [L].
+
+    The dense mesh where every sequence has it, else (a dataset of the original system) the 70 landmarks.
+    Raises: UserError when they are missing or do not fit the frames.
+    """
+    if all(s.dense_landmarks_path.is_file() for s in sequences):
+        found = []
+        for s in sequences:
+            try:
+                dense = np.load(s.dense_landmarks_path)
+            except (ValueError, OSError, EOFError):
+                dense = np.empty(0)
+            if dense.shape != (len(s.frames()), 478, 3):
+                raise UserError(
+                    f"{s.dense_landmarks_path} does not fit its {len(s.frames())} frames; run preprocessing/detect_landmarks70.py again"
+                )
+            found.append(dense[..., :2])
+        return np.concatenate(found), np.arange(478)
+    found = []
+    for s in sequences:
+        if s.frames("landmarks70") != s.frames():
+            raise UserError(f"{s.folder('landmarks70')} does not fit the frames; run preprocessing/detect_landmarks70.py")
+        for number in s.frames():
+            table = read_table(s.path("landmarks70", number))
+            if table.shape not in ((70, 2), (68, 2)):
+                raise UserError(
+                    f"{s.path('landmarks70', number)} does not hold 70 landmarks; run preprocessing/detect_landmarks70.py again"
+                )
+            found.append(table[:68])
+    # The original's pupils are found by another method and missing in closed eyes: its gaze images use them, the fit does not.
+    return np.stack(found), DENSE_INDICES[:68]
+
+
+def continues(frames: list[tuple[FrameSequence, int]], record: Record | None) -> np.ndarray:
+    """Whether each frame goes on from the one before: bool [N]. Parts of a video and gaps in the numbers do not."""
+    numbers = np.array([number for _, number in frames])
+    joined = np.r_[False, np.diff(numbers) == 1]
+    if record and len(record.sources) > 1:
+        ends = np.cumsum([source["frames"] for source in record.sources])
+        place = np.empty(len(frames), int)
+        for split in SPLITS:
+            own = np.flatnonzero([s.split == split for s, _ in frames])
+            place[own] = record.source_start.get(split, 0) + np.arange(len(own))
+        part = np.searchsorted(ends, place, side="right")
+        joined &= np.r_[False, np.diff(part) == 0]
+    return joined
+
+
+def landmark_error(model: MorphableModel, fit: Fit, landmarks: np.ndarray, points: np.ndarray) -> float:
+    """Mean distance of the 51 inner landmarks from the fitted model's, as a part of the inter-ocular distance."""
+    place = {int(p): i for i, p in enumerate(points)}
+    seen = landmarks[:, [place[int(p)] for p in DENSE_INDICES[:68]], :2]
+    fitted = from_dense(fit.project(model))[:, :68]
+    distance = np.linalg.norm(fitted - seen, axis=-1)[:, INNER].mean(1)
+    return float((distance / interocular_distance(seen)).mean())
+
+
+def vertices(model: MorphableModel, fit: Fit) -> Iterator[np.ndarray]:
+    """Every frame's vertices in the image: float32 [V, 3]."""
+    for start in range(0, len(fit.cameras), BATCH):
+        part = slice(start, start + BATCH)
+        yield from fit.cameras[part].project(model.shape(fit.identity, fit.expression[part]))
+
+
+def write_frames(name: str, model: MorphableModel, fit: Fit, frames: list[tuple[FrameSequence, int]], renderer: str) -> None:
+    """Write every frame's camera, expression and NMFC image."""
+    from preprocessing.render import create_renderer
+
+    size = read_image(frames[0][0].path("images", frames[0][1])).shape[:2]
+    drawer = create_renderer(renderer, model.triangles, model.nmfc_colours(), size)
+
+    def write(i: int, picture: np.ndarray) -> None:
+        sequence, number = frames[i]
+        write_image(sequence.path("nmfcs", number), picture)
+        write_table(sequence.path("exp_coeffs", number), fit.expression[i][:, None])
+        write_camera(sequence.path("misc", number), fit.cameras.scale[i], fit.cameras.rotation[i], fit.cameras.translation[i])
+
+    waiting: deque = deque()
+    with ThreadPoolExecutor(2) as pool, progress(desc=f"{name}: NMFC images", total=len(frames)) as bar:
+        for i, picture in enumerate(drawer.draw_many(vertices(model, fit))):
+            waiting.append(pool.submit(write, i, picture))
+            if len(waiting) > 16:
+                waiting.popleft().result()
+                bar.update()
+        while waiting:
+            waiting.popleft().result()
+            bar.update()
+
+
+if __name__ == "__main__":
+    run(main)
