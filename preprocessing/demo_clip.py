@@ -561,11 +561,16 @@ class DemoScene:
         p = self.portrait
         hidden = cv2.dilate((self.head_opacity > 0.02).astype(np.uint8), _disc(1.8 * p.zoom))
         plate = fill(p.photo, 1.0 - hidden)
+        # The collar's ring meets the neck behind the jaw: every row goes on in the colour just left of it.
+        left = round(NECK[0] * p.zoom)
+        for row in range(round(p.landmarks[JAW[0], 1] * p.zoom), round(p.landmarks[JAW[2], 1] * p.zoom)):
+            jaw = np.argmax(hidden[row])
+            plate[row, jaw:left] = p.photo[row, jaw - round(p.zoom) : jaw].mean(0)
         # The neck goes on behind the chin: every column in the colours just below it, blurred.
         rows = np.arange(len(plate))
         slope = NECK_SLANT * (COLLAR_Y - p.landmarks[JAW[0], 1] + 12)
-        left, right = round(NECK[0] * p.zoom), round((NECK[1] + slope) * p.zoom)
-        below = len(rows) - np.argmax(hidden[::-1, left:right] > 0, 0) + round(2 * p.zoom)  # below the chin's shadow
+        right = round((NECK[1] + slope) * p.zoom)
+        below = len(rows) - np.argmax(hidden[::-1, left:right] > 0, 0) + round(3.5 * p.zoom)  # below the chin's shadow
         skin = np.stack([p.photo[y : y + round(2.5 * p.zoom), left + i].mean(0) for i, y in enumerate(below)])
         skin[round(NECK[1] * p.zoom) - left :] = skin[round(NECK[1] * p.zoom) - left - 1]  # beside the collar there is no skin
         skin = cv2.GaussianBlur(skin[None], (0, 0), 7 * p.zoom, borderType=cv2.BORDER_REPLICATE)[0]
@@ -653,11 +658,14 @@ class DemoScene:
         linear = texture_edges @ adjugate / determinant[:, None, None]
         shift = ta - np.einsum("nij,nj->ni", linear, a) - 0.5
         maps = np.concatenate([linear, shift[..., None]], -1).reshape(-1, 6).astype(np.float32)
-        maps = np.concatenate([maps, np.float32([[0, 0, -1e4, 0, 0, -1e4]])])[ids]  # the last, for id -1, leads outside
-        x, y = self._grid
-        at_x = maps[..., 0] * x + maps[..., 1] * y + maps[..., 2]
-        at_y = maps[..., 3] * x + maps[..., 4] * y + maps[..., 5]
-        return cv2.remap(texture, at_x, at_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
+        maps = np.concatenate([maps, np.float32([[0, 0, -1e4, 0, 0, -1e4]])])  # the last, for id -1, leads outside
+        box = self._box(vertices)
+        m = maps[ids[box]]
+        x, y = self._grid[0][box], self._grid[1][box]
+        at_x, at_y = (m[..., i] * x + m[..., i + 1] * y + m[..., i + 2] for i in (0, 3))
+        head = np.zeros((self.size, self.size, 4), np.float32)
+        head[box] = cv2.remap(texture, at_x, at_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
+        return head
 
     def _draw_plate(self, camera: np.ndarray, sway: np.ndarray, neck: np.ndarray, head: np.ndarray) -> np.ndarray:
         """The plate with the torso moved by sway and the neck by neck, photo pixels; the head's shadow falls on the neck."""
@@ -670,11 +678,15 @@ class DemoScene:
         shadow = cv2.resize(small, (self.size, self.size), interpolation=cv2.INTER_LINEAR)
         return plate * (1 - 0.5 * shadow * self._shaded)[..., None]
 
+    def _box(self, points: np.ndarray) -> tuple[slice, slice]:
+        """Rows and columns of the picture around points [n, 2 or more] of it."""
+        low = np.clip(np.floor(points.min(0) - 4).astype(int), 0, self.size)
+        high = np.clip(np.ceil(points.max(0) + 4).astype(int), 0, self.size)
+        return slice(low[1], high[1]), slice(low[0], high[0])
+
     def _behind(self, points: np.ndarray, a: np.ndarray, b: np.ndarray) -> tuple[tuple[slice, slice], np.ndarray, np.ndarray]:
         """The picture's part around points [n, 2] and, for its pixels, the photo pixels of a plane that A, b place."""
-        low = np.clip(np.floor(points.min(0) * self._zoom - 4).astype(int), 0, self.size)
-        high = np.clip(np.ceil(points.max(0) * self._zoom + 4).astype(int), 0, self.size)
-        box = slice(low[1], high[1]), slice(low[0], high[0])
+        box = self._box(points * self._zoom)
         x, y = (g[box] / self._zoom - b[i] for i, g in enumerate(self._grid))
         inverse = np.linalg.inv(a)
         return box, inverse[0, 0] * x + inverse[0, 1] * y, inverse[1, 0] * x + inverse[1, 1] * y

@@ -184,7 +184,7 @@ def _gaze(rng: np.random.Generator, times: np.ndarray, rotation_deg: np.ndarray)
     while now < times[-1]:
         fixation_s = rng.uniform(0.5, 1.8)
         # most of the time into the camera, in small hops; else past it
-        there = rng.normal(0, 1.0, 2) if rng.random() < 0.6 else rng.uniform([-14, -4], [14, 5])
+        there = rng.normal(0, 1.0, 2) if rng.random() < 0.6 else rng.uniform([-10, -4], [10, 4])
         saccade_s = 0.02 + 0.0025 * np.linalg.norm(there - here)  # the main sequence of saccades (Bahill 1975)
         share = np.clip((times - now) / saccade_s, 0, 1)[:, None]
         target += (there - here) * share * share * (3 - 2 * share)
@@ -193,7 +193,7 @@ def _gaze(rng: np.random.Generator, times: np.ndarray, rotation_deg: np.ndarray)
         here = there
         now += fixation_s
     eyes = target - rotation_deg[:, [1, 0]]
-    return np.clip(eyes, [-24, -9], [24, 9]), shifts
+    return np.clip(eyes, [-20, -9], [20, 9]), shifts
 
 
 def _blinks(rng: np.random.Generator, times: np.ndarray, shifts: list[float]) -> np.ndarray:
