@@ -167,8 +167,8 @@ class _Linearised:
     cross: np.ndarray  # [N, 6, K_exp] camera with expression
     slope: np.ndarray  # [N, K_exp] downhill direction of the expression
     metric: np.ndarray  # [N, 6] weights of the Gram matrices, for expression and identity
-    identity_cross: np.ndarray  # [N, 6, K_id]
-    identity_slope: np.ndarray  # [N, K_id]
+    identity_cross: np.ndarray  # [N, 6, K_id], or empty
+    identity_slope: np.ndarray  # [N, K_id], or empty
 
 
 @lru_cache(maxsize=1)
@@ -298,10 +298,16 @@ class VideoFitter:
         return self.shifts[:, None] * cameras.translation[:, None, :2]  # [N, R, 2]
 
     def _linearise(
-        self, seen: np.ndarray, cameras: Cameras, identity: np.ndarray, expression: np.ndarray, trust: np.ndarray
+        self,
+        seen: np.ndarray,
+        cameras: Cameras,
+        identity: np.ndarray,
+        expression: np.ndarray,
+        trust: np.ndarray,
+        with_identity: bool = False,
     ) -> _Linearised:
         """Normal equations of every frame at the present estimate, without priors."""
-        count, k, k_id = len(seen), self.expression.count, self.identity.count
+        count, k, k_id = len(seen), self.expression.count, self.identity.count if with_identity else 0
         out = _Linearised(
             *(np.empty((count, 6, 6)), np.empty((count, 6)), np.empty((count, 6, k)), np.empty((count, k))),
             *(np.empty((count, 6)), np.empty((count, 6, k_id)), np.empty((count, k_id))),
@@ -322,8 +328,9 @@ class VideoFitter:
             pulled = ((residual * weight) @ top).reshape(n, -1)
             out.cross[part] = (in_model @ self.expression.flat.T).reshape(n, 6, k)
             out.slope[part] = pulled @ self.expression.flat.T
-            out.identity_cross[part] = (in_model @ self.identity.flat.T).reshape(n, 6, k_id)
-            out.identity_slope[part] = pulled @ self.identity.flat.T
+            if with_identity:
+                out.identity_cross[part] = (in_model @ self.identity.flat.T).reshape(n, 6, k_id)
+                out.identity_slope[part] = pulled @ self.identity.flat.T
             q = np.swapaxes(top, 1, 2) @ top
             out.metric[part] = np.stack([q[:, a, b] for a, b in _PAIRS], 1) * trust[part, None]
         return out
@@ -377,7 +384,7 @@ class VideoFitter:
 
         Expressions at a bound that they push against count as fixed.
         """
-        step = self._linearise(seen, cameras, identity, expression, np.ones(len(seen)))
+        step = self._linearise(seen, cameras, identity, expression, np.ones(len(seen)), with_identity=True)
         k, prior = self.identity.count, EXPRESSION_PRIOR
         downhill = step.slope - prior * expression
         low, high = self.bounds.T

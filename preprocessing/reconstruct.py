@@ -9,6 +9,7 @@ vector for all frames of a person in both splits. Also works on frames and landm
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -18,6 +19,9 @@ from pathlib import Path
 
 if __package__ in (None, ""):  # run as a file: make the repository's packages importable
     sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+# The matrices are small: a second BLAS thread would spend the time waiting. Drawing uses all cores by its own threads.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np
 
