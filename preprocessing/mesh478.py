@@ -93,4 +93,5 @@ def load() -> MorphableModel:
         landmark_triangles=np.repeat(points[:, None], 3, 1),
         landmark_barycentric=np.tile(np.float32([1, 0, 0]), (478, 1)),
         landmark_weights=np.ones(478, np.float32),
+        depth_bias=np.zeros(len(mean), np.float32),
     )

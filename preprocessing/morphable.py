@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from util.cli import UserError
+from util.geometry import Cameras
 from util.layout import root
 
 FACE_MODELS = ("ict", "mesh478", "lsfm")
@@ -43,6 +44,7 @@ class MorphableModel:
     landmark_triangles: np.ndarray  # int32 [L, 3]: vertices between which a dense point lies
     landmark_barycentric: np.ndarray  # float32 [L, 3]: weights of the corners, sum 1
     landmark_weights: np.ndarray  # float32 [L]: how far a fit may trust the point (1 is usual, 0 not at all)
+    depth_bias: np.ndarray  # float32 [V], model units: drawn that much farther away, so that the mouth's inside never pierces the skin
 
     def __post_init__(self) -> None:
         v, k = len(self.mean), len(self.expression_names)
@@ -63,6 +65,15 @@ class MorphableModel:
         vertices = np.asarray(expression, np.float32) @ exp_flat
         vertices += person
         return vertices.reshape(*vertices.shape[:-1], -1, 3)
+
+    def in_image(self, identity: np.ndarray, expression: np.ndarray, cameras: Cameras) -> np.ndarray:
+        """Vertices of N frames as a renderer takes them (x, y in pixels, larger z farther away): float32 [N, V, 3].
+
+        identity: [K_id]; expression: [N, K_exp].
+        """
+        vertices = cameras.project(self.shape(identity, expression))
+        vertices[..., 2] += cameras.scale[:, None].astype(np.float32) * self.depth_bias
+        return vertices
 
     def at_landmarks(self, values: np.ndarray) -> np.ndarray:
         """Interpolate per-vertex values [..., V, 3] at the embedded dense points: [..., L, 3]."""

@@ -217,7 +217,7 @@ def vertices(model: MorphableModel, fit: Fit) -> Iterator[np.ndarray]:
     """Every frame's vertices in the image: float32 [V, 3]."""
     for start in range(0, len(fit.cameras), BATCH):
         part = slice(start, start + BATCH)
-        yield from fit.cameras[part].project(model.shape(fit.identity, fit.expression[part]))
+        yield from model.in_image(fit.identity, fit.expression[part], fit.cameras[part])
 
 
 def write_frames(name: str, model: MorphableModel, fit: Fit, frames: list[tuple[FrameSequence, int]], renderer: str) -> None:
