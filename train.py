@@ -69,7 +69,8 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     from data.video_dataset import VideoDataset
     from util.device import choose_device, choose_precision
 
-    videos = VideoDataset(dataset, names, options.loadSize, flows=_flow_reader(options) if options.needs_flow else None)
+    flows = _flow_reader(options) if options.needs_flow else None
+    videos = VideoDataset(dataset, names, options.loadSize, augment=options.augment, flows=flows)
     facts = {"identities": names, "face_model": videos.face_model, "data": _data_key(dataset, names, videos)}
     beginning = check_run(files, options, facts)
     if beginning == "finished":

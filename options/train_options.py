@@ -41,6 +41,7 @@ class TrainOptions(BaseOptions):
     # data
     loadSize: int
     batch_size: int
+    augment: bool
     flow: str
     seed: int
     # networks
@@ -101,6 +102,7 @@ def build_parser() -> argparse.ArgumentParser:
     data = parser.add_argument_group("data")
     _number(data, "--loadSize", 256, "side of the images that are trained on", "PX")
     _number(data, "--batch_size", 1, "clips trained on at the same time", alias="--batchSize")
+    add_flag(data, "augment", True, "jitter the conditioning images, so that another person's motion does not look foreign later")
     data.add_argument("--flow", default="dis", metavar="METHOD", help="reference optical flow: dis or flownet2 (default: dis)")
     _number(data, "--seed", 0, "of the initial weights, the windows and the jitter")
 
