@@ -150,10 +150,8 @@ def _advice_when_out_of_memory(options: TrainOptions) -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError as e:
-        raise UserError(
-            f"out of GPU memory ({str(e).splitlines()[0][:160]}); try --batch_size {max(1, options.batch_size // 2)}, "
-            f"--max_frames_per_gpu {max(1, options.max_frames_per_gpu // 2)}, a smaller --loadSize, or --precision bf16"
-        ) from None
+        halves = [f"--{k} {v // 2}" for k in ("batch_size", "max_frames_per_gpu", "ngf") if (v := getattr(options, k)) > 1]
+        raise UserError(f"out of GPU memory ({str(e).splitlines()[0][:160]}); try {', '.join(halves)}, or a smaller --loadSize") from None
 
 
 class StopSignal:
@@ -314,20 +312,22 @@ class Training:
         self.shown = -math.inf
         self.unsaved_clips = 0
         earlier, begun = p.seconds, time.monotonic()
+        sample = None
         with self.writer, progress(desc="training", total=1000) as self.bar:
             self.bar.bar_format = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
             while not (stop.received or self.finished):
                 for clip in self.clips():
-                    fake = self.train(clip)
+                    sample = clip, self.train(clip)
                     p.seconds = earlier + time.monotonic() - begun
-                    self.after_clip(clip, fake)
+                    self.after_clip(*sample)
                     if stop.received or self.finished:
                         break
                 else:
                     p.epoch, p.clip = p.epoch + 1, 0
                     if p.epoch % self.options.save_epoch_freq == 0:
                         self.save(str(p.epoch))
-            self.show(clip, fake)
+            if sample:
+                self.show(*sample)
             self.save()
         self.visualizer.finish()
         if self.board:

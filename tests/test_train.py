@@ -117,19 +117,22 @@ def test_a_run_and_its_files(command, capsys):
     assert state(run)["progress"]["epoch"] == 4
 
 
-@pytest.mark.parametrize("batch", ["1", "2"])
-def test_resumed_run_equals_an_uninterrupted_one(command, datasets, tmp_path, monkeypatch, batch):
+@pytest.mark.parametrize(
+    ("batch", "clips", "epoch", "clip"),
+    [("1", 4, 1, 1), ("2", 3, 1, 1), ("1", 9, 2, 3)],  # in the middle of the second epoch; after the very last clip
+)
+def test_resumed_run_equals_an_uninterrupted_one(command, datasets, tmp_path, monkeypatch, batch, clips, epoch, clip):
     command("--batch_size", batch)
     whole = state(command.run)
     other = tmp_path / "interrupted"
     args = [*base(datasets, other), *TINY, "--batch_size", batch]
     with monkeypatch.context() as m:
-        stop_after(m, 4 if batch == "1" else 3)  # in the middle of the second epoch
+        stop_after(m, clips)
         assert train.main(args) == 130
     run = Run.open("fake", "head2head_Ann", other / "checkpoints")
     half = state(run)
-    assert not half["finished"] and half["progress"]["epoch"] == 1 and half["progress"]["clip"] == 1
-    assert run.iteration_path.read_text().split() == ["2", "1"]
+    assert not half["finished"] and half["progress"]["epoch"] == epoch and half["progress"]["clip"] == clip
+    assert run.iteration_path.read_text().split() == [str(epoch + 1), str(clip)]
     assert train.main(args) is None  # the same command again goes on
     resumed = state(run)
     assert resumed["progress"] | {"seconds": 0} == whole["progress"] | {"seconds": 0}
@@ -220,7 +223,7 @@ def test_out_of_memory_gives_advice(command, monkeypatch):
 
     monkeypatch.setattr(train.Training, "train", fail)
     with pytest.raises(
-        UserError, match=r"out of GPU memory \(CUDA out of memory. Tried to allocate 20 GiB.\); try --batch_size 1, --max_frames"
+        UserError, match=r"out of GPU memory \(CUDA out of memory. Tried to allocate 20 GiB.\); try --max_frames_per_gpu 2, --ngf 2, or"
     ):
         command()
 
