@@ -32,6 +32,7 @@ CROP = (90, 0, 280)  # left, top, side of the square of the 512x512 photograph t
 NECK = (96.0, 163.3)
 NECK_SLANT = 0.16  # of the right edge, upwards; the left one is upright
 COLLAR_Y = 186.0
+RING_Y = 146.5  # where the suit's ring comes out from behind the jaw, on the left
 
 # Points of the dense mesh, from the picture's left to its right.
 UPPER_LIP = (78, 191, 80, 81, 82, 13, 312, 311, 310, 415, 308)  # inner contours
@@ -428,7 +429,8 @@ class Eye:
         self.centre, self.radius = centre, 0.98 * np.linalg.norm(np.array(ring) - centre, axis=1).mean()
         inside = cv2.erode((portrait.polygon(portrait.holes[1 + index]) > 0.99).astype(np.uint8), _disc(0.5 * self.zoom))
         disc = portrait.polygon(centre + 1.15 * self.radius * np.stack([np.cos(a := np.linspace(0, 2 * np.pi, 40)), np.sin(a)], 1))
-        self.white = fill(portrait.photo, inside * (1 - disc))
+        white = fill(portrait.photo, inside * (1 - disc))
+        self.white = white + 0.4 * (white.mean(-1, keepdims=True) * 1.10 - white)  # so little of it is seen that skin tints it
 
     def colour(self, x: np.ndarray, y: np.ndarray, move: np.ndarray) -> np.ndarray:
         """Colours [..., 3] at photo pixels x, y when the iris has moved by `move` [2]."""
@@ -550,7 +552,7 @@ class DemoScene:
             columns = (np.arange(len(opacity)) + 0.5) / p.zoom
             above = np.arange(len(opacity))[:, None] / p.zoom < np.interp(columns, *middle.T) + 0.3
             distance = p.distance(p.polygon(outline))
-            skin = fill(colour, distance > 4.5)
+            skin = 0.96 * fill(colour, distance > 4.5)
             lashes = np.exp(-((distance / 0.9) ** 2))[..., None]
             skin = skin + (SHUT_LIDS - skin) * 0.8 * lashes
             mask = _smooth_step(-distance, -4.5, -3.0) * _blur(above.astype(np.float32), 0.3 * p.zoom)
@@ -563,7 +565,7 @@ class DemoScene:
         plate = fill(p.photo, 1.0 - hidden)
         # The collar's ring meets the neck behind the jaw: every row goes on in the colour just left of it.
         left = round(NECK[0] * p.zoom)
-        for row in range(round(p.landmarks[JAW[0], 1] * p.zoom), round(p.landmarks[JAW[2], 1] * p.zoom)):
+        for row in range(round(RING_Y * p.zoom), round(p.landmarks[JAW[2], 1] * p.zoom)):
             jaw = np.argmax(hidden[row])
             plate[row, jaw:left] = p.photo[row, jaw - round(p.zoom) : jaw].mean(0)
         # The neck goes on behind the chin: every column in the colours just below it, blurred.
@@ -624,9 +626,10 @@ class DemoScene:
         for eye, upper, lower in zip(self.eyes, UPPER_LIDS, LOWER_LIDS):
             around = [*upper, *lower]
             box, x, y = self._behind(posed[around, :2], *plane(self.rig.base[around, 2].mean() + 1))
-            lid = np.interp(self._grid[0][box], *(posed[list(upper), :2] * self._zoom).T)
-            below_lid = np.maximum(self._grid[1][box] - lid, 0) / self._zoom
-            shadow = 0.55 * np.exp(-((below_lid / 1.6) ** 2))[..., None]  # of the upper lid and its lashes
+            # The upper lid and its lashes throw a shadow; the lower one has an edge.
+            lids = [np.interp(self._grid[0][box], *(posed[list(lid), :2] * self._zoom).T) for lid in (upper, lower)]
+            from_upper, from_lower = (np.maximum(d, 0) / self._zoom for d in (self._grid[1][box] - lids[0], lids[1] - self._grid[1][box]))
+            shadow = np.maximum(0.55 * np.exp(-((from_upper / 1.6) ** 2)), 0.3 * np.exp(-((from_lower / 0.7) ** 2)))[..., None]
             image[box] = eye.colour(x, y, gaze) * (1 - shadow) + SHUT_LIDS * shadow
         around = [*UPPER_LIP, *LOWER_LIP]
         box, x, y = self._behind(posed[around, :2], *plane(self.rig.base[around, 2].mean() + TEETH_DEPTH))

@@ -28,6 +28,7 @@ CONSONANTS = {
     "lingual": {"jawOpen": 0.11, "mouthLowerDown": 0.10},
 }
 _FORMANTS_HZ = {"a": (850, 1400), "e": (530, 2100), "i": (310, 2700), "o": (500, 950), "u": (330, 850), "schwa": (560, 1650)}
+GAZE_STAYS = 0.6  # share of a turn of the head that the eyes make good; the rest of the look goes along
 _SIDED = ("mouthLowerDown", "mouthUpperUp", "mouthStretch", "mouthSmile", "mouthPress")  # have a _L and a _R
 
 
@@ -176,7 +177,7 @@ def _speech(rng: np.random.Generator, times: np.ndarray, syllables: list[tuple[f
 def _gaze(rng: np.random.Generator, times: np.ndarray, rotation_deg: np.ndarray) -> tuple[np.ndarray, list[float]]:
     """Eyes in the head [N, 2] and the times of their shifts: fixations, joined by saccades, of points that stand still in the room.
 
-    As the points stand still, the eyes turn against the head.
+    As the points (nearly) stand still, the eyes turn against the head.
     """
     target = np.zeros_like(rotation_deg[:, :2])
     shifts = []
@@ -192,7 +193,7 @@ def _gaze(rng: np.random.Generator, times: np.ndarray, rotation_deg: np.ndarray)
             shifts.append(now)
         here = there
         now += fixation_s
-    eyes = target - rotation_deg[:, [1, 0]]
+    eyes = target - GAZE_STAYS * rotation_deg[:, [1, 0]]
     return np.clip(eyes, [-20, -9], [20, 9]), shifts
 
 
