@@ -15,6 +15,7 @@ descent. Huber's loss enters by clipping residuals, which leaves those matrices 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -25,10 +26,14 @@ from preprocessing.morphable import MorphableModel
 from util.geometry import Cameras, rotation_matrix, rotation_vector
 
 NOISE = 0.02  # iod; errors of neighbouring points agree, so this is larger than the scatter of one
-HUBER = 0.06  # iod; larger residuals pull no harder
+HUBER = 0.08  # iod; larger residuals pull no harder
 IDENTITY_FRAMES = 160  # frames that decide on the identity
 IDENTITY_EVIDENCE = 3.0  # as many independent frames they count for against the prior
-EXPRESSION_PRIOR = 12.0
+EXPRESSION_PRIOR = 40.0
+# Where several shapes explain the points: a mouth is opened by the jaw rather than by the lips around it, and a lid that
+# lowers a little follows the gaze, or squints, rather than begins a blink.
+PRIOR_FACTORS = {"jawOpen": 0.1, "eyeBlink": 4.0}
+PRIOR_FACTORS |= dict.fromkeys(("mouthClose", "mouthLowerDown", "mouthShrugLower", "mouthRollLower"), 10.0)
 # What counts as jitter from frame to frame; larger motion is believed.
 EXPRESSION_SMOOTHNESS = 60.0
 EXPRESSION_STEP = 0.1
@@ -59,8 +64,8 @@ def dense_weights() -> np.ndarray:
 
 # Differences of points are fitted besides the points themselves: openings and gaze are what a viewer reads first, and
 # small enough to drown in the rest. (points that count +, points that count -, weight)
-RELATIONS = [((upper,), (lower,), 6.0) for upper, lower in ((161, 163), (160, 144), (159, 145), (158, 153), (157, 154))]
-RELATIONS += [((upper,), (lower,), 6.0) for upper, lower in ((384, 381), (385, 380), (386, 374), (387, 373), (388, 390))]
+RELATIONS = [((upper,), (lower,), 12.0) for upper, lower in ((161, 163), (160, 144), (159, 145), (158, 153), (157, 154))]
+RELATIONS += [((upper,), (lower,), 12.0) for upper, lower in ((384, 381), (385, 380), (386, 374), (387, 373), (388, 390))]
 RELATIONS += [((upper,), (lower,), 4.0) for upper, lower in ((80, 88), (81, 178), (82, 87), (13, 14), (312, 317), (311, 402), (310, 318))]
 RELATIONS += [((468,), (33, 133), 8.0), ((473,), (263, 362), 8.0)]
 
@@ -249,6 +254,7 @@ class VideoFitter:
         self.identity = _Basis(identity.reshape(len(identity), -1), _grams(identity, identity, self.weights))
         self.expression = _Basis(expression.reshape(len(expression), -1), _grams(expression, expression, self.weights))
         self.mixed_gram = _grams(identity, expression, self.weights)  # [6, K_id, K_exp]
+        self.prior = EXPRESSION_PRIOR * np.array([PRIOR_FACTORS.get(re.sub("_[LR]$", "", n), 1.0) for n in model.expression_names])
         self.bounds = model.expression_bounds.astype(np.float64)
         rest = model.landmark_model[0]
         self.iod = float(np.linalg.norm(rest[column[33]] - rest[column[263]]))  # of the mean face, model units
@@ -369,7 +375,7 @@ class VideoFitter:
         order = np.arange(count)[:: -1 if backwards else 1].copy()
         _descend()(
             *(self.expression.gram, step.metric, step.slope, reduced[..., :-1].copy(), reduced[..., -1].copy()),
-            *(np.full(k, EXPRESSION_PRIOR), EXPRESSION_SMOOTHNESS, EXPRESSION_STEP, low, high, joined, order, sweeps, expression),
+            *(self.prior, EXPRESSION_SMOOTHNESS, EXPRESSION_STEP, low, high, joined, order, sweeps, expression),
         )
         pull -= (cross @ (expression - before)[..., None])[..., 0]
         change = _solve_banded(blocks, pull, weight)
@@ -385,7 +391,7 @@ class VideoFitter:
         Expressions at a bound that they push against count as fixed.
         """
         step = self._linearise(seen, cameras, identity, expression, np.ones(len(seen)), with_identity=True)
-        k, prior = self.identity.count, EXPRESSION_PRIOR
+        k, prior = self.identity.count, self.prior
         downhill = step.slope - prior * expression
         low, high = self.bounds.T
         free = ~(((expression <= low) & (downhill < 0)) | ((expression >= high) & (downhill > 0)))
@@ -397,7 +403,7 @@ class VideoFitter:
             frame[6:, :6] = step.cross[t][:, f].T
             frame[:6, 6:] = step.cross[t][:, f]
             frame[6:, 6:] = np.tensordot(step.metric[t], self.expression.gram, 1)[np.ix_(f, f)]
-            frame[range(6, 6 + len(f)), range(6, 6 + len(f))] += prior
+            frame[range(6, 6 + len(f)), range(6, 6 + len(f))] += prior[f]
             mixed = np.concatenate([step.identity_cross[t], np.tensordot(step.metric[t], self.mixed_gram, 1)[:, f].T])  # [6 + F, K_id]
             solved = np.linalg.solve(frame, np.concatenate([mixed, np.r_[step.pull[t], downhill[t, f]][:, None]], 1))
             normal -= mixed.T @ solved[:, :-1]
