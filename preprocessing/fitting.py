@@ -29,19 +29,23 @@ NOISE = 0.02  # iod; errors of neighbouring points agree, so this is larger than
 HUBER = 0.08  # iod; larger residuals pull no harder
 IDENTITY_FRAMES = 160  # frames that decide on the identity
 IDENTITY_EVIDENCE = 3.0  # as many independent frames they count for against the prior
-EXPRESSION_PRIOR = 40.0
+EXPRESSION_PRIOR = 40.0  # small against the thousands with which points determine a shape like jawOpen
 # Where several shapes explain the points: a mouth is opened by the jaw rather than by the lips around it, and a lid that
 # lowers a little follows the gaze, or squints, rather than begins a blink.
 PRIOR_FACTORS = {"jawOpen": 0.1, "eyeBlink": 4.0}
 PRIOR_FACTORS |= dict.fromkeys(("mouthClose", "mouthLowerDown", "mouthShrugLower", "mouthRollLower"), 10.0)
 # What counts as jitter from frame to frame; larger motion is believed.
 EXPRESSION_SMOOTHNESS = 60.0
-EXPRESSION_STEP = 0.1
+EXPRESSION_STEP = 0.1  # change of a weight
 ROTATION_STEP = 0.004  # rad
 SCALE_STEP = 0.001  # relative
 SHIFT_STEP = 0.002  # iod
-BELIEVED = 5.0  # steps
+BELIEVED = 5.0  # steps; an acceleration of that many is taken for real
+JUMP = 0.15  # iod; a face that is seen so far from its neighbours' median is a mistake of the detector
 
+_PAIRS = ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))
+_STENCIL = (1.0, -2.0, 1.0)
+_CHUNK = 256  # frames at a time where temporary arrays are large
 
 # Weights of the 478 dense points, by what they show. The face's outline slides over the skin when the head turns.
 OVAL = (10, 338, 297, 332, 284, 251, 389, 356, 454, 323, 361, 288, 397, 365, 379, 378, 400, 377, 152)
@@ -83,10 +87,6 @@ class Fit:
         return self.cameras.project(model.landmarks(self.identity, self.expression))
 
 
-_PAIRS = ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))
-_CHUNK = 256  # frames at a time where temporary arrays are large
-
-
 def fit_video(
     model: MorphableModel,
     landmarks: np.ndarray,
@@ -97,13 +97,14 @@ def fit_video(
     """Fit a model to the landmarks of one person's video.
 
     Args:
-        landmarks: [N, L, 2 or more], x and y in pixels (more is ignored); a frame with a NaN has none and is bridged.
+        landmarks: [N, L, 2 or more], x and y in pixels (more is ignored). Frames with a NaN, and frames in which the whole
+            face jumps away and back, are bridged from their neighbours.
         points: which of the 478 dense points the columns are (default: all 478 in order).
         joined: bool [N], whether a frame goes on from the one before (default: all but the first).
         identity: [K_id] of a person already known (default: found from the video).
 
     Raises:
-        ValueError: when no frame has landmarks, or shapes do not fit.
+        ValueError: when no frame has landmarks, they are no face, or shapes do not fit.
     """
     points = np.arange(478) if points is None else np.asarray(points)
     if landmarks.ndim != 3 or landmarks.shape[1] != len(points):
@@ -112,14 +113,15 @@ def fit_video(
     valid = np.isfinite(seen).all((1, 2))
     if not valid.any():
         raise ValueError("no frame has landmarks")
-    seen = _bridge(seen, valid)
     joined = np.arange(len(seen)) > 0 if joined is None else np.asarray(joined, bool)
 
-    # The unit: a face's size that does not depend on its pose is the spread of its points over all frames.
-    centre = seen[valid].mean((0, 1))
     fitter = VideoFitter(model, points)
-    unit = fitter.image_unit(seen[valid])
-    seen = (seen - centre) / unit
+    centre, unit = seen[valid].mean((0, 1)), fitter.image_unit(seen[valid])
+    if not unit > 1e-3:
+        raise ValueError("the landmarks lie in one place")
+    seen = _bridge((seen - centre) / unit, valid)
+    valid &= ~_jumps(seen)
+    seen = _bridge(seen, valid)
 
     if identity is None:
         some = np.flatnonzero(valid)
@@ -139,6 +141,16 @@ def _bridge(seen: np.ndarray, valid: np.ndarray) -> np.ndarray:
     for i, j in np.ndindex(seen.shape[1:]):
         bridged[missing, i, j] = np.interp(missing, known, seen[known, i, j])
     return bridged
+
+
+def _jumps(seen: np.ndarray) -> np.ndarray:
+    """Frames in which all points leave the median of five frames: the detector took something else for the face. bool [N]."""
+    padded = np.concatenate([seen[:1], seen[:1], seen, seen[-1:], seen[-1:]])
+    away = np.empty(len(seen))
+    for part in _chunks(len(seen)):
+        nearby = np.stack([padded[part.start + i : part.stop + i] for i in range(5)])
+        away[part] = np.linalg.norm(seen[part] - np.median(nearby, 0), axis=-1).mean(1)
+    return away > JUMP
 
 
 def _grams(first: np.ndarray, second: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -282,7 +294,7 @@ class VideoFitter:
     ) -> tuple[np.ndarray, Cameras]:
         """Expressions [N, K_exp] and cameras of a video [N, L, 2] for a known identity."""
         seen = self.rows @ landmarks
-        trust = valid.astype(np.float64)
+        trust = np.where(valid, 1.0, 0.05)
         expression = np.zeros((len(seen), self.expression.count))
         cameras = self._affine_cameras(seen, self._shapes(identity, expression[:1])[0])
         for i in range(rounds):
@@ -357,7 +369,7 @@ class VideoFitter:
         Unknown per camera: a small rotation (3), the change of log scale, a shift (2). A frame's camera is eliminated from
         the step on its expression; then all cameras are solved together.
         """
-        count, k = len(seen), self.expression.count
+        count = len(seen)
         step = self._linearise(seen, cameras, identity, expression, trust)
         blocks, pull, cross = step.blocks, step.pull, step.cross
         bend, weight = _bends(cameras, joined)
@@ -366,8 +378,6 @@ class VideoFitter:
             rows = slice(a, a + len(bend))
             stiff[rows] += factor**2 * weight
             pull[rows] -= factor * weight * bend
-        # frames without landmarks have no block of their own
-        blocks[:, range(6), range(6)] += 1e-6 * blocks[:, range(6), range(6)].mean(0)
         root = np.linalg.cholesky(blocks + stiff[..., None] * np.eye(6))
         reduced = np.linalg.solve(root, np.concatenate([cross, pull[..., None]], -1))
         before = expression.copy()
@@ -424,9 +434,6 @@ class VideoFitter:
         scale = stretch.mean(1)
         shift = middle - scale[:, None] * (rows @ centre)
         return Cameras(scale, rotation, np.pad(shift, ((0, 0), (0, 1))))
-
-
-_STENCIL = (1.0, -2.0, 1.0)
 
 
 def _chunks(count: int) -> list[slice]:

@@ -16,7 +16,7 @@ import numpy as np
 
 from preprocessing.morphable import MorphableModel
 
-VERSION = "1"
+VERSION = "2"
 DATA = Path(__file__).with_name("face_data") / "mesh478.npz"
 
 RIGHT_EYE_LOOP = (33, 7, 163, 144, 145, 153, 154, 155, 133, 173, 157, 158, 159, 160, 161, 246)
@@ -26,9 +26,9 @@ SKIN = 468  # the first points are skin
 
 IDENTITY_MODES = 40  # smooth modes per axis
 EXPRESSION_MODES = 24
-# Standard deviation of the first smooth mode, rms over the mesh; later ones fall with their frequency.
+# Standard deviation of the smoothest mode of all, rms over the mesh; others have less, in proportion to their wave length.
 IDENTITY_CM = 0.35
-EXPRESSION_CM = 0.10
+EXPRESSION_CM = 0.15
 EXPRESSION_LIMIT = 3.0  # standard deviations
 
 
@@ -63,19 +63,27 @@ def load() -> MorphableModel:
         named, ict_identity = data["expression"].astype(np.float64), data["identity"].astype(np.float64)
         names, mirror = [str(n) for n in data["expression_names"]], data["mirror"]
 
-    modes, frequency = laplacian_modes(triangles, SKIN, max(IDENTITY_MODES, EXPRESSION_MODES))
-    # the irises follow the middle of their eye
-    right = modes[:, RIGHT_EYE_LOOP].mean(1)
-    left = modes[:, mirror[list(RIGHT_EYE_LOOP)]].mean(1)
-    modes = np.concatenate([modes, np.repeat(right[:, None], 5, 1), np.repeat(left[:, None], 5, 1)], 1)
+    modes, frequency = laplacian_modes(triangles, SKIN, max(IDENTITY_MODES, EXPRESSION_MODES + 3))
     fall = frequency[0] / frequency
+    # What the camera does to the skin (shift, turn, scale) is no expression: it is taken out of the modes, of which the
+    # first three are hardly more.
+    affine = np.linalg.qr(np.column_stack([np.ones(SKIN), mean[:SKIN]]))[0]
+    free = modes[3 : EXPRESSION_MODES + 3]
+    free = free - free @ affine @ affine.T
+    mirror_loop = mirror[list(RIGHT_EYE_LOOP)]
+
+    def with_irises(modes: np.ndarray) -> np.ndarray:
+        """The irises follow the middle of their eye."""
+        right, left = modes[:, RIGHT_EYE_LOOP].mean(1), modes[:, mirror_loop].mean(1)
+        return np.concatenate([modes, np.repeat(right[:, None], 5, 1), np.repeat(left[:, None], 5, 1)], 1)
 
     irises = np.zeros((4, 478, 3))  # where a person's irises rest
     for k, (iris, axis) in enumerate(((RIGHT_IRIS, 0), (RIGHT_IRIS, 1), (LEFT_IRIS, 0), (LEFT_IRIS, 1))):
         irises[k, iris, axis] = 0.1
-    identity = np.concatenate([ict_identity, _per_axis(modes[:IDENTITY_MODES], IDENTITY_CM * fall[:IDENTITY_MODES], (0, 1, 2)), irises])
+    personal = _per_axis(with_irises(modes[:IDENTITY_MODES]), IDENTITY_CM * fall[:IDENTITY_MODES], (0, 1, 2))
+    identity = np.concatenate([ict_identity, personal, irises])
     # Depth is left to the named shapes: the image hardly shows it, so smooth modes would only follow noise.
-    smooth = _per_axis(modes[:EXPRESSION_MODES], EXPRESSION_CM * fall[:EXPRESSION_MODES], (0, 1))
+    smooth = _per_axis(with_irises(free), EXPRESSION_CM * fall[3 : EXPRESSION_MODES + 3], (0, 1))
     names += [f"smooth_{k:02d}{axis}" for k in range(EXPRESSION_MODES) for axis in "xy"]
     bounds = np.concatenate([np.tile([0, 1.2], (len(named), 1)), np.tile([-EXPRESSION_LIMIT, EXPRESSION_LIMIT], (len(smooth), 1))])
 

@@ -135,7 +135,10 @@ def process(dataset: Dataset, name: str, kind: str, explicit: bool, renderer: st
         models[kind] = load_face_model(kind)
     model = models[kind]
     say(f"{name}: fitting {kind} to {len(frames)} frames")
-    fit = fit_video(model, landmarks, points, joined=continues(frames, record))
+    try:
+        fit = fit_video(model, landmarks, points, joined=continues(frames, record))
+    except ValueError as e:
+        raise UserError(f"the landmarks of '{name}' cannot be fitted ({e}); run preprocessing/detect_landmarks70.py again") from None
     error = landmark_error(model, fit, landmarks, points)
     say(f"{name}: landmark error {error:.4f} of the inter-ocular distance (51 inner points)")
     if error > POOR_ERROR:
