@@ -15,7 +15,25 @@ from util.cli import UserError, add_flag
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},  # the published recipe
     # For a processor without a GPU: the best picture after a few minutes on two cores.
-    "preview": {},
+    "preview": {
+        "max_minutes": 6.0,
+        "loadSize": 128,
+        "augment": False,  # self-reenactment needs no foreign motion, and minutes are short
+        "ngf": 16,
+        "n_blocks": 6,
+        "prev_output": False,
+        "ndf": 8,
+        "n_scales_temporal": 0,
+        "lambda_warp": 0.0,
+        "vgg": False,
+        "lambda_L1": 100.0,
+        "lr": 1e-3,
+        "n_frames_total": 2,
+        # without end: the time limit is the schedule
+        "niter": 40000,
+        "niter_decay": 20000,
+        "niter_step": 100000,
+    },
 }
 # What the networks' shapes depend on: it cannot change when a run is continued.
 ARCHITECTURE = (

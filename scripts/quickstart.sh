@@ -14,7 +14,6 @@ Run it again to go on from where it stopped.
 
   --minutes M     end training after M minutes                 (default: no limit with a GPU; without, what is left of 15)
   --preset P      default or preview                           (default: by the machine)
-  --seconds S     use only the first S seconds of the video    (default: all with a GPU; 60 without)
   --mirror M      where to get the ICT face model from: a folder, an archive or an address
                   (default: its official address; without it, the embedded face model is used)
   -h, --help      this text
@@ -23,13 +22,13 @@ You need the consent of the person in the video. Every video written is marked a
 TEXT
 }
 
-VIDEO="" MINUTES="" PRESET="" SECONDS_USED="" MIRROR="${HEAD2HEAD_MIRROR:-}"
+VIDEO="" MINUTES="" PRESET="" MIRROR="${HEAD2HEAD_MIRROR:-}"
 while [ $# -gt 0 ]; do
   case "$1" in
     -h | --help) usage; exit 0 ;;
-    --minutes | --preset | --seconds | --mirror)
+    --minutes | --preset | --mirror)
       [ $# -ge 2 ] || { echo "error: $1 needs a value; see --help" >&2; exit 2; }
-      case "$1" in --minutes) MINUTES="$2" ;; --preset) PRESET="$2" ;; --seconds) SECONDS_USED="$2" ;; --mirror) MIRROR="$2" ;; esac
+      case "$1" in --minutes) MINUTES="$2" ;; --preset) PRESET="$2" ;; --mirror) MIRROR="$2" ;; esac
       shift 2 ;;
     -*) echo "error: unknown option $1; see --help" >&2; exit 2 ;;
     *)
@@ -38,8 +37,8 @@ while [ $# -gt 0 ]; do
   esac
 done
 # Everything cheap is checked before anything is installed.
-for number in "$MINUTES" "$SECONDS_USED"; do
-  [[ "$number" =~ ^[0-9]*\.?[0-9]*$ ]] || { echo "error: '$number' is not a number of minutes or seconds; see --help" >&2; exit 2; }
+for number in "$MINUTES"; do
+  [[ "$number" =~ ^[0-9]*\.?[0-9]*$ ]] || { echo "error: '$number' is not a number of minutes; see --help" >&2; exit 2; }
 done
 case "$PRESET" in "" | default | preview) ;; *) echo "error: --preset is default or preview, not '$PRESET'" >&2; exit 2 ;; esac
 if [ -n "$VIDEO" ]; then
@@ -55,14 +54,14 @@ step() { echo; echo "== $* (minute $((($(date +%s) - START) / 60)))"; }
 if "$PYTHON" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
   GPU=1; : "${PRESET:=default}"
 else
-  GPU=0; : "${PRESET:=preview}"; : "${SECONDS_USED:=60}"
+  GPU=0; : "${PRESET:=preview}"
 fi
 
 step "Face model"
 if [ -n "$MIRROR" ]; then
   "$PYTHON" scripts/download_files.py --mirror "$MIRROR"
 else
-  "$PYTHON" scripts/download_files.py --timeout 20 || echo "The ICT face model could not be had: going on with the embedded one."
+  "$PYTHON" scripts/download_files.py || echo "The ICT face model could not be had: going on with the embedded one."
 fi
 
 DATASET=quickstart
@@ -82,8 +81,7 @@ else
 fi
 
 step "Face detection"
-"$PYTHON" preprocessing/detect.py --dataset_name "$DATASET" --original_videos_path "$VIDEO" --name "$NAME" --split train \
-  ${SECONDS_USED:+--max_seconds "$SECONDS_USED"}
+"$PYTHON" preprocessing/detect.py --dataset_name "$DATASET" --original_videos_path "$VIDEO" --name "$NAME" --split train
 step "Landmarks"
 "$PYTHON" preprocessing/detect_landmarks70.py --dataset_name "$DATASET" --name "$NAME"
 step "3D reconstruction"

@@ -34,7 +34,13 @@ def test_lists_of_packages_agree():
 
 def test_every_import_is_in_the_list_of_packages():
     listed = names((ROOT / "requirements.txt").read_text()) | names((ROOT / "requirements-nodeps.txt").read_text())
-    called = {"cv2": "opencv-python-headless", "skimage": "scikit-image", "facenet_pytorch": "facenet-pytorch", "PIL": "pillow", "dlib": None}
+    called = {
+        "cv2": "opencv-python-headless",
+        "skimage": "scikit-image",
+        "facenet_pytorch": "facenet-pytorch",
+        "PIL": "pillow",
+        "dlib": None,
+    }
     missing = set()
     for path in python_files():
         for node in ast.walk(ast.parse(path.read_text())):
@@ -43,7 +49,11 @@ def test_every_import_is_in_the_list_of_packages():
                 modules = [node.module]
             for module in modules:
                 top = module.split(".")[0]
-                if top in sys.stdlib_module_names or top in (*PACKAGES, "tests", "train", "test", "conftest") or (ROOT / "tests" / f"{top}.py").exists():
+                if (
+                    top in sys.stdlib_module_names
+                    or top in (*PACKAGES, "tests", "train", "test", "conftest")
+                    or (ROOT / "tests" / f"{top}.py").exists()
+                ):
                     continue
                 package = called.get(top, top)
                 if package and package.lower() not in listed:
@@ -62,13 +72,19 @@ def test_packages_import_in_one_direction():
             modules = [a.name for a in node.names] if isinstance(node, ast.Import) else []
             if isinstance(node, ast.ImportFrom) and node.level == 0:
                 modules = [node.module]
-            wrong += [f"{path.relative_to(ROOT)} imports {m}" for m in modules if m.split(".")[0] in PACKAGES and m.split(".")[0] not in allowed[top]]
+            wrong += [
+                f"{path.relative_to(ROOT)} imports {m}"
+                for m in modules
+                if m.split(".")[0] in PACKAGES and m.split(".")[0] not in allowed[top]
+            ]
     assert not wrong
 
 
 def test_readme_names_only_what_exists():
     readme = (ROOT / "README.md").read_text()
-    for path in set(re.findall(r"(?:python|bash) ((?:[\w.-]+/)*[\w.-]+\.(?:py|sh))", readme)) | set(re.findall(r"\]\(((?!http)[^)#]+)\)", readme)):
+    for path in set(re.findall(r"(?:python|bash) ((?:[\w.-]+/)*[\w.-]+\.(?:py|sh))", readme)) | set(
+        re.findall(r"\]\(((?!http)[^)#]+)\)", readme)
+    ):
         assert (ROOT / path).exists(), f"the README names {path}"
     layout = re.search(r"## Layout\n.*?```\n(.*?)```", readme, re.S)[1]
     for line in layout.splitlines():
@@ -85,7 +101,13 @@ def test_shell_scripts_parse_and_fail_loudly(script):
 
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
-    [(["nothere.mp4"], 1, "there is no video file nothere.mp4"), (["--minutes", "soon"], 2, "not a number"), (["--preset", "best"], 2, "default or preview"), (["--speed"], 2, "unknown option"), (["--minutes"], 2, "needs a value")],
+    [
+        (["nothere.mp4"], 1, "there is no video file nothere.mp4"),
+        (["--minutes", "soon"], 2, "not a number"),
+        (["--preset", "best"], 2, "default or preview"),
+        (["--speed"], 2, "unknown option"),
+        (["--minutes"], 2, "needs a value"),
+    ],
 )
 def test_quickstart_checks_its_arguments_before_it_installs_anything(arguments, code, message):
     run = subprocess.run(["bash", ROOT / "scripts/quickstart.sh", *arguments], capture_output=True, text=True)

@@ -75,5 +75,7 @@ def progress(iterable: Iterable[T] | None = None, *, desc: str, total: int | Non
 def add_flag(parser: argparse._ActionsContainer, name: str, default: bool, help: str) -> None:
     """Add the boolean option `--name` together with its opposite `--no_name`, so that every default can be switched off."""
     dest = name.lstrip("-")
-    parser.add_argument(f"--{dest}", dest=dest, action="store_true", default=default, help=f"{help} (default: {'on' if default else 'off'})")
+    parser.add_argument(
+        f"--{dest}", dest=dest, action="store_true", default=default, help=f"{help} (default: {'on' if default else 'off'})"
+    )
     parser.add_argument(f"--no_{dest}", dest=dest, action="store_false", help=argparse.SUPPRESS)
