@@ -255,3 +255,19 @@ def test_bad_files_are_refused_in_words(tmp_path):
             probe(tmp_path / name)
         with pytest.raises(UserError, match=words):
             list(read_frames(tmp_path / name))
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_sound_of_a_wav_file_is_taken(tmp_path, channels):
+    """A WAV file names no channel layout."""
+    import wave
+
+    with wave.open(str(tmp_path / "a.wav"), "wb") as file:
+        file.setnchannels(channels)
+        file.setsampwidth(2)
+        file.setframerate(16000)
+        file.writeframes(np.zeros(16000 * channels, np.int16).tobytes())
+    with VideoWriter(tmp_path / "v.mp4", Fraction(25), audio_from=tmp_path / "a.wav") as writer:
+        for _ in range(10):
+            writer.write(np.zeros((64, 64, 3), np.uint8))
+    assert probe(tmp_path / "v.mp4").has_audio

@@ -313,7 +313,9 @@ def _sound_packets(output: Any, path: str | Path, start_s: float) -> Iterator[tu
                     packet.pts = packet.dts = round(time_s / packet.time_base)
                     yield time_s, packet
             return
-        stream = output.add_stream("aac", rate=source.codec_context.sample_rate, layout=source.codec_context.layout)
+        # WAV files say only how many channels there are, which the encoder does not take for a layout
+        layout = {1: "mono", 2: "stereo"}.get(source.codec_context.channels, source.codec_context.layout)
+        stream = output.add_stream("aac", rate=source.codec_context.sample_rate, layout=layout)
         yield 0.0, None
         resampler = av.AudioResampler(format="fltp", layout=stream.layout, rate=stream.rate)
         if origin_s > 1:
