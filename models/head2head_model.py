@@ -94,14 +94,14 @@ class Head2HeadModel(nn.Module):
         self.vgg = vgg
         # channels-last: what convolutions of cuDNN and oneDNN work in
         self.to(device, memory_format=torch.channels_last)
-        fused = {"fused": True} if device.type == "cuda" else {}
         self.optimizers = {
-            "G": torch.optim.Adam(self.G.parameters(), o.lr, BETAS, **fused),
-            "D": torch.optim.Adam(self.discriminators.parameters(), o.lr, BETAS, **fused),
+            "G": torch.optim.Adam(self.G.parameters(), o.lr, BETAS, fused=True),
+            "D": torch.optim.Adam(self.discriminators.parameters(), o.lr, BETAS, fused=True),
         }
-        self.weights = {"G_warp": o.lambda_warp, "G_VGG": o.lambda_vgg, "G_L1": o.lambda_L1}
+        self.weights = {"G_warp": o.lambda_warp, "G_VGG": o.lambda_vgg}
         for label in inputs:
-            self.weights |= {f"G_GAN_{label}": 1.0, f"G_feat_{label}": o.lambda_feat, f"{label}_real": 0.5, f"{label}_fake": 0.5}
+            self.weights |= {f"G_GAN_{label}": 1.0, f"G_feat_{label}": o.lambda_feat, f"G_L1_{label}": o.lambda_L1}
+            self.weights |= {f"{label}_real": 0.5, f"{label}_fake": 0.5}
 
     @property
     def networks(self) -> dict[str, nn.Module]:
@@ -205,8 +205,8 @@ class Head2HeadModel(nn.Module):
             for_generator[f"G_feat_{pair.label}"] = feature_matching(of_fake, of_real)
             for_discriminators[f"{pair.label}_real"] = lsgan(of_real, True)
             for_discriminators[f"{pair.label}_fake"] = lsgan(of_fake, False)
-        if self.options.lambda_L1:
-            for_generator["G_L1"] = F.l1_loss(fake, real)
+            if self.options.lambda_L1 and not pair.label.startswith("D_T"):  # the frame, and again its mouth and its eyes
+                for_generator[f"G_L1_{pair.label}"] = F.l1_loss(pair.fake[:, -3:], pair.real[:, -3:])
         if self.vgg is not None:
             with self.autocast():
                 for_generator["G_VGG"] = self.vgg(fake.flatten(0, 1), real.flatten(0, 1))
