@@ -26,8 +26,8 @@ import numpy as np
 if __package__ in (None, ""):  # run as a file: make the repository's packages importable
     sys.path[0] = str(Path(__file__).resolve().parent)
 
-# Threads of PyTorch that wait for each other by spinning are slower by an order of magnitude when another program wants a core.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# PyTorch's threads wait for each other by spinning; without a limit to it they are ten times slower when another program wants a core.
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 from options.base_options import choose_identities
 from options.train_options import ARCHITECTURE, TrainOptions, parse
