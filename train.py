@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
         say(f"{files.checkpoints} is trained to its end already (to go on: --continue_train with a larger --niter)")
         return None
     device = choose_device(options.gpu_ids)
-    dtype = choose_precision(options.precision, device)
+    dtype = choose_precision(options.precision)
     if options.needs_flow:
         from models.flow import create_flow
 
