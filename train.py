@@ -26,8 +26,9 @@ import numpy as np
 if __package__ in (None, ""):  # run as a file: make the repository's packages importable
     sys.path[0] = str(Path(__file__).resolve().parent)
 
-# PyTorch's threads wait for each other by spinning; without a limit to it they are ten times slower when another program wants a core.
-os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+# PyTorch's threads wait for each other by spinning, and steps of small networks are full of such waits: sleeping instead (as util.cli has
+# it for other commands) halves the speed. This is the spinning of GNU OpenMP's own default.
+os.environ.setdefault("GOMP_SPINCOUNT", "300000")
 
 from options.base_options import choose_identities
 from options.train_options import ARCHITECTURE, TrainOptions, parse
@@ -51,6 +52,9 @@ UNCRITICAL |= {"vgg_weights", "continue_train", "load_pretrain", "save_latest_fr
 LOG_INTERVAL_S = 5.0  # reading the losses waits for the device, so it is done seldom
 IMAGE_INTERVAL_S = 60.0
 SAVE_INTERVAL_S = 300.0  # besides --save_latest_freq: on a slow machine that many clips take long
+# Weight of an L1 loss where the VGG loss is wanted and cannot be had. Without either, nothing but the discriminators sees single
+# pixels, and after some 6,000 frames a checkerboard grows that they do not notice in time (docs/experiments.md).
+L1_STAND_IN = 10.0
 REGIONS = ("mouth", "eyes")
 DIVERGED = (
     "training diverged: {} became infinite or NaN. The last checkpoint is sound: run again with --continue_train and half the "
@@ -245,7 +249,10 @@ class Training:
         torch.manual_seed(options.seed)
         if device.type == "cuda":
             torch.backends.cudnn.benchmark = True  # the shapes repeat, so looking for the fastest convolutions pays
-        self.model: Head2HeadModel = Head2HeadModel(_pick(ModelOptions, options, roi_px=self.roi_px), device, dtype, _load_vgg(options))
+        vgg = _load_vgg(options)
+        lambda_L1 = options.lambda_L1 or (L1_STAND_IN if options.vgg and options.lambda_vgg and vgg is None else 0.0)
+        chosen = _pick(ModelOptions, options, roi_px=self.roi_px, lambda_L1=lambda_L1)
+        self.model: Head2HeadModel = Head2HeadModel(chosen, device, dtype, vgg)
         self.progress = Progress()
         self.meter = LossMeter()
         self.writer = CheckpointWriter(files)
@@ -507,7 +514,10 @@ def _load_vgg(options: TrainOptions) -> VGGLoss | None:
 
     path = options.vgg_weights or find_vgg_weights()
     if path is None:
-        warn(f"training without the VGG loss: its weights cannot be downloaded ({VGG19_URL}); --vgg_weights FILE takes a local copy")
+        warn(
+            f"training with an L1 loss instead of the VGG loss: its weights cannot be downloaded ({VGG19_URL}); "
+            "--vgg_weights FILE takes a local copy"
+        )
         return None
     return VGGLoss(path)
 

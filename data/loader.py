@@ -45,7 +45,7 @@ def load_clips(
         length = min(c.length for c in group)
         return _stack([dataset[ClipIndex(c.sequence, c.start, length, c.seed)] for c in group], pin_memory)
 
-    pool = ThreadPoolExecutor(1)
+    pool = ThreadPoolExecutor(1, initializer=_single_threaded)
     waiting: deque[Future] = deque()
     try:
         for group in groups:
@@ -56,6 +56,13 @@ def load_clips(
             yield waiting.popleft().result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _single_threaded() -> None:
+    """Keep PyTorch from splitting this thread's small operations over threads of its own: they take the cores from the networks."""
+    import torch
+
+    torch.set_num_threads(1)  # of the calling thread (OpenMP)
 
 
 def _stack(items: list[Any], pin_memory: bool) -> Any:

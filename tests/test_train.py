@@ -273,8 +273,14 @@ def test_pretrained_networks_and_bare_weights(command, datasets, tmp_path, capsy
 def test_vgg_is_left_out_with_one_warning_when_it_cannot_be_had(command, monkeypatch, capsys):
     monkeypatch.setattr("models.losses.find_vgg_weights", lambda: None)
     command("--vgg", "--niter", "1", "--niter_decay", "0")
-    assert capsys.readouterr().err.count("without the VGG loss") == 1
-    assert "G_VGG" not in command.run.log_path.read_text()
+    assert capsys.readouterr().err.count("instead of the VGG loss") == 1
+    log = command.run.log_path.read_text()
+    assert "G_VGG" not in log and "G_L1_D" in log
+
+
+def test_no_vgg_is_the_published_recipe_less_vgg(command):
+    command("--no_vgg", "--niter", "1", "--niter_decay", "0")
+    assert "G_L1" not in command.run.log_path.read_text()
 
 
 def test_flow_is_not_computed_when_nothing_uses_it(command, datasets, monkeypatch):
