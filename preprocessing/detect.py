@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import math
 import os
 import re
 import shutil
@@ -89,6 +90,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     p.add_argument("--train_seq_length", type=int, default=50, help="frames of a train sequence (default: 50)")
     p.add_argument("--test_seq_ratio", type=float, default=0.33, help="part of a train video that goes to test (default: 0.33)")
     p.add_argument("--n_replicate_first", type=int, default=0, help="repeat the first frame so often at the start (default: 0)")
+    p.add_argument("--max_seconds", type=float, default=0, help="use only the first seconds of an identity (default: 0, all of it)")
     p.add_argument("--gpu_id", type=int, default=0, help="GPU of mtcnn, negative for the CPU (default: 0)")
     o = p.parse_args(argv)
     for name, least, most in (
@@ -102,6 +104,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         ("train_seq_length", 1, float("inf")),
         ("test_seq_ratio", 0, 0.95),
         ("n_replicate_first", 0, 1000),
+        ("max_seconds", 0, float("inf")),
     ):
         value = getattr(o, name)
         if not least <= value <= most:
@@ -184,6 +187,7 @@ def process(o: argparse.Namespace, dataset: Dataset, name: str, paths: list[Path
             for k in (
                 *("split", "detector", "cropped_image_size", "margin", "window_length", "polyorder", "height_recentre"),
                 *("train_seq_length", "test_seq_ratio", "n_replicate_first"),
+                *(["max_seconds"] if o.max_seconds else []),
             )
         },
     }
@@ -197,7 +201,8 @@ def process(o: argparse.Namespace, dataset: Dataset, name: str, paths: list[Path
         say(f"{name}: already complete ({present['train']} train and {present['test']} test frames)")
         return
 
-    boxes = find_boxes(get_detector(), parts, name)
+    limit = math.ceil(o.max_seconds * parts[0].info.fps) if o.max_seconds else None
+    boxes = find_boxes(get_detector(), parts, name, limit)
     total = sum(map(len, boxes)) + o.n_replicate_first
     n_train, test_start = (0, 0) if o.split == "test" else split_frames(total, o.test_seq_ratio, o.train_seq_length)
     if o.split == "train" and total < MIN_FRAMES:
@@ -252,16 +257,21 @@ def open_parts(paths: list[Path]) -> list[Part]:
     return parts
 
 
-def find_boxes(detector: FaceDetector, parts: list[Part], name: str) -> list[np.ndarray]:
+def find_boxes(detector: FaceDetector, parts: list[Part], name: str, limit: int | None = None) -> list[np.ndarray]:
     """Face box of every frame, per part float64 [frames, 4] in pixels of the frame; gaps are filled between neighbours.
 
+    limit: frames to look at in all; parts that lie behind them are left out.
     Raises: UserError when there is no face in more than half of a part's frames.
     """
     result = []
-    with progress(desc=f"{name}: faces", total=sum(p.info.frames for p in parts)) as bar:
+    total = sum(p.info.frames for p in parts)
+    with progress(desc=f"{name}: faces", total=total if limit is None else min(total, limit)) as bar:
         for part in parts:
+            left = None if limit is None else limit - sum(map(len, result))
+            if left == 0:
+                break
             follower = FaceFollower(detector, patience=max(1, round(part.info.fps)))
-            frames = read_frames(part.path, part.info, max_side=_DETECT_SIDE)
+            frames = islice(read_frames(part.path, part.info, max_side=_DETECT_SIDE), left)
             while batch := list(islice(frames, detector.batch_size)):
                 follower.add(batch)
                 bar.update(len(batch))
@@ -389,7 +399,7 @@ def source_frames(parts: list[Part], record: Record, n_replicate_first: int) -> 
     first = True
     for part, source in zip(parts, record.sources):
         count = 0
-        for frame in read_frames(part.path, part.info):
+        for frame in islice(read_frames(part.path, part.info), source["frames"]):
             count += 1
             yield from [frame] * (1 + n_replicate_first * first)
             first = False

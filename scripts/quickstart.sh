@@ -14,6 +14,7 @@ Run it again to go on from where it stopped.
 
   --minutes M     end training after M minutes                 (default: no limit with a GPU; without, what is left of 15)
   --preset P      default or preview                           (default: by the machine)
+  --seconds S     use only the first S seconds of the video    (default: all with a GPU; 60 without)
   --mirror M      where to get the ICT face model from: a folder, an archive or an address
                   (default: its official address; without it, the embedded face model is used)
   -h, --help      this text
@@ -22,13 +23,13 @@ You need the consent of the person in the video. Every video written is marked a
 TEXT
 }
 
-VIDEO="" MINUTES="" PRESET="" MIRROR="${HEAD2HEAD_MIRROR:-}"
+VIDEO="" MINUTES="" PRESET="" CUT="" MIRROR="${HEAD2HEAD_MIRROR:-}"
 while [ $# -gt 0 ]; do
   case "$1" in
     -h | --help) usage; exit 0 ;;
-    --minutes | --preset | --mirror)
+    --minutes | --preset | --seconds | --mirror)
       [ $# -ge 2 ] || { echo "error: $1 needs a value; see --help" >&2; exit 2; }
-      case "$1" in --minutes) MINUTES="$2" ;; --preset) PRESET="$2" ;; --mirror) MIRROR="$2" ;; esac
+      case "$1" in --minutes) MINUTES="$2" ;; --preset) PRESET="$2" ;; --seconds) CUT="$2" ;; --mirror) MIRROR="$2" ;; esac
       shift 2 ;;
     -*) echo "error: unknown option $1; see --help" >&2; exit 2 ;;
     *)
@@ -37,8 +38,8 @@ while [ $# -gt 0 ]; do
   esac
 done
 # Everything cheap is checked before anything is installed.
-for number in "$MINUTES"; do
-  [[ "$number" =~ ^[0-9]*\.?[0-9]*$ ]] || { echo "error: '$number' is not a number of minutes; see --help" >&2; exit 2; }
+for number in "$MINUTES" "$CUT"; do
+  [[ "$number" =~ ^[0-9]*\.?[0-9]*$ ]] || { echo "error: '$number' is not a number of minutes or seconds; see --help" >&2; exit 2; }
 done
 case "$PRESET" in "" | default | preview) ;; *) echo "error: --preset is default or preview, not '$PRESET'" >&2; exit 2 ;; esac
 if [ -n "$VIDEO" ]; then
@@ -54,7 +55,7 @@ step() { echo; echo "== $* (minute $((($(date +%s) - START) / 60)))"; }
 if "$PYTHON" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
   GPU=1; : "${PRESET:=default}"
 else
-  GPU=0; : "${PRESET:=preview}"
+  GPU=0; : "${PRESET:=preview}"; : "${CUT:=60}"
 fi
 
 step "Face model"
@@ -81,7 +82,8 @@ else
 fi
 
 step "Face detection"
-"$PYTHON" preprocessing/detect.py --dataset_name "$DATASET" --original_videos_path "$VIDEO" --name "$NAME" --split train
+"$PYTHON" preprocessing/detect.py --dataset_name "$DATASET" --original_videos_path "$VIDEO" --name "$NAME" --split train \
+  --max_seconds "${CUT:-0}"
 step "Landmarks"
 "$PYTHON" preprocessing/detect_landmarks70.py --dataset_name "$DATASET" --name "$NAME"
 step "3D reconstruction"

@@ -357,3 +357,13 @@ def test_the_command_speaks_plainly(tmp_path):
     assert done.returncode == 0, done.stderr
     assert not any(word in done.stderr for word in ("INFO", "WARNING", "W0000", "I0000", "absl"))
     assert "7 train and 3 test frames" in done.stdout
+
+
+def test_only_the_first_seconds_are_taken(video, tmp_path):
+    run(video, tmp_path, "--max_seconds", "1.2", "--train_seq_length", "10")
+    dataset = Dataset.open("D", tmp_path)
+    (name,) = dataset.identities()
+    record = dataset.read_record(name)
+    frames = int(np.ceil(1.2 * record.fps))
+    assert record.sources[0]["frames"] == frames
+    assert dataset.sequences("test", name)[0].frames()[-1] == frames - 1
