@@ -42,8 +42,8 @@ def choose_device(gpu_ids: str = "auto") -> torch.device:
 def choose_precision(precision: str) -> torch.dtype:
     """Turn `--precision` into the type of the networks' arithmetic: torch.bfloat16 (autocast) or torch.float32.
 
-    'auto' is fp32 (convolutions in TF32 on a GPU): on an H100, bf16 was hardly faster as long as launches take most of the time, and
-    three of three trainings in it went bad after some 6,000 frames (a checkerboard grows), where fp32 did not.
+    'auto' is fp32 (convolutions in TF32 on a GPU): as long as launches take most of the time, bf16 is no faster on an H100 (21 against
+    22 frames/s of training), and its results were no better (docs/experiments.md).
     """
     import torch
 
