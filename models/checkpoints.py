@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import torch
 from torch import nn
 
 from util.cli import UserError
-from util.image_io import write_bytes
+from util.image_io import replacing, write_bytes
 from util.layout import Run
 
 # What a run is made of when its folder does not say (checkpoints of the original): the published architecture.
@@ -48,15 +47,8 @@ def read_tensors(path: str | Path, lazily: bool = False) -> Any:
 
 def write_tensors(path: str | Path, value: Any) -> None:
     """torch.save in one step: the file is there whole, or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    with replacing(path) as part:
         torch.save(value, part)
-        part.replace(path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
 
 
 def load_weights(module: nn.Module, path: str | Path) -> None:

@@ -34,6 +34,7 @@ import cv2
 import numpy as np
 
 from preprocessing.faces import DETECTORS, FaceDetector, FaceFollower, create_detector
+from preprocessing.identities import for_each
 from util.cli import UserError, progress, run, say, warn
 from util.image_io import write_image
 from util.layout import KINDS, SPLITS, Dataset, Record
@@ -127,17 +128,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             detector.append(create_detector(o.detector, o.mtcnn_batch_size, o.gpu_id))
         return detector[0]
 
-    failed = []
-    for name, paths in videos.items():
-        try:
-            process(o, dataset, name, paths, get_detector)
-        except UserError as e:
-            if len(videos) == 1:
-                raise
-            failed.append(name)
-            print(f"error: {e}", file=sys.stderr)
-    if failed:
-        raise UserError(f"{len(failed)} of {len(videos)} videos failed ({', '.join(failed)}; see above); the others are complete")
+    for_each(videos, lambda name: process(o, dataset, name, videos[name], get_detector), "videos")
     return 0
 
 

@@ -23,6 +23,7 @@ if __package__ in (None, ""):  # run as a file: make the repository's packages i
 import numpy as np
 
 from preprocessing.face_mesh import N_POINTS, DenseMesh
+from preprocessing.identities import for_each, identities_with_frames
 from preprocessing.landmarks70 import from_dense
 from util.cli import UserError, progress, run, say, warn
 from util.image_io import read_image, write_bytes
@@ -51,25 +52,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     o = parse(argv)
     dataset = Dataset.open(o.dataset_name, o.datasets_dir)
-    names = dataset.identities()
-    if not names:
-        raise UserError(f"there are no frames in {dataset.folder}; run preprocessing/detect.py --dataset_name {o.dataset_name} first")
-    if o.name is not None:
-        if o.name not in names:
-            raise UserError(f"there is no identity '{o.name}' in {dataset.folder}; it holds: {', '.join(names)}")
-        names = [o.name]
+    everyone = identities_with_frames(dataset, o.name)
+    names = everyone if o.name is None else [o.name]
     predict68 = load_dlib(o.dlib_file) if o.landmarks == "dlib" else None
-    failed = []
-    for name in names:
-        try:
-            process(dataset, name, o.landmarks, predict68)
-        except UserError as e:
-            if len(names) == 1:
-                raise
-            failed.append(name)
-            print(f"error: {e}", file=sys.stderr)
-    if failed:
-        raise UserError(f"{len(failed)} of {len(names)} identities failed ({', '.join(failed)}; see above); the others are complete")
+    for_each(names, lambda name: process(dataset, name, o.landmarks, predict68))
     return 0
 
 

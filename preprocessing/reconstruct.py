@@ -26,6 +26,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import numpy as np
 
 from preprocessing.fitting import Fit, fit_video
+from preprocessing.identities import for_each, identities_with_frames
 from preprocessing.landmarks70 import DENSE_INDICES, from_dense
 from preprocessing.morphable import FACE_MODELS, MorphableModel, load_face_model, model_version, resolve_kind
 from util.cli import UserError, progress, run, say, warn
@@ -63,25 +64,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     o = parse(argv)
     dataset = Dataset.open(o.dataset_name, o.datasets_dir)
-    everyone = dataset.identities()
-    if not everyone:
-        raise UserError(f"there are no frames in {dataset.folder}; run preprocessing/detect.py --dataset_name {o.dataset_name} first")
-    if o.name is not None and o.name not in everyone:
-        raise UserError(f"there is no identity '{o.name}' in {dataset.folder}; it holds: {', '.join(everyone)}")
+    everyone = identities_with_frames(dataset, o.name)
     names = everyone if o.name is None else [o.name]
     kind = choose_model(dataset, everyone, names, o.face_model)
     models: dict[str, MorphableModel] = {}
-    failed = []
-    for name in names:
-        try:
-            process(dataset, name, kind, o.face_model != "auto", o.renderer, models)
-        except UserError as e:
-            if len(names) == 1:
-                raise
-            failed.append(name)
-            print(f"error: {e}", file=sys.stderr)
-    if failed:
-        raise UserError(f"{len(failed)} of {len(names)} identities failed ({', '.join(failed)}; see above); the others are complete")
+    for_each(names, lambda name: process(dataset, name, kind, o.face_model != "auto", o.renderer, models))
     return 0
 
 

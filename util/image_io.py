@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -42,14 +44,22 @@ def write_image(path: str | Path, image: np.ndarray) -> None:
     write_bytes(path, encode_image(image, Path(path).suffix))
 
 
-def write_bytes(path: str | Path, data: bytes) -> None:
-    """Write a file in one step: it is there whole, or not at all (also after a crash)."""
+@contextlib.contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Write a file in one step: the block writes to the path it is given, and when it ends without an error the file is there
+    whole (also after a crash), else not at all. Its folder is made if missing."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        part.write_bytes(data)
+        yield part
         part.replace(path)
     except BaseException:
         part.unlink(missing_ok=True)
         raise
+
+
+def write_bytes(path: str | Path, data: bytes) -> None:
+    """Write a file in one step: it is there whole, or not at all (also after a crash)."""
+    with replacing(path) as part:
+        part.write_bytes(data)

@@ -13,19 +13,9 @@ another start: --load_pretrain FOLDER. Writes checkpoints/DATASET/head2head_TARG
 TEXT
 }
 
-for argument in "$@"; do
-  case "$argument" in -h | --help) usage; exit 0 ;; esac
-done
-if [ $# -lt 2 ] || [[ "$1" == -* || "$2" == -* ]]; then
-  usage >&2
-  exit 2
-fi
-TARGET="$1" DATASET="$2"
+source "$(dirname "${BASH_SOURCE[0]}")/../wrapper.sh"
+need_target_and_dataset "$@"
 shift 2
-
-ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)"
-PYTHON="$ROOT/.venv/bin/python"
-[ -x "$PYTHON" ] || PYTHON="$(command -v python3)" || { echo "error: there is no Python; run: bash scripts/setup_env.sh" >&2; exit 1; }
 
 exec "$PYTHON" "$ROOT/train.py" --dataset_name "$DATASET" --target_id "$TARGET" --name "head2head_$TARGET" \
   --load_pretrain "$ROOT/checkpoints/faceforensicspp/head2head_faceforensicspp" "$@"

@@ -13,16 +13,10 @@ Needs preprocessing (detect, detect_landmarks70, reconstruct) to be done. Run it
 TEXT
 }
 
-for argument in "$@"; do
-  case "$argument" in -h | --help) usage; exit 0 ;; esac
-done
+source "$(dirname "${BASH_SOURCE[0]}")/../wrapper.sh"
 if [ $# -gt 0 ] && [[ "$1" != -* ]]; then
   usage >&2
   exit 2
 fi
-
-ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)"
-PYTHON="$ROOT/.venv/bin/python"
-[ -x "$PYTHON" ] || PYTHON="$(command -v python3)" || { echo "error: there is no Python; run: bash scripts/setup_env.sh" >&2; exit 1; }
 
 exec "$PYTHON" "$ROOT/train.py" --dataset_name faceforensicspp --name head2head_faceforensicspp "$@"
