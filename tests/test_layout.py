@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from util.cli import UserError
-from util.layout import Dataset, Record, Run, read_camera, read_table, root, write_camera, write_table
+from util.layout import Dataset, Pair, Record, Run, read_camera, read_table, root, write_camera, write_table
 
 
 def add(dataset, split, id, frames, kind="images"):
@@ -126,3 +126,16 @@ def test_tables_and_cameras_come_back(tmp_path):
             read(tmp_path / "bad.txt")
         with pytest.raises(UserError, match="there is no"):
             read(tmp_path / "absent.txt")
+
+
+def test_the_record_of_a_pair_comes_back_as_it_was(tmp_path):
+    dataset = Dataset.open("D", tmp_path)
+    assert dataset.read_pair("Ann", "Bob") is None
+    pair = Pair("Ann", "Bob", "face", Fraction(30000, 1001), [7, 9], {"kind": "identity", "split": "test"}, "train", [3, 4, 3])
+    dataset.write_pair(pair)
+    assert dataset.pair_path("Ann", "Bob") == tmp_path / "D/dataset/metadata/Ann_Bob/pair.json"
+    assert dataset.read_pair("Ann", "Bob") == pair and not pair.complete
+    assert dataset.pair("Ann", "Bob").path("source_nmfcs", 7) == tmp_path / "D/dataset/test/source_nmfcs/Ann_Bob/000007.png"
+    dataset.pair_path("Ann", "Bob").write_text('{"target": "Ann"}')
+    with pytest.raises(UserError, match="damaged.*reenact.py"):
+        dataset.read_pair("Ann", "Bob")

@@ -5,6 +5,7 @@
     datasets/<D>/dataset/<split>/landmarks478/<sequence>.npy               one file per sequence
     datasets/<D>/dataset/<split>/id_coeffs/<name>.txt                      one file per identity
     datasets/<D>/dataset/metadata/<name>/dataset.json                      one record per identity
+    datasets/<D>/dataset/metadata/<target>_<source>/pair.json              one record per driven pair
 
 A *sequence* is a run of consecutive frames: in `train` it is `<name>_<part:06d>` (usually 50 frames), in `test` it is
 `<name>`; pairs made by reenact.py are called `<target>_<source>`. Frame numbers of test go on from train.
@@ -120,6 +121,25 @@ class Record:
 
 
 @dataclass(frozen=True)
+class Pair:
+    """pair.json: what drives a target in test/source_*/<target>_<source>/, frame by frame. Written by preprocessing/reenact.py."""
+
+    target: str
+    source: str  # the source identity, or the stem of the file that drives; second half of the folder's name
+    mode: str  # head: the source's pose and expression; face: the source's expression, the target's pose
+    fps: Fraction  # frame rate of the pair: the source's; of a file that drives, the target's
+    frames: list[int]  # first and last number of the pair's frames; those of an identity are the source's own numbers
+    # identity: {"kind": "identity", "split": S's split}; file: {"kind": "arkit" or "template", "file": ..., "sha256": ...}
+    driver: dict[str, Any]
+    target_split: str
+    # one per frame of the pair: the target's frame (in target_split) of that moment, running there and back when there are too
+    # few. In face mode the pair's pose is exactly that frame's; in head mode it only says which frame belongs behind the head
+    target_frames: list[int]
+    made_from: dict[str, Any] = field(default_factory=dict)  # options and preprocessing steps: another one makes the pair again
+    complete: bool = False  # False while the frames are being written
+
+
+@dataclass(frozen=True)
 class Dataset:
     """datasets/<D>: all paths of one dataset."""
 
@@ -192,6 +212,31 @@ class Dataset:
     def write_record(self, record: Record) -> None:
         text = json.dumps({**record.__dict__, "fps": str(record.fps)}, indent=1)
         write_bytes(self.record_path(record.name), text.encode())
+
+    def pair(self, target: str, source: str) -> Sequence:
+        """The sequence of a driven pair; its kinds are source_images, source_nmfcs and source_landmarks70."""
+        return self.sequence("test", f"{target}_{source}")
+
+    def pair_path(self, target: str, source: str) -> Path:
+        return self.folder / "metadata" / f"{target}_{source}" / "pair.json"
+
+    def read_pair(self, target: str, source: str) -> Pair | None:
+        """The pair's record, or None when there is none (not made, or made by the original system).
+
+        Raises: UserError when the file is damaged.
+        """
+        path = self.pair_path(target, source)
+        try:
+            fields = json.loads(path.read_text())
+            return Pair(**{**fields, "fps": Fraction(fields["fps"])})
+        except FileNotFoundError:
+            return None
+        except (ValueError, TypeError, KeyError, ZeroDivisionError) as e:
+            raise UserError(f"{path} is damaged ({e}); delete it and run preprocessing/reenact.py again") from None
+
+    def write_pair(self, pair: Pair) -> None:
+        text = json.dumps({**pair.__dict__, "fps": str(pair.fps)}, indent=1)
+        write_bytes(self.pair_path(pair.target, pair.source), text.encode())
 
 
 def write_table(path: str | Path, values: np.ndarray, precision: int = 6) -> None:
