@@ -107,7 +107,7 @@ def synthesise(
     from util.device import choose_device, choose_precision
 
     device = choose_device(options.gpu_ids)
-    dtype = choose_precision(options.precision)
+    dtype = choose_precision(options.precision, device)
     synthesizer = Synthesizer(files, run_options, options.which_epoch, device, dtype)
     results.begin()
     self_reenactment = options.source_id is None

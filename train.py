@@ -9,6 +9,7 @@ Writes checkpoints/<D>/<name>/ (docs/formats.md). Ctrl-C and SIGTERM save first;
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import math
 import os
@@ -52,10 +53,10 @@ UNCRITICAL |= {"vgg_weights", "continue_train", "load_pretrain", "save_latest_fr
 LOG_INTERVAL_S = 5.0  # reading the losses waits for the device, so it is done seldom
 IMAGE_INTERVAL_S = 60.0
 SAVE_INTERVAL_S = 300.0  # besides --save_latest_freq: on a slow machine that many clips take long
-# Weight of an L1 loss where the VGG loss is wanted and cannot be had. Without either, nothing but the discriminators sees single
-# pixels, and after some 6,000 frames a checkerboard grows that they do not notice in time (docs/experiments.md).
-L1_STAND_IN = 10.0
 REGIONS = ("mouth", "eyes")
+# Memory of a training step with the default networks at 256x256, as measured on an H200: weights, moments and gradients; and each frame's
+GB_FIXED, GB_PER_FRAME = 6.0, 0.9
+_LOADERS = 4  # threads that prepare batches for a GPU
 DIVERGED = (
     "training diverged: {} became infinite or NaN. The last checkpoint is sound: run again with --continue_train and half the "
     "--lr, or with --precision fp32"
@@ -81,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
         say(f"{files.checkpoints} is trained to its end already (to go on: --continue_train with a larger --niter)")
         return None
     device = choose_device(options.gpu_ids)
-    dtype = choose_precision(options.precision)
+    dtype = choose_precision(options.precision, device)
     if options.needs_flow:
         from models.flow import create_flow
 
@@ -179,6 +180,17 @@ class StopSignal:
         say("stopping after this clip (once more: at once, without saving)")
 
 
+def choose_batch_size(options: TrainOptions, device: torch.device) -> int:
+    """The most clips of 1, 2, 4, 8 that the device's memory holds at the chosen image size; 1 without a GPU."""
+    import torch
+
+    if device.type != "cuda":
+        return 1
+    free_gb = torch.cuda.mem_get_info(device)[0] / 1e9
+    per_clip_gb = GB_PER_FRAME * options.max_frames_per_gpu * (options.loadSize / 256) ** 2 * options.ngf / 64
+    return max((n for n in (1, 2, 4, 8) if GB_FIXED + n * per_clip_gb <= free_gb), default=1)
+
+
 class LossMeter:
     """Means of the losses since the last reading, kept on the device."""
 
@@ -250,9 +262,9 @@ class Training:
         if device.type == "cuda":
             torch.backends.cudnn.benchmark = True  # the shapes repeat, so looking for the fastest convolutions pays
         vgg = _load_vgg(options)
-        lambda_L1 = options.lambda_L1 or (L1_STAND_IN if options.vgg and options.lambda_vgg and vgg is None else 0.0)
-        chosen = _pick(ModelOptions, options, roi_px=self.roi_px, lambda_L1=lambda_L1)
-        self.model: Head2HeadModel = Head2HeadModel(chosen, device, dtype, vgg)
+        chosen = _pick(ModelOptions, options, roi_px=self.roi_px)
+        self.model: Head2HeadModel = Head2HeadModel(chosen, device, dtype, vgg, graphs=options.cuda_graphs)
+        self.batch_size = options.batch_size or choose_batch_size(options, device)
         self.progress = Progress()
         self.meter = LossMeter()
         self.writer = CheckpointWriter(files)
@@ -273,6 +285,8 @@ class Training:
             warn(f"this checkpoint has no training state: the optimisers start afresh, at epoch {self.progress.epoch + 1}")
         elif o.load_pretrain:
             self.load_networks(Run(o.load_pretrain, o.load_pretrain), o.which_epoch)
+        if how != "resume":
+            self.model.restart_average()
         write_run_options(self.files, {**o.as_dict(), **facts})
 
     def load_state(self) -> None:
@@ -284,6 +298,8 @@ class Training:
         for label, network in self.model.networks.items():
             network.load_state_dict(state["networks"][label])
         self.model.load_optimizers(state["optimizers"])
+        if self.model.average is not None:
+            self.model.average.load_state(state["average"])
         torch.set_rng_state(state["rng"])
         self.progress = Progress(**state["progress"])
 
@@ -322,17 +338,12 @@ class Training:
         sample = None
         with self.writer, progress(desc="training", total=1000) as self.bar:
             self.bar.bar_format = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
-            while not (stop.received or self.finished):
-                for clip in self.clips():
+            with contextlib.closing(self.clips()) as clips:
+                while not (stop.received or self.finished):
+                    clip = next(clips)
                     sample = clip, self.train(clip)
                     p.seconds = earlier + time.monotonic() - begun
                     self.after_clip(*sample)
-                    if stop.received or self.finished:
-                        break
-                else:
-                    p.epoch, p.clip = p.epoch + 1, 0
-                    if p.epoch % self.options.save_epoch_freq == 0:
-                        self.save(str(p.epoch))
             if sample:
                 self.show(*sample)
             self.save()
@@ -354,22 +365,21 @@ class Training:
         return self.position >= self.schedule.epochs
 
     def clips(self) -> Iterator[Clip]:
-        """The clips that are left of the present epoch, in batches on the device, with the learning rate set for each."""
-        from data.loader import epoch_clips, load_clips
+        """The clips that are to come, without end, in batches on the device, with the learning rate set for each."""
+        from data.loader import choose_clips, load_clips
 
-        o, p = self.options, self.progress
+        lengths, on_gpu = self.videos.lengths, self.device.type == "cuda"
         while True:
-            length = self.schedule.clip_length(self.position)
-            indices = epoch_clips(self.videos.lengths, length, p.epoch, o.seed)[p.clip * o.batch_size :]
-            batches = load_clips(self.videos, indices, batch_size=o.batch_size, pin_memory=self.device.type == "cuda")
-            with contextlib.closing(batches):
+            n_frames = self.schedule.clip_length(self.position)
+            first = self.progress.epoch * len(lengths) + self.progress.clip
+            numbers = (range(i, i + self.batch_size) for i in itertools.count(first, self.batch_size))
+            indices = (choose_clips(lengths, n_frames, batch, self.options.seed) for batch in numbers)
+            with contextlib.closing(load_clips(self.videos, indices, workers=_LOADERS if on_gpu else 1, pin_memory=on_gpu)) as batches:
                 for batch in batches:
                     self.model.set_lr(self.schedule.learning_rate(self.position))
                     yield self.model.to_clip(batch, self.windows(batch["landmarks"]))
-                    if self.schedule.clip_length(self.position) != length:
-                        break  # time has made clips longer within an epoch: draw the rest of it anew, of the same sequences
-                else:
-                    return
+                    if self.schedule.clip_length(self.position) != n_frames:
+                        break  # longer clips from here on
 
     def windows(self, landmarks: torch.Tensor) -> dict[str, torch.Tensor]:
         """Corners of the mouth's and eyes' windows, int64 [B, T, 2], of landmarks [B, T, 70, 2] on the CPU."""
@@ -388,15 +398,19 @@ class Training:
     def after_clip(self, clip: Clip, fake: torch.Tensor) -> None:
         """Count the clip; log, show and save when it is time to."""
         p, now = self.progress, time.monotonic()
-        p.clip += 1
+        before = p.epoch
+        more, p.clip = divmod(p.clip + self.batch_size, len(self.videos.lengths))
+        p.epoch += more
         p.frames += clip.real.shape[0] * clip.length
         p.share = self.clock.share()
-        self.unsaved_clips += 1
+        self.unsaved_clips += self.batch_size
         if now - self.logged >= LOG_INTERVAL_S:
             self.log()
         if now - self.shown >= IMAGE_INTERVAL_S:
             self.show(clip, fake)
-        if self.unsaved_clips >= self.options.save_latest_freq or now - self.saved >= SAVE_INTERVAL_S:
+        if p.epoch // self.options.save_epoch_freq > before // self.options.save_epoch_freq:
+            self.save(str(p.epoch))
+        elif self.unsaved_clips >= self.options.save_latest_freq or now - self.saved >= SAVE_INTERVAL_S:
             self.save()
 
     def log(self) -> None:
@@ -423,10 +437,8 @@ class Training:
         """Put the last frame of a clip on the page."""
         from util.tensors import to_image
 
-        conditioning = clip.conditioning[0, -1].split(3) if self.options.eye_gaze else [clip.conditioning[0, -1]]
-        pictures = {"real": clip.real[0, -1], "fake": fake[0, -1]}
-        pictures |= {name: x * 2 - 1 for name, x in zip(("nmfc", "gaze"), conditioning)}
-        pictures = {name: to_image(x) for name, x in pictures.items()}
+        pictures = {"real": clip.real[0, -1].cpu().numpy(), "fake": to_image(fake[0, -1])}
+        pictures |= dict(zip(("nmfc", "gaze"), (x.cpu().numpy() for x in clip.conditioning[0, -1].split(3, dim=-1))))
         self.visualizer.images(self.progress.steps, pictures)
         if self.board:
             self.board.add_image("sample", np.concatenate(list(pictures.values()), axis=1), self.progress.steps, dataformats="HWC")
@@ -450,6 +462,7 @@ class Training:
             raise UserError(DIVERGED.format("the generator's weights"))
         state = {
             "networks": networks,
+            "average": snapshot(self.model.average.state()) if self.model.average is not None else None,
             "optimizers": {name: snapshot(optimizer.state_dict()) for name, optimizer in self.model.optimizers.items()},
             "rng": torch.get_rng_state(),
             "progress": asdict(self.progress),
@@ -485,8 +498,11 @@ class CheckpointWriter:
     def _write(self, state: dict[str, Any], epoch: str | None) -> None:
         from models.checkpoints import write_tensors
 
+        networks = dict(state["networks"])
+        if state["average"] is not None:
+            networks["G"] = state["average"]["network"]
         for name in ("latest", epoch) if epoch else ("latest",):
-            for label, weights in state["networks"].items():
+            for label, weights in networks.items():
                 write_tensors(self.files.network_path(label, name), weights)
         position = state["progress"]
         write_bytes(self.files.iteration_path, f"{position['epoch'] + 1}\n{position['clip']}\n".encode())
@@ -514,10 +530,7 @@ def _load_vgg(options: TrainOptions) -> VGGLoss | None:
 
     path = options.vgg_weights or find_vgg_weights()
     if path is None:
-        warn(
-            f"training with an L1 loss instead of the VGG loss: its weights cannot be downloaded ({VGG19_URL}); "
-            "--vgg_weights FILE takes a local copy"
-        )
+        warn(f"training without the VGG loss: its weights cannot be downloaded ({VGG19_URL}); --vgg_weights FILE takes a local copy")
         return None
     return VGGLoss(path)
 

@@ -1,9 +1,9 @@
-"""Which clips make an epoch, and reading them ahead of the training step."""
+"""Which clips a run learns from, and reading them ahead of the training step."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -15,15 +15,19 @@ if TYPE_CHECKING:
     import torch
 
 
-def epoch_clips(lengths: Sequence[int], n_frames: int, epoch: int, seed: int) -> list[ClipIndex]:
-    """One random window of `n_frames` frames (or all of them, if fewer) of every sequence, in random order.
+def choose_clips(lengths: Sequence[int], n_frames: int, numbers: Iterable[int], seed: int) -> list[ClipIndex]:
+    """The clips of those numbers in the endless stream that a run learns from.
 
-    lengths: frames of each sequence. The same (lengths, n_frames, epoch, seed) always give the same list, so a training
-    run can be resumed in the middle of an epoch.
+    The stream is a row of epochs. An epoch takes every sequence once, in random order, and of each a random window of `n_frames`
+    frames (or the whole sequence, if it is shorter). A clip depends on its number, `n_frames` and the seed alone, so training can be
+    resumed anywhere.
+    lengths: frames of each sequence.
     """
-    rng = np.random.default_rng([seed, epoch])
     clips = []
-    for sequence in rng.permutation(len(lengths)).tolist():
+    for number in numbers:
+        epoch, place = divmod(number, len(lengths))
+        sequence = int(np.random.default_rng([seed, epoch]).permutation(len(lengths))[place])
+        rng = np.random.default_rng([seed, epoch, place])
         length = min(n_frames, lengths[sequence])
         start = int(rng.integers(lengths[sequence] - length + 1))
         clips.append(ClipIndex(sequence, start, length, int(rng.integers(2**63))))
@@ -31,26 +35,25 @@ def epoch_clips(lengths: Sequence[int], n_frames: int, epoch: int, seed: int) ->
 
 
 def load_clips(
-    dataset: VideoDataset, clips: Sequence[ClipIndex], *, batch_size: int = 1, ahead: int = 2, pin_memory: bool = False
+    dataset: VideoDataset, batches: Iterable[Sequence[ClipIndex]], *, workers: int = 1, pin_memory: bool = False
 ) -> Iterator[dict[str, Any]]:
-    """Yield the clips in order as batches: the dict of VideoDataset with a batch dimension in front of every tensor.
+    """Yield batches of clips in order: the dict of VideoDataset with a batch dimension in front of every tensor.
 
-    Clips of a batch are cut to the shortest one's length; the last batch may hold fewer. Up to `ahead` batches are prepared
-    on a thread meanwhile (threads, not processes: the work is in OpenCV, NumPy and PyTorch, which run side by side, and the
-    decoded frames are kept once). pin_memory: put the tensors into page-locked memory for copies to a GPU.
+    Clips of a batch are cut to the shortest one's length. Batches are prepared ahead, on threads (the work is in OpenCV, NumPy and
+    PyTorch, which run side by side, and the decoded frames are kept once). `batches` may be endless. pin_memory: put the tensors into
+    page-locked memory for copies to a GPU.
     """
-    groups = [clips[i : i + batch_size] for i in range(0, len(clips), batch_size)]
 
     def prepare(group: Sequence[ClipIndex]) -> dict[str, Any]:
         length = min(c.length for c in group)
         return _stack([dataset[ClipIndex(c.sequence, c.start, length, c.seed)] for c in group], pin_memory)
 
-    pool = ThreadPoolExecutor(1, initializer=_single_threaded)
+    pool = ThreadPoolExecutor(workers, initializer=_single_threaded)
     waiting: deque[Future] = deque()
     try:
-        for group in groups:
+        for group in batches:
             waiting.append(pool.submit(prepare, group))
-            if len(waiting) > ahead:
+            if len(waiting) > workers + 1:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()

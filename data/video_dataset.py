@@ -21,7 +21,6 @@ from util.cli import UserError
 from util.eye_gaze import draw_eye_gaze
 from util.image_io import read_image
 from util.layout import Dataset, Record, read_table
-from util.tensors import to_tensor
 
 if TYPE_CHECKING:
     import torch
@@ -64,9 +63,9 @@ class VideoDataset:
 
     `dataset[ClipIndex(...)]` depends on its index alone and may be called from several threads. It returns a dict of tensors
     (T = length; frames are consecutive):
-      image      float32 [T, 3, H, W]      RGB in -1..1
-      nmfc       float32 [T + 2, 3, H, W]  0..1; the two frames before the first come first, clamped at the sequence's start
-      gaze       float32 [T + 2, 3, H, W]  0..1, likewise
+      image      uint8 [T, H, W, 3]        RGB
+      nmfc       uint8 [T + 2, H, W, 3]    the two frames before the first come first, clamped at the sequence's start
+      gaze       uint8 [T + 2, H, W, 3]    likewise
       landmarks  float32 [T, 70, 2]        x, y in pixels at load size, without jitter
       flows      {step: float16 [T - step, 2, h, w]}  with `flows` only; entry i warps frame i of the clip onto frame i + step
 
@@ -131,9 +130,9 @@ class VideoDataset:
             landmarks = jitter_landmarks(landmarks, jitter)
         gaze = np.stack([draw_eye_gaze(x, self.load_size) for x in landmarks])
         item = {
-            "image": to_tensor(frames.images[clip.start - first :], signed=True),
-            "nmfc": to_tensor(nmfcs[rows]),
-            "gaze": to_tensor(gaze[rows]),
+            "image": torch.from_numpy(frames.images[clip.start - first :].copy()),
+            "nmfc": torch.from_numpy(nmfcs[rows]),
+            "gaze": torch.from_numpy(gaze[rows]),
             "landmarks": torch.from_numpy(frames.landmarks[clip.start - first :].copy()),
         }
         if self._flows is not None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models import temporal
+from models.cuda_graphs import GraphedFunction
 from models.flow import trusted
 from models.losses import VGGLoss, feature_matching, lsgan, warp_loss, weighted_sum
 from models.networks import MultiscaleDiscriminator, build_generator, conditioning_channels
@@ -45,20 +47,49 @@ class ModelOptions:
     lambda_L1: float = 0.0
     lr: float = 2e-4
     max_frames_per_gpu: int = 4  # frames of a chunk
+    ema: float = 0.0  # decay of the moving average of the generator's weights, per step; 0: none
 
 
 @dataclass
 class Clip:
-    """A batch of windows of the videos, on the device; T consecutive frames each."""
+    """A batch of windows of the videos, on the device; T consecutive frames each, as bytes until they are needed."""
 
-    real: Tensor  # [B, T, 3, H, W] RGB in -1..1
-    conditioning: Tensor  # [B, T + 2, C, H, W] NMFC (and eye gaze) in 0..1, two frames before the first one first
+    real: Tensor  # uint8 [B, T, H, W, 3] RGB
+    conditioning: Tensor  # uint8 [B, T + 2, H, W, C] NMFC (and eye gaze), two frames before the first one first
     corners: dict[str, Tensor]  # 'mouth', 'eyes' -> int64 [B, T, 2], left and top of the window
     flows: dict[int, Tensor]  # step s -> [B, T - s, 2, h, w] in pixels of the images; entry i warps frame i onto frame i + s
 
     @property
     def length(self) -> int:
         return self.real.shape[1]
+
+    def chunk(self, start: int, stop: int, history: Tensor) -> Chunk:
+        """Frames [start, stop) with what their losses look back at.
+
+        history: [B, h, 3, H, W] the h <= start generated frames before `start`.
+        """
+        first = start - history.shape[1]
+        return Chunk(
+            real=self.real[:, first:stop],
+            conditioning=self.conditioning[:, start : stop + 2],
+            corners={k: v[:, start:stop] for k, v in self.corners.items()},
+            flows={s: f[:, first : max(first, stop - s)] for s, f in self.flows.items()},
+            history=history,
+        )
+
+
+@dataclass
+class Chunk:
+    """n frames to train on, after h frames of history (h + n = W). All that a step reads, with shapes that depend on h and n alone."""
+
+    real: Tensor  # uint8 [B, W, H, W', 3]
+    conditioning: Tensor  # uint8 [B, n + 2, H, W', C]
+    corners: dict[str, Tensor]  # [B, n, 2]
+    flows: dict[int, Tensor]  # step s -> [B, max(W - s, 0), 2, h, w]
+    history: Tensor  # float32 [B, h, 3, H, W'] generated frames in -1..1
+
+    def tensors(self) -> list[Tensor]:
+        return [self.real, self.conditioning, self.history, *self.corners.values(), *self.flows.values()]
 
 
 @dataclass
@@ -73,8 +104,18 @@ class _Pair:
 class Head2HeadModel(nn.Module):
     """All networks of a run. `train_clip` does the work; `optimizers` and `networks` are what a checkpoint holds."""
 
-    def __init__(self, options: ModelOptions, device: torch.device, dtype: torch.dtype = torch.float32, vgg: VGGLoss | None = None):
-        """dtype: of the networks' arithmetic (bfloat16: autocast); weights are float32 in any case."""
+    def __init__(
+        self,
+        options: ModelOptions,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+        vgg: VGGLoss | None = None,
+        graphs: bool = True,
+    ):
+        """dtype: of the networks' arithmetic (bfloat16: autocast); weights are float32 in any case.
+
+        graphs: on a GPU, record the work of a step once per shape and replay it, which saves launching thousands of small kernels.
+        """
         super().__init__()
         self.options = o = options
         self.device = device
@@ -98,6 +139,12 @@ class Head2HeadModel(nn.Module):
             "G": torch.optim.Adam(self.G.parameters(), o.lr, BETAS, fused=True),
             "D": torch.optim.Adam(self.discriminators.parameters(), o.lr, BETAS, fused=True),
         }
+        self.gradients = {label: [torch.zeros_like(p) for p in network.parameters()] for label, network in self.networks.items()}
+        self.average: MovingAverage | None = None
+        self.restart_average()
+        self.compute_gradients: Callable[[Chunk], tuple[dict[str, Tensor], Tensor]] = self.differentiate
+        if graphs and device.type == "cuda":
+            self.compute_gradients = GraphedFunction(self.differentiate)
         self.weights = {"G_warp": o.lambda_warp, "G_VGG": o.lambda_vgg}
         for label in inputs:
             self.weights |= {f"G_GAN_{label}": 1.0, f"G_feat_{label}": o.lambda_feat, f"G_L1_{label}": o.lambda_L1}
@@ -107,6 +154,10 @@ class Head2HeadModel(nn.Module):
     def networks(self) -> dict[str, nn.Module]:
         """Every network by the label of its file: G, D, Dm, De, D_T0..2."""
         return {"G": self.G, **self.discriminators}
+
+    def restart_average(self) -> None:
+        """Begin the moving average with the generator as it is now."""
+        self.average = MovingAverage(self.G, self.options.ema) if self.options.ema else None
 
     def set_lr(self, lr: float) -> None:
         for optimizer in self.optimizers.values():
@@ -135,7 +186,7 @@ class Head2HeadModel(nn.Module):
         conditioning = [batch["nmfc"], batch["gaze"]] if self.options.eye_gaze else [batch["nmfc"]]
         return Clip(
             real=move(batch["image"]),
-            conditioning=torch.cat([move(x) for x in conditioning], dim=2),
+            conditioning=torch.cat([move(x) for x in conditioning], dim=-1),
             corners={k: move(v) for k, v in corners.items()},
             flows={s: move(f) for s, f in batch.get("flows", {}).items()},
         )
@@ -147,32 +198,49 @@ class Head2HeadModel(nn.Module):
         Yields, after each chunk's step: its losses by name (detached, on the device: reading them waits for it), and the
         chunk's generated frames [B, n, 3, H, W] in -1..1.
         """
-        history = clip.real[:, :0]  # the last generated frames
+        b, _, height, width, _ = clip.real.shape
+        history = torch.zeros(b, 0, 3, height, width, device=self.device)  # the last generated frames
         for start, stop in temporal.chunks(clip.length, self.options.max_frames_per_gpu):
-            losses, fake = self.step(clip, start, stop, history)
+            losses, fake = self.step(clip.chunk(start, stop, history))
             history = torch.cat([history, fake], dim=1)[:, -temporal.HISTORY :]
             yield losses, fake
 
-    def step(self, clip: Clip, start: int, stop: int, history: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        """One optimisation step of all networks on frames [start, stop) of a clip.
+    def step(self, chunk: Chunk) -> tuple[dict[str, Tensor], Tensor]:
+        """One optimisation step of all networks on a chunk. Returns: losses by name, generated frames (both detached)."""
+        losses, fake = self.compute_gradients(chunk)
+        self.update({label for label in self.networks if label == "G" or f"{label}_real" in losses})
+        return losses, fake
 
-        history: [B, <= 18, 3, H, W] generated frames before `start`. Returns: losses by name, generated frames (both detached).
-        """
-        fake = self.generate(temporal.conditioning_windows(clip.conditioning[:, start : stop + 2]), history)
+    def differentiate(self, chunk: Chunk) -> tuple[dict[str, Tensor], Tensor]:
+        """Set the gradients of all networks' weights for a chunk (`gradients`). Returns as `step` does."""
+        torch._foreach_zero_([g for gradients in self.gradients.values() for g in gradients])
+        for label, network in self.networks.items():
+            for parameter, gradient in zip(network.parameters(), self.gradients[label]):
+                parameter.grad = gradient
+        n = chunk.conditioning.shape[1] - 2
+        real = to_rgb(chunk.real)
+        conditioning = chunk.conditioning.movedim(-1, 2).float() / 255
+        fake = self.generate(temporal.conditioning_windows(conditioning), chunk.history)
         # Every loss hangs on this leaf, so one pass of the discriminators over it serves both sides: generator_loss is
         # differentiated by the frames alone, discriminator_loss by the discriminators' weights alone.
         frames = fake.detach().requires_grad_()
-        for_generator, for_discriminators = self.losses(clip, start, stop, frames, history)
+        for_generator, for_discriminators = self.losses(chunk, real, conditioning[:, -n:], frames)
         generator_loss = weighted_sum(for_generator, self.weights)
         discriminator_loss = weighted_sum(for_discriminators, self.weights)
-        for optimizer in self.optimizers.values():
-            optimizer.zero_grad(set_to_none=True)
         (gradient,) = torch.autograd.grad(generator_loss, frames, retain_graph=True)
         fake.backward(gradient)
         discriminator_loss.backward(inputs=list(self.discriminators.parameters()))
+        return {k: v.detach() for k, v in {**for_generator, **for_discriminators}.items()}, fake.detach()
+
+    def update(self, labels: set[str]) -> None:
+        """One step of the optimisers, and of the moving average; networks not in `labels` stay as they are, moments included."""
+        for label, network in self.networks.items():
+            for parameter, gradient in zip(network.parameters(), self.gradients[label]):
+                parameter.grad = gradient if label in labels else None
         for optimizer in self.optimizers.values():
             optimizer.step()
-        return {k: v.detach() for k, v in {**for_generator, **for_discriminators}.items()}, fake.detach()
+        if self.average is not None:
+            self.average.update(self.G)
 
     def generate(self, A: Tensor, history: Tensor) -> Tensor:
         """Generate consecutive frames.
@@ -182,22 +250,28 @@ class Head2HeadModel(nn.Module):
         """
         b, n = A.shape[:2]
         with self.autocast():
+            features = self.G.encode(_channels_last(A.flatten(0, 1)))
             if not self.options.prev_output:  # the frames are independent: all at once
-                return self.G(_channels_last(A.flatten(0, 1))).float().unflatten(0, (b, n))
+                return self.G.decode(features).float().unflatten(0, (b, n))
+            features = features.unflatten(0, (b, n))
             frames = [history[:, i] for i in range(history.shape[1])][-PREVIOUS_FRAMES:]
             blank = A.new_zeros(b, 3, *A.shape[-2:])
             frames = [blank] * (PREVIOUS_FRAMES - len(frames)) + frames
             for t in range(n):
                 P = torch.cat([f.detach() for f in frames[-PREVIOUS_FRAMES:]], dim=1)
-                frames.append(self.G(_channels_last(A[:, t]), _channels_last(P)).float())
+                frames.append(self.G.decode(_channels_last(features[:, t]), _channels_last(P)).float())
         return torch.stack(frames[PREVIOUS_FRAMES:], dim=1)
 
-    def losses(self, clip: Clip, start: int, stop: int, fake: Tensor, history: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """All losses on frames [start, stop): the generator's and the discriminators', by name."""
-        real = clip.real[:, start:stop]
+    def losses(self, chunk: Chunk, real: Tensor, conditioning: Tensor, fake: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """All losses on a chunk: the generator's and the discriminators', by name.
+
+        real: [B, h + n, 3, H, W] in -1..1. conditioning: [B, n, C, H, W] in 0..1. fake: [B, n, 3, H, W].
+        """
         for_generator: dict[str, Tensor] = {}
         for_discriminators: dict[str, Tensor] = {}
-        for pair in (*self.frame_pairs(clip, start, stop, fake), *self.triplet_pairs(clip, start, stop, fake, history)):
+        n = fake.shape[1]
+        frames = self.frame_pairs(chunk.corners, real[:, -n:], conditioning, fake)
+        for pair in (*frames, *self.triplet_pairs(chunk, real, fake)):
             network = self.discriminators[pair.label]
             with self.autocast():
                 of_real, of_fake = network(_channels_last(pair.real)), network(_channels_last(pair.fake))
@@ -209,43 +283,72 @@ class Head2HeadModel(nn.Module):
                 for_generator[f"G_L1_{pair.label}"] = F.l1_loss(pair.fake[:, -3:], pair.real[:, -3:])
         if self.vgg is not None:
             with self.autocast():
-                for_generator["G_VGG"] = self.vgg(fake.flatten(0, 1), real.flatten(0, 1))
-        if self.options.lambda_warp and stop > 1:
-            for_generator["G_warp"] = self.warp_loss(clip, start, stop, fake, history)
+                for_generator["G_VGG"] = self.vgg(fake.flatten(0, 1), real[:, -n:].flatten(0, 1))
+        if self.options.lambda_warp and real.shape[1] > 1:
+            for_generator["G_warp"] = self.warp_loss(chunk, real, fake)
         return for_generator, for_discriminators
 
-    def frame_pairs(self, clip: Clip, start: int, stop: int, fake: Tensor) -> Iterator[_Pair]:
-        """Single frames with their conditioning images: the whole frame, the mouth, the eyes."""
-        conditioning = clip.conditioning[:, start + 2 : stop + 2].flatten(0, 1)
-        real = torch.cat([conditioning, clip.real[:, start:stop].flatten(0, 1)], dim=1)
-        fake = torch.cat([conditioning, fake.flatten(0, 1)], dim=1)
+    def frame_pairs(self, corners: dict[str, Tensor], real: Tensor, conditioning: Tensor, fake: Tensor) -> Iterator[_Pair]:
+        """Single frames with their conditioning images: the whole frame, the mouth, the eyes. All [B, n, ...]."""
+        real, fake = (torch.cat([conditioning, x], dim=2).flatten(0, 1) for x in (real, fake))
         yield _Pair("D", real, fake)
         for label, region in (("Dm", "mouth"), ("De", "eyes")):
             if label in self.discriminators:
-                corner = clip.corners[region][:, start:stop].flatten(0, 1)
+                corner = corners[region].flatten(0, 1)
                 yield _Pair(label, *(crop(x, corner, self.options.roi_px) for x in (real, fake)))
 
-    def triplet_pairs(self, clip: Clip, start: int, stop: int, fake: Tensor, history: Tensor) -> Iterator[_Pair]:
-        """Three frames at distance 1, 3, 9 that end in [start, stop), with the flow between them; scales with too few frames have none."""
-        generated = torch.cat([history, fake], dim=1)
+    def triplet_pairs(self, chunk: Chunk, real: Tensor, fake: Tensor) -> Iterator[_Pair]:
+        """Three frames at distance 1, 3, 9 that end in the chunk, with the flow between them; scales with too few frames have none."""
+        generated = torch.cat([chunk.history, fake], dim=1)
+        before, total = chunk.history.shape[1], real.shape[1]
         for scale, step in enumerate(STEPS[: self.options.n_scales_temporal]):
-            ends = temporal.triplet_ends(start, stop, step)
+            ends = temporal.triplet_ends(before, total, step)
             if not len(ends):
                 continue
-            flows = temporal.triplet_flows(clip.flows[step], ends, step)
-            flows = temporal.upsample_flow(flows, clip.real.shape[-2:]) / FLOW_SCALE
-            real = temporal.triplets(clip.real, ends, step)
-            false = temporal.triplets(generated, ends, step, first=start - history.shape[1])
-            yield _Pair(f"D_T{scale}", *(torch.cat([x, flows], dim=2).flatten(0, 1) for x in (real, false)))
+            flows = temporal.triplet_flows(chunk.flows[step], ends, step)
+            flows = temporal.upsample_flow(flows, real.shape[-2:]) / FLOW_SCALE
+            pair = (torch.cat([temporal.triplets(x, ends, step), flows], dim=2).flatten(0, 1) for x in (real, generated))
+            yield _Pair(f"D_T{scale}", *pair)
 
-    def warp_loss(self, clip: Clip, start: int, stop: int, fake: Tensor, history: Tensor) -> Tensor:
+    def warp_loss(self, chunk: Chunk, real: Tensor, fake: Tensor) -> Tensor:
         """Each frame but the clip's first against the one before it, warped by the reference flow where that is trusted."""
-        first = max(start, 1)
-        flow = temporal.upsample_flow(clip.flows[1][:, first - 1 : stop - 1], clip.real.shape[-2:]).flatten(0, 1)
-        previous = torch.cat([history[:, -1:], fake], dim=1)[:, :-1].detach()[:, -(stop - first) :].flatten(0, 1)
-        real = clip.real[:, first:stop].flatten(0, 1)
-        trust = trusted(real, resample2d(clip.real[:, first - 1 : stop - 1].flatten(0, 1), flow))
-        return warp_loss(fake[:, -(stop - first) :].flatten(0, 1), resample2d(previous, flow), trust)
+        before, total = chunk.history.shape[1], real.shape[1]
+        first = max(before, 1)
+        flow = temporal.upsample_flow(chunk.flows[1][:, first - 1 :], real.shape[-2:]).flatten(0, 1)
+        generated = torch.cat([chunk.history, fake.detach()], dim=1)
+        trust = trusted(real[:, first:].flatten(0, 1), resample2d(real[:, first - 1 : total - 1].flatten(0, 1), flow))
+        warped = resample2d(generated[:, first - 1 : total - 1].flatten(0, 1), flow)
+        return warp_loss(fake[:, first - before :].flatten(0, 1), warped, trust)
+
+
+class MovingAverage:
+    """Exponential moving average of a generator's weights; early on it follows closely (decay min(decay, (1 + n) / (10 + n)) at update n).
+
+    The average makes better and steadier pictures than the last weights (Yazici et al. 2019), so it is what a checkpoint's G holds.
+    """
+
+    def __init__(self, network: nn.Module, decay: float):
+        self.decay = decay
+        self.updates = 0
+        self.network = copy.deepcopy(network).requires_grad_(False)
+
+    def state(self) -> dict[str, Any]:
+        return {"network": self.network.state_dict(), "updates": self.updates}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.network.load_state_dict(state["network"])
+        self.updates = state["updates"]
+
+    @torch.no_grad()
+    def update(self, network: nn.Module) -> None:
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        self.updates += 1
+        torch._foreach_lerp_(list(self.network.parameters()), list(network.parameters()), 1 - decay)
+
+
+def to_rgb(images: Tensor) -> Tensor:
+    """uint8 [..., H, W, 3] -> float32 [..., 3, H, W] in -1..1."""
+    return images.movedim(-1, -3).float() / 127.5 - 1
 
 
 def _channels_last(x: Tensor) -> Tensor:

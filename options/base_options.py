@@ -49,7 +49,9 @@ def add_base_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="GPU to use: auto (one if there is one, else the CPU), -1 (CPU), 0, 1, ...",
     )
-    parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="arithmetic of the networks (auto: fp32)")
+    parser.add_argument(
+        "--precision", choices=PRECISIONS, default="auto", help="arithmetic of the networks (auto: bf16 on a GPU that has it, else fp32)"
+    )
     parser.add_argument("--which_epoch", default="latest", metavar="E", help="checkpoint to load: latest or an epoch (default: latest)")
 
 

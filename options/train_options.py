@@ -13,10 +13,13 @@ from util.cli import UserError, add_flag
 
 # Presets change defaults; an option given on the command line wins over them.
 PRESETS: dict[str, dict[str, Any]] = {
-    "default": {},  # the published recipe
+    # The published networks and losses, trained several times faster and to better pictures (docs/experiments.md).
+    "default": {"batch_size": 0, "ema": 0.999, "lambda_L1": 10.0, "niter": 160, "niter_decay": 80, "niter_step": 10},
+    "literal": {"precision": "fp32", "cuda_graphs": False},  # the published recipe to the letter: the reference
     # For a processor without a GPU: the best picture after a few minutes on two cores.
     "preview": {
         "max_minutes": 6.0,
+        "ema": 0.99,
         "loadSize": 128,
         "augment": False,  # self-reenactment needs no foreign motion, and minutes are short
         "ngf": 16,
@@ -62,6 +65,7 @@ class TrainOptions(BaseOptions):
     augment: bool
     flow: str
     seed: int
+    cuda_graphs: bool
     # networks
     ngf: int
     n_downsample_G: int
@@ -89,6 +93,7 @@ class TrainOptions(BaseOptions):
     niter_step: int
     n_frames_total: int
     max_frames_per_gpu: int
+    ema: float
     # checkpoints and logs
     continue_train: bool
     load_pretrain: Path | None
@@ -113,16 +118,21 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add_base_options(parser)
     parser.add_argument(
-        "--preset", choices=tuple(PRESETS), default="default", help="default: the published recipe; preview: quick, for CPUs"
+        "--preset",
+        choices=tuple(PRESETS),
+        default="default",
+        help="default: our recipe; literal: the published one, slower; preview: quick, for CPUs",
     )
     parser.add_argument("--max_minutes", type=float, metavar="M", help="end after M minutes, with the whole schedule fitted into them")
 
     data = parser.add_argument_group("data")
     _number(data, "--loadSize", 256, "side of the images that are trained on", "PX")
-    _number(data, "--batch_size", 1, "clips trained on at the same time", alias="--batchSize")
+    text = "clips trained on at the same time; 0: as many as the GPU's memory holds, at most 8"
+    _number(data, "--batch_size", 1, text, alias="--batchSize")
     add_flag(data, "augment", True, "jitter the conditioning images, so that another person's motion does not look foreign later")
     data.add_argument("--flow", default="dis", metavar="METHOD", help="reference optical flow: dis or flownet2 (default: dis)")
     _number(data, "--seed", 0, "of the initial weights, the windows and the jitter")
+    add_flag(data, "cuda_graphs", True, "on a GPU, record each kind of step once and replay it: faster, with more memory")
 
     networks = parser.add_argument_group("networks")
     _number(networks, "--ngf", 64, "base width of the generator")
@@ -153,6 +163,7 @@ def build_parser() -> argparse.ArgumentParser:
     _number(schedule, "--niter_step", 5, "epochs after which clips become twice as long")
     _number(schedule, "--n_frames_total", 12, "frames of a clip at first")
     _number(schedule, "--max_frames_per_gpu", 4, "frames of a chunk, i.e. of one step")
+    _number(schedule, "--ema", 0.0, "decay of the moving average of the generator's weights, which is what is saved; 0: none", "D")
 
     files = parser.add_argument_group("checkpoints and logs")
     add_flag(files, "continue_train", False, "go on from the run's latest checkpoint; options may differ, except the networks'")
@@ -182,16 +193,18 @@ def parse(argv: Sequence[str] | None = None) -> TrainOptions:
 
 
 def _check(o: TrainOptions) -> None:
-    networks = "loadSize batch_size ngf n_blocks ndf num_D n_layers_D ROI_size"
+    networks = "loadSize ngf n_blocks ndf num_D n_layers_D ROI_size"
     schedule = "niter_step n_frames_total max_frames_per_gpu save_latest_freq save_epoch_freq"
     for name in f"{networks} {schedule}".split():
         if getattr(o, name) < 1:
             raise UserError(f"--{name} {getattr(o, name)} must be at least 1")
-    for name in "niter niter_decay n_downsample_G lambda_feat lambda_vgg lambda_warp lambda_L1 seed".split():
+    for name in "batch_size niter niter_decay n_downsample_G lambda_feat lambda_vgg lambda_warp lambda_L1 seed".split():
         if getattr(o, name) < 0:
             raise UserError(f"--{name} {getattr(o, name)} must not be negative")
     if o.niter + o.niter_decay < 1:
         raise UserError("--niter and --niter_decay are both 0: there is nothing to train")
+    if not 0 <= o.ema < 1:
+        raise UserError(f"--ema {o.ema} must be at least 0 and below 1")
     if o.lr <= 0:
         raise UserError(f"--lr {o.lr} must be above 0")
     if o.max_minutes is not None and o.max_minutes <= 0:

@@ -22,7 +22,7 @@ NETWORKS = ("G", "D", "Dm", "D_T0", "D_T1", "D_T2")
 TINY = (
     "--loadSize 32 --ngf 4 --n_downsample_G 2 --n_blocks 2 --ndf 4 --n_layers_D 2 --gpu_ids -1 --no_vgg --niter 2 --niter_decay 1".split()
 )
-TINY += "--n_frames_total 6 --niter_step 1 --max_frames_per_gpu 4 --no_tensorboard".split()
+TINY += "--batch_size 1 --ema 0.9 --lambda_L1 0 --n_frames_total 6 --niter_step 1 --max_frames_per_gpu 4 --no_tensorboard".split()
 
 
 @pytest.fixture(autouse=True)
@@ -91,7 +91,9 @@ def test_a_run_and_its_files(command, capsys):
     generator = build_generator(options)
     load_weights(generator, run.network_path("G"))
     saved = state(run)
-    assert saved["finished"] and torch.equal(saved["networks"]["G"]["model_final_img.1.bias"], generator.model_final_img[1].bias)
+    # the generator that is saved for use is the moving average of the one in training
+    assert saved["finished"] and torch.equal(saved["average"]["network"]["model_final_img.1.bias"], generator.model_final_img[1].bias)
+    assert not torch.equal(saved["networks"]["G"]["model_final_img.1.bias"], generator.model_final_img[1].bias)
     # epochs of 3 clips with 6, 12, 21 frames in chunks of 4
     assert saved["progress"]["epoch"] == 3 and saved["progress"]["frames"] == 3 * (6 + 12 + 21)
     assert saved["progress"]["steps"] == 3 * (2 + 3 + 6)
@@ -119,7 +121,7 @@ def test_a_run_and_its_files(command, capsys):
 
 @pytest.mark.parametrize(
     ("batch", "clips", "epoch", "clip"),
-    [("1", 4, 1, 1), ("2", 3, 1, 1), ("1", 9, 2, 3)],  # in the middle of the second epoch; after the very last clip
+    [("1", 4, 1, 1), ("2", 4, 2, 2)],  # within an epoch, also with batches across its end
 )
 def test_resumed_run_equals_an_uninterrupted_one(command, datasets, tmp_path, monkeypatch, batch, clips, epoch, clip):
     command("--batch_size", batch)
@@ -140,6 +142,9 @@ def test_resumed_run_equals_an_uninterrupted_one(command, datasets, tmp_path, mo
     for label in NETWORKS:
         for key, value in whole["networks"][label].items():
             torch.testing.assert_close(resumed["networks"][label][key], value, rtol=0, atol=1e-6, msg=f"{label} {key}")
+    for key, value in whole["average"]["network"].items():
+        torch.testing.assert_close(resumed["average"]["network"][key], value, rtol=0, atol=1e-6)
+    assert resumed["average"]["updates"] == whole["average"]["updates"] > 0
     for name in ("G", "D"):
         for index, moments in whole["optimizers"][name]["state"].items():
             for key, value in moments.items():
@@ -250,7 +255,8 @@ def test_pretrained_networks_and_bare_weights(command, datasets, tmp_path, capsy
     assert read_run_options(pretrained)["identities"] == ["Ann", "Bob"]
     command("--load_pretrain", str(pretrained.checkpoints), "--lr", "1e-12", *short, "0")
     for label in NETWORKS:
-        for key, value in state(pretrained)["networks"][label].items():
+        weights = state(pretrained)["average"]["network"] if label == "G" else state(pretrained)["networks"][label]
+        for key, value in weights.items():
             torch.testing.assert_close(state(command.run)["networks"][label][key], value, rtol=0, atol=1e-6)
     with pytest.raises(UserError, match="wrong shape"):
         train.main([*base(datasets, tmp_path, "Bob"), *TINY, "--ngf", "8", "--load_pretrain", str(pretrained.checkpoints)])
@@ -273,14 +279,8 @@ def test_pretrained_networks_and_bare_weights(command, datasets, tmp_path, capsy
 def test_vgg_is_left_out_with_one_warning_when_it_cannot_be_had(command, monkeypatch, capsys):
     monkeypatch.setattr("models.losses.find_vgg_weights", lambda: None)
     command("--vgg", "--niter", "1", "--niter_decay", "0")
-    assert capsys.readouterr().err.count("instead of the VGG loss") == 1
-    log = command.run.log_path.read_text()
-    assert "G_VGG" not in log and "G_L1_D" in log
-
-
-def test_no_vgg_is_the_published_recipe_less_vgg(command):
-    command("--no_vgg", "--niter", "1", "--niter_decay", "0")
-    assert "G_L1" not in command.run.log_path.read_text()
+    assert capsys.readouterr().err.count("without the VGG loss") == 1
+    assert "G_VGG" not in command.run.log_path.read_text()
 
 
 def test_flow_is_not_computed_when_nothing_uses_it(command, datasets, monkeypatch):
@@ -297,7 +297,8 @@ def test_flow_is_not_computed_when_nothing_uses_it(command, datasets, monkeypatc
         (["--gpu_ids", "x"], "neither auto nor a number"),
         (["--flow", "flownet2"], "use --flow dis"),
         (["--loadSize", "30"], "must be a multiple of 4"),
-        (["--batch_size", "0"], "must be at least 1"),
+        (["--batch_size", "-1"], "must not be negative"),
+        (["--ema", "1"], "--ema 1.0 must be at least 0 and below 1"),
         (["--niter", "0", "--niter_decay", "0"], "nothing to train"),
         (["--max_minutes", "-1"], "must be above 0"),
         (["--vgg_weights", "nowhere.pth"], "no file nowhere.pth"),
@@ -315,10 +316,12 @@ def test_bad_input(command, options, message, monkeypatch):
 
 
 def test_presets_change_defaults_and_options_win():
-    plain = parse(["--dataset_name", "D"])
-    preview = parse(["--dataset_name", "D", "--preset", "preview"])
-    assert (plain.loadSize, plain.ngf, plain.niter, plain.niter_decay, plain.niter_step) == (256, 64, 40, 20, 5)
-    assert (plain.lr, plain.n_frames_total, plain.max_frames_per_gpu, plain.ROI_size, plain.lambda_L1) == (2e-4, 12, 4, 72, 0)
-    assert preview.loadSize < plain.loadSize and preview.ngf < plain.ngf
+    default, literal, preview = (parse(["--dataset_name", "D", "--preset", p]) for p in ("default", "literal", "preview"))
+    assert parse(["--dataset_name", "D"]) == default
+    assert (literal.loadSize, literal.ngf, literal.niter, literal.niter_decay, literal.niter_step) == (256, 64, 40, 20, 5)
+    assert (literal.lr, literal.n_frames_total, literal.max_frames_per_gpu, literal.ROI_size) == (2e-4, 12, 4, 72)
+    assert (literal.batch_size, literal.precision, literal.ema, literal.lambda_L1) == (1, "fp32", 0, 0)
+    assert (default.loadSize, default.ngf, default.lr) == (literal.loadSize, literal.ngf, literal.lr)
+    assert preview.loadSize < default.loadSize and preview.ngf < default.ngf
     chosen = parse(["--dataset_name", "D", "--preset", "preview", "--loadSize", "64", "--prev_output", "--no_eye_gaze"])
     assert chosen.loadSize == 64 and chosen.prev_output and not chosen.eye_gaze and chosen.ngf == preview.ngf

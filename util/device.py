@@ -39,12 +39,13 @@ def choose_device(gpu_ids: str = "auto") -> torch.device:
     return torch.device("cuda", ids[0])
 
 
-def choose_precision(precision: str) -> torch.dtype:
+def choose_precision(precision: str, device: torch.device) -> torch.dtype:
     """Turn `--precision` into the type of the networks' arithmetic: torch.bfloat16 (autocast) or torch.float32.
 
-    'auto' is fp32 (convolutions in TF32 on a GPU): as long as launches take most of the time, bf16 is no faster on an H100 (21 against
-    22 frames/s of training), and its results were no better (docs/experiments.md).
+    'auto' is bf16 on a GPU that computes in it (NVIDIA: Ampere and later), else fp32 (convolutions in TF32 where a GPU has that).
     """
     import torch
 
-    return {"auto": torch.float32, "fp32": torch.float32, "bf16": torch.bfloat16}[precision]
+    if precision == "auto":
+        precision = "bf16" if device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0) else "fp32"
+    return {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.networks.layers import InstanceNorm2d, init_weights
+from models.networks.layers import InstanceNorm2d, apply_layers, init_weights
 
 MAX_BASE_WIDTH = 64
 MAX_WIDTH = 512
@@ -35,7 +35,7 @@ class MultiscaleDiscriminator(nn.Module):
                 x = F.avg_pool2d(x, 3, stride=2, padding=1, count_include_pad=False)
             features = [x]
             for j in range(self.n_layers + 2):
-                features.append(getattr(self, f"scale{scale}_layer{j}")(features[-1]))
+                features.append(apply_layers(getattr(self, f"scale{scale}_layer{j}"), features[-1]))
             results.append(features[1:])
         return results
 

@@ -7,32 +7,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from models.networks.layers import InstanceNorm2d, init_weights
+from models.networks.layers import InstanceNorm2d, ResnetBlock, apply_layers, init_weights
 
 CONDITIONING_FRAMES = 3  # frames of conditioning images that the generator sees, the current one last
 PREVIOUS_FRAMES = 2  # generated frames that it sees
-
-
-class ResnetBlock(nn.Module):
-    """x + norm(conv(relu(norm(conv(x))))), 3x3 convolutions with reflection padding; [B, C, H, W] -> the same."""
-
-    def __init__(self, channels: int):
-        super().__init__()
-        block = nn.Sequential(
-            nn.ReflectionPad2d(1),
-            nn.Conv2d(channels, channels, 3),
-            InstanceNorm2d(channels),
-            nn.ReLU(inplace=True),
-            nn.ReflectionPad2d(1),
-            nn.Conv2d(channels, channels, 3),
-            InstanceNorm2d(channels),
-        )
-        # One block under two names: published checkpoints hold these tensors twice.
-        self.resnetblock_sequential = block
-        self.conv_block = block
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.conv_block(x)
 
 
 def _encoder(input_nc: int, ngf: int, n_downsampling: int, n_blocks: int) -> nn.Sequential:
@@ -89,12 +67,19 @@ class Generator(nn.Module):
         P: [B, prev_output_nc, H, W] the last two generated frames, oldest first, -1..1; zeros before the first frame.
         Returns: [B, output_nc, H, W] in -1..1.
         """
+        return self.decode(self.encode(A), P)
+
+    def encode(self, A: Tensor) -> Tensor:
+        """What the conditioning alone says, for `decode`. It does not need the frames before, so many frames can be encoded at once."""
         if A.shape[-1] % self.multiple or A.shape[-2] % self.multiple:
             raise ValueError(f"image size {tuple(A.shape[-2:])} is no multiple of {self.multiple}")
-        features = self.model_down_seg(A)
+        return apply_layers(self.model_down_seg, A)
+
+    def decode(self, features: Tensor, P: Tensor | None = None) -> Tensor:
+        """The frame from `encode`'s features and the last two frames; shapes as in `forward`."""
         if self.model_down_img is not None:
-            features = features + self.model_down_img(P)
-        return self.model_final_img(self.model_up_img(self.model_res_img(features)))
+            features = features + apply_layers(self.model_down_img, P)
+        return apply_layers((*self.model_res_img, *self.model_up_img, *self.model_final_img), features)
 
 
 def conditioning_channels(eye_gaze: bool) -> int:
