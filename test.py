@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     size = options.loadSize or run_options["loadSize"]
     if size % 2 ** run_options["n_downsample_G"]:
         raise UserError(f"--loadSize {size} must be a multiple of {2 ** run_options['n_downsample_G']}, as this run's generator halves it")
-    sequence = DrivingSequence.open(dataset, target, source, size, options.how_many)
+    sequence = DrivingSequence.open(dataset, target, source, size, options.how_many, run_options["eye_gaze"])
     face_model = _check_face_model(dataset, target, run_options)
 
     results = Results(files.test_folder(sequence.sequence.id, options.which_epoch))

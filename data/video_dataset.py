@@ -208,7 +208,7 @@ class DrivingFrame:
     image: np.ndarray | None  # uint8 [H, W, 3]: the truth in self reenactment, else the driver's frame (None if not stored)
     nmfc: np.ndarray  # uint8 [H, W, 3]
     gaze: np.ndarray  # uint8 [H, W, 3]
-    landmarks: np.ndarray  # float32 [70, 2] in pixels at load size
+    landmarks: np.ndarray | None  # float32 [70, 2] in pixels at load size; None if the pair has none
 
     def conditioning(self) -> np.ndarray:
         """uint8 [H, W, 6]: NMFC and gaze."""
@@ -230,9 +230,12 @@ class DrivingSequence:
     numbers: list[int] = field(repr=False)
 
     @classmethod
-    def open(cls, dataset: Dataset, target: str, source: str | None, load_size: int, how_many: int | None = None) -> DrivingSequence:
-        """Check the frames of a test and return it; how_many: only that many first frames.
+    def open(
+        cls, dataset: Dataset, target: str, source: str | None, load_size: int, how_many: int | None = None, eye_gaze: bool = True
+    ) -> DrivingSequence:
+        """Check the frames of a test and return it.
 
+        how_many: only that many first frames. eye_gaze: False when a pair may lack landmarks; the gaze images are black then.
         Raises: UserError when there are none, or kinds of files do not match.
         """
         name = dataset.home.name
@@ -245,14 +248,17 @@ class DrivingSequence:
                     f"run preprocessing/detect.py --dataset_name {name} with a --test_seq_ratio above 0"
                 )
         else:
-            sequence, kinds = dataset.sequence("test", f"{target}_{source}"), ("source_images", "source_nmfcs", "source_landmarks70")
-            if not sequence.frames(kinds[1]):
+            sequence, kinds = dataset.pair(target, source), ("source_images", "source_nmfcs", "source_landmarks70")
+            pair = dataset.read_pair(target, source)
+            if not sequence.frames(kinds[1]) or (pair and not pair.complete):
                 raise UserError(
-                    f"no conditioning images for {source} driving {target} in {sequence.folder(kinds[1])}; "
+                    f"no {'complete ' if pair else ''}conditioning images for {source} driving {target} in {sequence.folder(kinds[1])}; "
                     f"run preprocessing/reenact.py --dataset_name {name} --source_id {source} --target_id {target}"
                 )
             if not sequence.folder("source_images").is_dir():
                 kinds = ("", *kinds[1:])
+            if not eye_gaze and not sequence.folder("source_landmarks70").is_dir():
+                kinds = (*kinds[:2], "")
         numbers = check_sequence(sequence, [k for k in kinds if k])
         return cls(sequence, kinds, load_size, _png_size(sequence, kinds[1], numbers[0])[0], numbers[:how_many])
 
@@ -279,10 +285,13 @@ class DrivingSequence:
 
     def _read(self, number: int) -> DrivingFrame:
         images, nmfcs, points = self.kinds
-        landmarks = (read_landmarks(self.sequence, points, number) * (self.load_size / self.image_size)).astype(np.float32)
+        landmarks, gaze = None, np.zeros((self.load_size, self.load_size, 3), np.uint8)
+        if points:
+            landmarks = (read_landmarks(self.sequence, points, number) * (self.load_size / self.image_size)).astype(np.float32)
+            gaze = draw_eye_gaze(landmarks, self.load_size)
         image = resize_image(_read_square(self.sequence, images, number, None), self.load_size) if images else None
         nmfc = resize_nmfc(_read_square(self.sequence, nmfcs, number, self.image_size), self.load_size)
-        return DrivingFrame(number, image, nmfc, draw_eye_gaze(landmarks, self.load_size), landmarks)
+        return DrivingFrame(number, image, nmfc, gaze, landmarks)
 
 
 def check_sequence(sequence: layout.Sequence, kinds: Sequence[str]) -> list[int]:
