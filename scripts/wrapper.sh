@@ -2,7 +2,7 @@
 # What the wrappers around train.py and test.py share. Sourced, not run.
 #
 # usage: source wrapper.sh     after `usage` is defined, which it calls if one of the script's arguments asks for help;
-#                              gives ROOT, PYTHON and need_target_and_dataset
+#                              gives ROOT, PYTHON, need_target_and_dataset and make_video
 set -euo pipefail
 for argument in "$@"; do # a sourced file sees the arguments of the script
   case "$argument" in -h | --help) usage; exit 0 ;; esac
@@ -17,4 +17,17 @@ need_target_and_dataset() { # TARGET and DATASET from the first two arguments
     exit 2
   fi
   TARGET="$1" DATASET="$2"
+}
+
+make_video() { # the video beside the frames that test.py wrote: TARGET or PAIR, then the options that test.py got
+  local folder="$1" name="head2head_$TARGET" epoch=latest results="$ROOT/results"
+  shift
+  while [ $# -gt 0 ]; do
+    case "$1" in
+      --name=* | --which_epoch=* | --results_dir=*) set -- "${1%%=*}" "${1#*=}" "${@:2}" ;;
+    esac
+    case "$1" in --name) name="$2" ;; --which_epoch) epoch="$2" ;; --results_dir) results="$2" ;; esac
+    shift
+  done
+  "$PYTHON" "$ROOT/scripts/images_to_video.py" --output_mode all --results_dir "$results/$DATASET/$name/${epoch}_epoch/test/$folder"
 }

@@ -82,13 +82,16 @@ def find_source(facts: dict, datasets_dir: str | Path | None = None) -> tuple[Fr
     """The driver's frame rate, the file with its sound, and the moment in that file (seconds) that belongs to the first frame.
 
     The frame rate is None when the dataset has no record of the driver (a dataset of the original system), the file is None
-    when it is not known or not there any more.
+    when it is not known or not there any more, or a file of motion drives.
     """
     dataset = Dataset.open(facts["dataset_name"], datasets_dir or facts["datasets_dir"])
+    pair = dataset.read_pair(facts["target"], facts["source"]) if facts["source"] else None
+    if pair and pair.driver["kind"] != "identity":
+        return pair.fps, None, 0.0
     record = dataset.read_record(facts["source"] or facts["target"])
     if record is None:
         return None, None, 0.0
-    sound = record.sound_source("test")
+    sound = record.sound_source(pair.driver["split"] if pair else "test")
     return record.fps, *(sound or (None, 0.0))
 
 

@@ -21,12 +21,4 @@ shift 2
 # test.py finds a relative folder from where this script was called, as any command does.
 "$PYTHON" "$ROOT/test.py" --dataset_name "$DATASET" --target_id "$TARGET" "$@"
 
-NAME="head2head_$TARGET" EPOCH=latest RESULTS="$ROOT/results"
-while [ $# -gt 0 ]; do
-  case "$1" in
-    --name=* | --which_epoch=* | --results_dir=*) set -- "${1%%=*}" "${1#*=}" "${@:2}" ;;
-  esac
-  case "$1" in --name) NAME="$2" ;; --which_epoch) EPOCH="$2" ;; --results_dir) RESULTS="$2" ;; esac
-  shift
-done
-"$PYTHON" "$ROOT/scripts/images_to_video.py" --output_mode all --results_dir "$RESULTS/$DATASET/$NAME/${EPOCH}_epoch/test/$TARGET"
+make_video "$TARGET" "$@"
