@@ -112,7 +112,7 @@ def repeated_frames(change: np.ndarray, fps: float) -> np.ndarray:
     change: [N], mean difference of each picture to the one before (any unit; the first is not used). Repeated are those that change
     less than a fifth of what is usual around them. A few such frames are chance (a head that comes to rest): then none are taken.
     """
-    usual = median_filter(np.r_[change[1:2], change[1:]], size=_odd(fps), mode="nearest")
+    usual = median_filter(np.r_[change[1:2], change[1:]], size=_odd(fps), mode="reflect")
     repeated = change < REPEATED * usual
     repeated[:1] = False
     return repeated if repeated.mean() > REPEATED_OFTEN else np.zeros(len(change), bool)
@@ -204,6 +204,17 @@ def in_eyes(landmarks: np.ndarray) -> np.ndarray:
     """The right and the left pupil from the middle between the corners of their eye: landmarks [N, 70, 2] -> [N, 2, 2]."""
     corners = [[eye.start, eye.start + 3] for eye in (RIGHT_EYE, LEFT_EYE)]
     return landmarks[:, PUPILS] - landmarks[:, corners].mean(2)
+
+
+def gaze(model: MorphableModel, identity: np.ndarray, seen: Person | Driven) -> np.ndarray:
+    """Where the right and the left pupil are in their eye, from the front: [N, 2, 2], model units, x right, y down.
+
+    Pupils lie deeper than the corners of their eye, so a turn of the head moves them as a glance does. The mesh knows how deep; what
+    was seen beyond the mesh is taken for a point of the image plane.
+    """
+    straight = Cameras(np.ones(len(seen.cameras)), np.tile(FRONTAL, (len(seen.cameras), 1, 1)), np.zeros((len(seen.cameras), 3)))
+    mesh = [in_eyes(mesh_landmarks(model, identity, seen.expression, c)) for c in (seen.cameras, straight)]
+    return mesh[1] + into_head(in_eyes(seen.landmarks) - mesh[0], seen.cameras)[..., :2] * [1, -1]
 
 
 def uncross_lids(landmarks: np.ndarray) -> np.ndarray:

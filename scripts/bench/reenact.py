@@ -7,7 +7,7 @@ Curves over time are compared between the source as it was detected and fitted (
 
 mouth       distance of the inner lips on the mesh, in model units                                    correlation
 eye R, L    lid opening of the landmarks70, taken back to a frontal view by the camera                 correlation
-gaze x, y   pupil's place in the eye, likewise, in eye widths, mean of both eyes                       correlation
+gaze x, y   pupil's place in the eye from the front, in eye widths, mean of both eyes                  correlation
 rotation    least of yaw, pitch, roll: with the source in head mode, with the target's pose in face mode   correlation
 scale       std / mean of the driven camera's scale through the source's (head mode)                   ratio, at most 1
 jitter      median second difference, driven through source: of rotation (head mode), and of the face's    ratio, below 1
@@ -36,38 +36,25 @@ from preprocessing.landmarks70 import from_dense
 from preprocessing.morphable import MorphableModel, load_face_model
 from preprocessing.motion import Motion, head_rotation, to_angles
 from preprocessing.reenact import common_face_model, find_frames, identity_motion, read_person
-from preprocessing.retarget import COVERED, Driven, Person, drive, frontal, target_frames
+from preprocessing.retarget import COVERED, Driven, Person, drive, frontal, gaze, target_frames
 from util.cli import UserError, run, say
-from util.geometry import Cameras
 from util.image_io import write_bytes
-from util.landmarks import LEFT_EYE, LEFT_PUPIL, RIGHT_EYE, RIGHT_PUPIL, eye_openings, mouth_opening
+from util.landmarks import eye_openings, mouth_opening
 from util.layout import Dataset
 
 # Standard deviations below which a curve is noise: 0.03 cm are a third of a pixel in a crop of 256.
+ANGLES = ("yaw", "pitch", "roll")
 LEAST = {"mouth": 0.03, "eye R": 0.03, "eye L": 0.03, "gaze x": 0.02, "gaze y": 0.02, "yaw": 0.5, "pitch": 0.5, "roll": 0.5}
 
 
-def gaze(landmarks: np.ndarray) -> np.ndarray:
-    """The pupils' place between the corners of the eyes, across and down, in eye widths; mean of both eyes: [N, 2]."""
-    out = []
-    for eye, pupil in ((RIGHT_EYE, RIGHT_PUPIL), (LEFT_EYE, LEFT_PUPIL)):
-        first, last = landmarks[:, eye.start], landmarks[:, eye.start + 3]
-        width = np.linalg.norm(last - first, axis=1, keepdims=True)
-        across = (last - first) / width
-        offset = (landmarks[:, pupil] - (first + last) / 2) / width
-        out.append(np.stack([(offset * across).sum(1), across[:, 0] * offset[:, 1] - across[:, 1] * offset[:, 0]], 1))
-    return np.mean(out, 0)
-
-
-def curves(
-    model: MorphableModel, identity: np.ndarray, expression: np.ndarray, cameras: Cameras, landmarks: np.ndarray
-) -> dict[str, np.ndarray]:
+def curves(model: MorphableModel, identity: np.ndarray, head: Person | Driven) -> dict[str, np.ndarray]:
     """All compared curves of a source or driven head, each [N]."""
-    mesh = from_dense(model.landmarks(identity, expression))
-    eyes = frontal(landmarks, cameras)
-    opening, look = eye_openings(eyes), gaze(eyes)
+    mesh = from_dense(model.landmarks(identity, head.expression))
+    eyes = frontal(head.landmarks, head.cameras)
+    width = np.linalg.norm(eyes[:, [39, 45]] - eyes[:, [36, 42]], axis=-1).mean()
+    opening, look = eye_openings(eyes), gaze(model, identity, head).mean(1) / width
     named = {"mouth": mouth_opening(mesh), "eye R": opening[:, 0], "eye L": opening[:, 1], "gaze x": look[:, 0], "gaze y": look[:, 1]}
-    return named | dict(zip(("yaw", "pitch", "roll"), to_angles(head_rotation(cameras))))
+    return named | dict(zip(ANGLES, to_angles(head_rotation(head.cameras))))
 
 
 def jitter(values: np.ndarray) -> float:
@@ -79,11 +66,10 @@ def compare(
     model: MorphableModel, source: Person, target: Person, motion: Motion, driven: Driven, poses: np.ndarray | None
 ) -> dict[str, float | dict[str, float]]:
     """The figures of one pair in one mode (see the module's text)."""
-    own = curves(model, source.identity, source.expression, source.cameras, source.landmarks)
-    new = curves(model, target.identity, driven.expression, driven.cameras, driven.landmarks)
+    own, new = curves(model, source.identity, source), curves(model, target.identity, driven)
     if poses is not None:  # the pose is the target's
         pose = target.cameras[poses]
-        own |= dict(zip(("yaw", "pitch", "roll"), to_angles(head_rotation(pose))))
+        own |= dict(zip(ANGLES, to_angles(head_rotation(pose))))
     correlation = {k: float(np.corrcoef(own[k], new[k])[0, 1]) if own[k].std() > 1e-9 and new[k].std() > 1e-9 else 1.0 for k in own}
     spread = {k: float(v.std()) for k, v in own.items()}
     low, high = np.percentile(target.expression, COVERED, axis=0)
@@ -130,7 +116,7 @@ def line(pair: str, mode: str, f: dict) -> str:
         text = f"{f['correlation'][name]:.3f}"
         return f"({text})" if f["spread"][name] < LEAST[name] else f" {text} "
 
-    cells = [shown("mouth"), shown("eye R"), shown("eye L"), shown("gaze x"), shown("gaze y"), shown("yaw", "pitch", "roll")]
+    cells = [shown("mouth"), shown("eye R"), shown("eye L"), shown("gaze x"), shown("gaze y"), shown(*ANGLES)]
     rest = [f.get("scale"), f.get("jitter_rotation"), f["jitter_mesh"], f["blink"], f["mean_eye"], f["asked_beyond"], f["beyond"]]
     return f"{pair:28s} {mode} " + " ".join(cells) + " " + " ".join(f"{v:6.2f}" if v is not None else "     -" for v in rest)
 
