@@ -14,7 +14,7 @@ from util.cli import UserError, add_flag
 # Presets change defaults; an option given on the command line wins over them.
 PRESETS: dict[str, dict[str, Any]] = {
     # The published networks and losses, trained several times faster and to better pictures (docs/experiments.md).
-    "default": {"batch_size": 0, "ema": 0.999, "lambda_L1": 10.0, "niter": 160, "niter_decay": 80, "niter_step": 10},
+    "default": {"batch_size": 0, "detail_init": True, "ema": 0.999, "lambda_L1": 10.0, "niter": 160, "niter_decay": 80, "niter_step": 10},
     "literal": {"precision": "fp32", "cuda_graphs": False},  # the published recipe to the letter: the reference
     # For a processor without a GPU: the best picture after a few minutes on two cores.
     "preview": {
@@ -79,6 +79,7 @@ class TrainOptions(BaseOptions):
     use_eyes_D: bool
     ROI_size: int
     n_scales_temporal: int
+    detail_init: bool
     # losses
     lambda_feat: float
     lambda_vgg: float
@@ -147,6 +148,8 @@ def build_parser() -> argparse.ArgumentParser:
     add_flag(networks, "use_eyes_D", False, "a discriminator for the eyes")
     _number(networks, "--ROI_size", 72, "window of mouth and eyes, for 256-pixel images", "PX")
     _number(networks, "--n_scales_temporal", 3, "temporal discriminators (steps 1, 3, 9)")
+
+    add_flag(networks, "detail_init", False, "initial weights that give the discriminators an eye for detail from the start")
 
     losses = parser.add_argument_group("losses")
     _number(losses, "--lambda_feat", 10.0, "weight of feature matching", "W")
