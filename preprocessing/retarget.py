@@ -101,9 +101,10 @@ def steady(values: np.ndarray, fps: float, joined: np.ndarray | None = None) -> 
     quick = values - slow
     power = np.maximum(uniform_filter1d(quick**2, window, axis=0, mode="nearest"), 0)
     noise = NOISE_FACTOR**2 * np.percentile(power, NOISE_PERCENTILE, axis=0)
-    # the strongest window that a frame lies in decides: a blink's flanks are kept with its peak
-    power = maximum_filter1d(power, window // 2 * 2 + 1, axis=0, mode="nearest")
-    return slow + quick * np.maximum(0, 1 - noise / np.maximum(power, 1e-30))
+    # The strongest window that a frame lies in decides, so a blink's flanks are kept with its peak; the average takes the steps out.
+    power = maximum_filter1d(power, window, axis=0, mode="nearest")
+    gain = np.maximum(0, 1 - noise / np.maximum(power, 1e-30))
+    return slow + quick * uniform_filter1d(gain, window, axis=0, mode="nearest")
 
 
 def repeated_frames(change: np.ndarray, fps: float) -> np.ndarray:
