@@ -33,11 +33,11 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as in reconstruct.py
 import numpy as np
 
 from preprocessing.morphable import FACE_MODELS, MorphableModel, load_face_model, model_version, resolve_kind
-from preprocessing.motion import Edit, Motion, check_edits, parse_edits, read_arkit, read_template, save_template
+from preprocessing.motion import Edit, Motion, check_edits, head_rotation, parse_edits, read_arkit, read_template, save_template, to_angles
 from preprocessing.reconstruct import BATCH, continues
 from preprocessing.render import create_renderer
 from preprocessing.retarget import Driven, Person, drive, even_out, read_motion, repeated_frames, steady_motion, target_frames
-from util.cli import UserError, add_flag, progress, run, say
+from util.cli import UserError, add_flag, progress, run, say, warn
 from util.geometry import Cameras
 from util.image_io import read_image, write_image
 from util.layout import SPLITS, Dataset, Pair, Record, read_camera, read_table, write_table
@@ -45,8 +45,9 @@ from util.layout import Sequence as FrameSequence
 
 VERSION = 1  # of the pairs: another one makes them again
 KINDS = ("source_images", "source_nmfcs", "source_landmarks70")
-ORIGINAL_FPS = Fraction(25)  # of a dataset that does not know its frame rate
-"""The original system's datasets have no record of it."""
+ORIGINAL_FPS = Fraction(25)  # of a dataset of the original system, which does not record it
+TEMPLATE_FPS = Fraction(30)  # of a CSV that becomes a template, with no target to set the rate
+TURN_MARGIN_DEG = 8.0  # how far beyond the turns it was trained on a network is trusted
 
 
 @dataclass(frozen=True)
@@ -229,10 +230,11 @@ def picture_changes(source: Frames) -> np.ndarray:
 
 
 def file_motion(path: Path, model: MorphableModel, target: Frames | None) -> Motion:
-    """The motion of a CSV (at the target's frame rate) or a template (at its own)."""
+    """The motion of a CSV (at the target's frame rate, or TEMPLATE_FPS without one) or a template (at its own)."""
     names = model.expression_names
     if path.suffix.lower() == ".csv":
-        return read_arkit(path, names, target.record.fps if target and target.record else Fraction(30))
+        rate = TEMPLATE_FPS if target is None else target.record.fps if target.record else ORIGINAL_FPS
+        return read_arkit(path, names, rate)
     return read_template(path, names)
 
 
@@ -290,6 +292,8 @@ def make_pair(
         )
     except ValueError as e:
         raise UserError(f"{o.drive}: {e}; leave out --no_translation_adaptation and --no_scale_or_translation_adaptation") from None
+    if not o.keep_target_pose:
+        warn_of_turns(target.name, person, driven)
     name = source.name if source else o.drive.stem
     numbers = source.numbers if source else list(range(len(motion)))
     if numbers[-1] - numbers[0] + 1 != len(numbers):  # part of the train frames were left out between two videos
@@ -315,6 +319,18 @@ def make_pair(
     write_frames(dataset, model, person, driven, pair, source, numbers, o)
     dataset.write_pair(replace(pair, complete=True))
     say(f"{target.name}_{name}: {len(numbers)} frames ({pair.mode} reenactment)")
+
+
+def warn_of_turns(name: str, target: Person, driven: Driven) -> None:
+    """Say so when the driven head often turns further than the target's frames show: networks know nothing of those views."""
+    turns = []
+    for axis, own, new in zip(("yaw", "pitch", "roll"), *(to_angles(head_rotation(c)) for c in (target.cameras, driven.cameras))):
+        low, high = own.min() - TURN_MARGIN_DEG, own.max() + TURN_MARGIN_DEG
+        share = ((new < low) | (new > high)).mean()
+        if share > 0.02:
+            turns.append(f"{axis} {new.min():.0f} to {new.max():.0f} degrees where {own.min():.0f} to {own.max():.0f} are known")
+    if turns:
+        warn(f"the head turns further than {name}'s own frames show: {'; '.join(turns)}; expect faults there, or use --keep_target_pose")
 
 
 def write_frames(

@@ -196,7 +196,10 @@ def out_of_head(offsets: np.ndarray, cameras: Cameras) -> np.ndarray:
 
 
 def frontal(landmarks: np.ndarray, cameras: Cameras) -> np.ndarray:
-    """Landmarks [N, P, 2] (pixels) seen from the front, in model units with y down, all taken for points of one plane."""
+    """Landmarks [N, P, 2] (pixels) seen from the front, in model units with y down, all taken for points of one plane.
+
+    For measuring: a head in profile (turned by 90 degrees) has no such view.
+    """
     flat = cameras.scale[:, None, None] * (cameras.rotation @ FRONTAL)[:, :2, :2]
     return (landmarks - cameras.translation[:, None, :2]) @ np.swapaxes(np.linalg.inv(flat), 1, 2)
 
@@ -282,9 +285,11 @@ def openings(model: MorphableModel, identity: np.ndarray) -> tuple[Opening, Open
 
 
 def lid_gaps(landmarks: np.ndarray, cameras: Cameras) -> np.ndarray:
-    """Gaps between the lids of the right and the left eye as seen, [N, 2], model units."""
-    points = frontal(landmarks, cameras)[..., 1]
-    return np.stack([points[:, lower].mean(1) - points[:, upper].mean(1) for upper, lower, *_ in _LIDS], 1)
+    """Gaps between the lids of the right and the left eye as seen, along the head's way up, [N, 2], model units."""
+    up = cameras.rotation[:, :2, 1] * cameras.scale[:, None]  # in the image: what one unit upwards becomes
+    up /= np.maximum((up**2).sum(1), (cameras.scale / 2) ** 2)[:, None]  # beyond 60 degrees of nodding lids are not seen so well
+    gaps = [landmarks[:, upper].mean(1) - landmarks[:, lower].mean(1) for upper, lower, *_ in _LIDS]
+    return np.stack([(gap * up).sum(1) for gap in gaps], 1)
 
 
 def adapt_openings(model: MorphableModel, target: Person, motion: Motion, expression: np.ndarray, exaggerate: float = 1.0) -> np.ndarray:

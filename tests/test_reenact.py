@@ -235,6 +235,16 @@ def test_a_file_drives(place, tmp_path, model, capsys):
     }
 
 
+def test_turns_that_the_target_never_made_are_pointed_out(place, tmp_path, capsys):
+    dataset, _ = place
+    take = write_csv(tmp_path / "far.csv", 61, HeadYaw=lambda t: 1.2 * np.sin(6 * t))
+    run(dataset, "--drive", take, "--target_id", "Ann")
+    warning = capsys.readouterr().err
+    assert "the head turns further than Ann's own frames show: yaw -68 to 68 degrees" in warning and "pitch" not in warning
+    run(dataset, "--drive", take, "--target_id", "Ann", "--keep_target_pose")
+    assert "further" not in capsys.readouterr().err
+
+
 def test_a_dataset_of_the_original_system(tmp_path, model):
     """It has no records: the coefficients say whether they are the face model's."""
     dataset = Dataset.open("old", tmp_path)

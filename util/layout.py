@@ -128,7 +128,7 @@ class Pair:
     source: str  # the source identity, or the stem of the file that drives; second half of the folder's name
     mode: str  # head: the source's pose and expression; face: the source's expression, the target's pose
     fps: Fraction  # frame rate of the pair: the source's; of a file that drives, the target's
-    frames: list[int]  # first and last number of the pair's frames; those of an identity are the source's own numbers
+    frames: list[int]  # first and last number; the source's own, or from 0 where those have gaps
     # identity: {"kind": "identity", "split": S's split}; file: {"kind": "arkit" or "template", "file": ..., "sha256": ...}
     driver: dict[str, Any]
     target_split: str
