@@ -181,14 +181,14 @@ class StopSignal:
 
 
 def choose_batch_size(options: TrainOptions, device: torch.device) -> int:
-    """The most clips of 1, 2, 4, 8 that the device's memory holds at the chosen image size; 1 without a GPU."""
+    """The most clips of 1, 2, 4 that the device's memory holds at the chosen image size; 1 without a GPU."""
     import torch
 
     if device.type != "cuda":
         return 1
     free_gb = torch.cuda.mem_get_info(device)[0] / 1e9
     per_clip_gb = GB_PER_FRAME * options.max_frames_per_gpu * (options.loadSize / 256) ** 2 * options.ngf / 64
-    return max((n for n in (1, 2, 4, 8) if GB_FIXED + n * per_clip_gb <= free_gb), default=1)
+    return max((n for n in (1, 2, 4) if GB_FIXED + n * per_clip_gb <= free_gb), default=1)
 
 
 class LossMeter:

@@ -14,7 +14,7 @@ from util.cli import UserError, add_flag
 # Presets change defaults; an option given on the command line wins over them.
 PRESETS: dict[str, dict[str, Any]] = {
     # The published networks and losses, trained several times faster and to better pictures (docs/experiments.md).
-    "default": {"batch_size": 0, "detail_init": True, "ema": 0.999, "lambda_L1": 10.0, "niter": 160, "niter_decay": 80, "niter_step": 10},
+    "default": {"batch_size": 0, "detail_init": True, "use_eyes_D": True, "ema": 0.999, "lambda_L1": 10.0, "niter": 160, "niter_decay": 80, "niter_step": 10},
     "literal": {"precision": "fp32", "cuda_graphs": False},  # the published recipe to the letter: the reference
     # For a processor without a GPU: the best picture after a few minutes on two cores.
     "preview": {
@@ -128,7 +128,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     data = parser.add_argument_group("data")
     _number(data, "--loadSize", 256, "side of the images that are trained on", "PX")
-    text = "clips trained on at the same time; 0: as many as the GPU's memory holds, at most 8"
+    text = "clips trained on at the same time; 0: as many as the GPU's memory holds, at most 4"
     _number(data, "--batch_size", 1, text, alias="--batchSize")
     add_flag(data, "augment", True, "jitter the conditioning images, so that another person's motion does not look foreign later")
     data.add_argument("--flow", default="dis", metavar="METHOD", help="reference optical flow: dis or flownet2 (default: dis)")

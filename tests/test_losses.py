@@ -372,3 +372,22 @@ def test_clip_of_batches_keeps_networks_that_had_no_frames():
     before = [p.detach().clone() for p in model.discriminators["D_T2"].parameters()]
     list(model.train_clip(make_clip(length=8)))
     assert all(torch.equal(a, b) for a, b in zip(before, model.discriminators["D_T2"].parameters()))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.parametrize("graphs", [False, True])
+def test_gradients_on_the_gpu_are_those_of_the_cpu(graphs, monkeypatch):
+    """Above all the generator's: they pass through every layer of every discriminator."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    clip, gpu = make_clip(), torch.device("cuda")
+    history = torch.rand(2, 18, 3, SIZE, SIZE) * 2 - 1
+    on_cpu = Head2HeadModel(TINY, CPU)
+    on_gpu = Head2HeadModel(TINY, gpu, graphs=graphs)
+    on_gpu.load_state_dict(on_cpu.state_dict())
+    on_cpu.compute_gradients(clip.chunk(18, 22, history))
+    there = Clip(*(x.to(gpu) if torch.is_tensor(x) else {k: v.to(gpu) for k, v in x.items()} for x in vars(clip).values()))
+    for _ in range(3):  # as it is, recorded, replayed
+        on_gpu.compute_gradients(there.chunk(18, 22, history.to(gpu)))
+    for label, gradients in on_cpu.gradients.items():
+        want, got = (torch.cat([g.flatten().cpu() for g in x]) for x in (gradients, on_gpu.gradients[label]))
+        assert (want - got).norm() < 0.02 * want.norm(), label

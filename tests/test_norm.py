@@ -39,7 +39,11 @@ def compare(device, shape, slope, residual_pad, pad, dtype, rtol, atol):
         wanted = [t for t in inputs if t is not None]
         results.append([y.detach(), *torch.autograd.grad(y, wanted, grad.to(dtype).to(kind))])
         assert impl == "ref" or (y.dtype == dtype and y.is_contiguous(memory_format=torch.channels_last))
-    for want, got in zip(*results):
+    # where a value is the mean to within rounding, either side of the activation's bend is right
+    certain = torch.nn.functional.instance_norm(x.to(dtype).double(), eps=1e-5).abs() > 1e-3 if slope != 1 else torch.ones_like(x).bool()
+    for i, (want, got) in enumerate(zip(*results)):
+        if i == 1:
+            want, got = want[certain], got[certain]
         torch.testing.assert_close(got.double(), want, rtol=rtol, atol=atol)
     if pad:
         padded = [reflection_pad(x.to(dtype).requires_grad_(), pad, impl) for impl in ("ref", "triton")]
@@ -47,7 +51,7 @@ def compare(device, shape, slope, residual_pad, pad, dtype, rtol, atol):
 
 
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="no Triton")
-@pytest.mark.skipif("TRITON_INTERPRET" in os.environ, reason="this is the inner run")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the GPU runs them")
 def test_interpreted_kernels():
     code = f"import sys; sys.path[:0] = [{str(root())!r}, {str(root() / 'tests')!r}]; import test_norm; test_norm.compare_all('cpu')"
     done = subprocess.run([sys.executable, "-c", code], env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True)

@@ -33,12 +33,23 @@ class MultiscaleDiscriminator(nn.Module):
         results = []
         for scale in reversed(range(self.num_D)):
             if results:  # each next scale sees half the size
-                x = F.avg_pool2d(x, 3, stride=2, padding=1, count_include_pad=False)
+                x = _halved(x)
             features = [x]
             for j in range(self.n_layers + 2):
                 features.append(apply_layers(getattr(self, f"scale{scale}_layer{j}"), features[-1]))
             results.append(features[1:])
         return results
+
+
+def _halved(x: Tensor) -> Tensor:
+    """3x3 average pooling, stride 2, padding 1, padding not counted.
+
+    With padding of its own: up to PyTorch 2.12 or so, avg_pool2d with padding has wrong gradients for channels-last tensors on CUDA
+    (https://github.com/pytorch/pytorch/issues/188344). They made the generator draw checkerboards.
+    """
+    pixels = x.new_ones(1, 1, *x.shape[-2:])
+    sums, counts = (F.avg_pool2d(F.pad(t, (1, 1, 1, 1)), 3, stride=2) for t in (x, pixels))
+    return sums / counts
 
 
 @torch.no_grad()
