@@ -18,7 +18,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,12 +44,14 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
     from data.video_dataset import VideoDataset
+    from models.flow import FlowChoice
     from models.head2head_model import Clip, Head2HeadModel
     from models.losses import VGGLoss
 
 # Options that do not change what is learned: they may differ when an interrupted run is taken up again.
 UNCRITICAL = {"dataset_name", "target_id", "name", "datasets_dir", "checkpoints_dir", "gpu_ids", "which_epoch", "preset", "max_minutes"}
 UNCRITICAL |= {"vgg_weights", "continue_train", "load_pretrain", "save_latest_freq", "save_epoch_freq", "tensorboard"}
+UNCRITICAL |= {"faceflow", "flownet2_checkpoint"}  # they decide on `flow`, which is recorded as the method that was used
 LOG_INTERVAL_S = 5.0  # reading the losses waits for the device, so it is done seldom
 IMAGE_INTERVAL_S = 60.0
 SAVE_INTERVAL_S = 300.0  # besides --save_latest_freq: on a slow machine that many clips take long
@@ -74,7 +76,9 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     from data.video_dataset import VideoDataset
     from util.device import choose_device, choose_precision
 
-    flows = _flow_reader(options) if options.needs_flow else None
+    flow = _choose_flow(options, files) if options.needs_flow else None
+    options = replace(options, flow=flow.name if flow else "dis")  # what auto stands for; any will do where none is needed
+    flows = _flow_reader(options) if flow else None
     videos = VideoDataset(dataset, names, options.loadSize, augment=options.augment, flows=flows)
     facts = {"identities": names, "face_model": videos.face_model, "data": _data_key(dataset, names, videos)}
     beginning = check_run(files, options, facts)
@@ -83,14 +87,24 @@ def main(argv: Sequence[str] | None = None) -> int | None:
         return None
     device = choose_device(options.gpu_ids)
     dtype = choose_precision(options.precision, device)
-    if options.needs_flow:
-        from models.flow import create_flow
+    if flow:
+        import torch
 
-        ensure_flows(videos.sequences, options.flow, options.loadSize, lambda: create_flow(options.flow).estimate)
+        ensure_flows(videos.sequences, flow.name, options.loadSize, lambda: flow.create(device).estimate, flow.made_from)
+        if device.type == "cuda":
+            torch.cuda.empty_cache()  # what FlowNet2 took: the batch size is chosen by what is free
     with _advice_when_out_of_memory(options), StopSignal() as stop:
         training = Training(options, files, videos, device, dtype)
         training.begin(beginning, facts)
         return training.run(stop, started)
+
+
+def _choose_flow(options: TrainOptions, files: Run) -> FlowChoice:
+    from models.checkpoints import read_run_options
+    from models.flow import choose_flow
+
+    before = read_run_options(files).get("flow") if files.options_path.is_file() else None
+    return choose_flow(options.flow, options.faceflow, options.flownet2_checkpoint, before)
 
 
 def _flow_reader(options: TrainOptions) -> Callable:

@@ -38,6 +38,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "niter_step": 100000,
     },
 }
+FLOWS = ("auto", "dis", "flownet2")
 # What the networks' shapes depend on: it cannot change when a run is continued.
 ARCHITECTURE = (
     "loadSize",
@@ -64,6 +65,8 @@ class TrainOptions(BaseOptions):
     batch_size: int
     augment: bool
     flow: str
+    faceflow: bool
+    flownet2_checkpoint: Path | None
     seed: int
     cuda_graphs: bool
     # networks
@@ -131,7 +134,12 @@ def build_parser() -> argparse.ArgumentParser:
     text = "clips trained on at the same time; 0: as many as the GPU's memory holds, at most 4"
     _number(data, "--batch_size", 1, text, alias="--batchSize")
     add_flag(data, "augment", True, "jitter the conditioning images, so that another person's motion does not look foreign later")
-    data.add_argument("--flow", default="dis", metavar="METHOD", help="reference optical flow: dis or flownet2 (default: dis)")
+    data.add_argument(
+        "--flow", choices=FLOWS, default="auto", help="reference optical flow; auto: flownet2 if its checkpoint is there, else dis"
+    )
+    add_flag(data, "faceflow", True, "of the published FlowNet2 checkpoints take the one that is tuned on faces")
+    data.add_argument("--use_faceflow", dest="faceflow", action="store_true", help=argparse.SUPPRESS)  # the original's name
+    data.add_argument("--flownet2_checkpoint", type=Path, metavar="FILE", help="FlowNet2's weights (default: in models/flownet2_pytorch)")
     _number(data, "--seed", 0, "of the initial weights, the windows and the jitter")
     add_flag(data, "cuda_graphs", True, "on a GPU, record each kind of step once and replay it: faster, with more memory")
 
@@ -217,6 +225,8 @@ def _check(o: TrainOptions) -> None:
     multiple = 2**o.n_downsample_G
     if o.loadSize % multiple or o.loadSize < 4 * multiple:
         raise UserError(f"--loadSize {o.loadSize} must be a multiple of {multiple} (2 to the n_downsample_G), at least {4 * multiple}")
+    if o.flownet2_checkpoint is not None and o.flow == "dis":
+        raise UserError("--flownet2_checkpoint has no use with --flow dis; leave one of them out")
     if o.vgg_weights is not None and not o.vgg_weights.is_file():
         raise UserError(f"--vgg_weights: there is no file {o.vgg_weights}")
     if o.load_pretrain is not None and not o.load_pretrain.is_dir():

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import zipfile
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from collections.abc import Sequence as Seq
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -27,14 +27,16 @@ from util.layout import Sequence
 STEPS = (1, 3, 9)
 VERSION = 1  # raise it when flows must be made anew
 GRAIN = 32  # flow is kept to 1/32 pixel: far finer than it is right, and the file gets a quarter of the size
+_WRITERS = 2  # threads that read frames and compress flow while the next is computed
 
-# target, source uint8 RGB [H, W, 3] -> float32 [2, H, W] in pixels with target(p) ~ source(p + flow(p)); called from several threads
-Estimate = Callable[[np.ndarray, np.ndarray], np.ndarray]
+# (target, source) pairs, uint8 RGB [H, W, 3] -> each one's flow in order, float32 [2, H, W] in pixels with target(p) ~ source(p + flow(p)).
+# How pairs are spread over threads or batches is the method's own affair.
+Estimate = Callable[[Iterable[tuple[np.ndarray, np.ndarray]]], Iterator[np.ndarray]]
 
 
-def flow_key(sequence: Sequence, method: str, size: int) -> str:
-    """What a sequence's flow is made from: method, size, and the bytes of all its frames, as a digest."""
-    digest = hashlib.blake2b(f"{VERSION} {method} {size} {STEPS}".encode(), digest_size=16)
+def flow_key(sequence: Sequence, method: str, size: int, made_from: str = "") -> str:
+    """What a sequence's flow is made from, as a digest: method, its checkpoint (`made_from`), size, and the bytes of all frames."""
+    digest = hashlib.blake2b(f"{VERSION} {method} {size} {STEPS}{made_from}".encode(), digest_size=16)
     for frame in sequence.frames():
         digest.update(hashlib.blake2b(sequence.path("images", frame).read_bytes(), digest_size=16).digest())
     return digest.hexdigest()
@@ -51,8 +53,7 @@ def read_flows(sequence: Sequence, method: str, size: int, key: str | None = Non
         return None
 
 
-def _is_cached(sequence: Sequence, method: str, size: int) -> bool:
-    key = flow_key(sequence, method, size)
+def _is_cached(sequence: Sequence, method: str, size: int, key: str) -> bool:
     try:
         with np.load(sequence.flow_path(method, size), allow_pickle=False) as file:
             return str(file["key"]) == key and all(f"flow_{s}" in file.files for s in STEPS)
@@ -60,52 +61,49 @@ def _is_cached(sequence: Sequence, method: str, size: int) -> bool:
         return False
 
 
-def compute_flows(frames: Seq[np.ndarray], estimate: Estimate, map_: Callable = map) -> dict[int, np.ndarray]:
-    """Flow between frames (uint8 RGB [H, W, 3]) at all STEPS, in the form that is cached; `map_` spreads the pairs over threads."""
+def compute_flows(frames: Seq[np.ndarray], estimate: Estimate, done: Callable[[], object] = lambda: None) -> dict[int, np.ndarray]:
+    """Flow between frames (uint8 RGB [H, W, 3]) at all STEPS, in the form that is cached; `done` is called after each pair."""
     h, w = frames[0].shape[:2]
-
-    def pair(ends: tuple[int, int]) -> np.ndarray:
-        source, target = ends
-        flow = estimate(frames[target], frames[source])
-        half = [cv2.resize(channel, (w // 2, h // 2), interpolation=cv2.INTER_AREA) for channel in flow]
-        return (np.round(np.stack(half) * GRAIN) / GRAIN).astype(np.float16)
-
     flows = {}
     for s in STEPS:
-        pairs = [(i, i + s) for i in range(len(frames) - s)]
-        flows[s] = np.stack(list(map_(pair, pairs))) if pairs else np.zeros((0, 2, h // 2, w // 2), np.float16)
+        flows[s] = np.zeros((max(len(frames) - s, 0), 2, h // 2, w // 2), np.float16)
+        pairs = ((frames[i + s], frames[i]) for i in range(len(frames) - s))
+        for entry, flow in zip(flows[s], estimate(pairs), strict=True):
+            for half, channel in zip(entry, flow):
+                half[:] = np.round(cv2.resize(channel, (w // 2, h // 2), interpolation=cv2.INTER_AREA) * GRAIN) / GRAIN
+            done()
     return flows
 
 
-def ensure_flows(sequences: Seq[Sequence], method: str, size: int, make_estimate: Callable[[], Estimate]) -> int:
+def ensure_flows(sequences: Seq[Sequence], method: str, size: int, make_estimate: Callable[[], Estimate], made_from: str = "") -> int:
     """Compute and cache the flow of every sequence that has none made from its present frames.
 
-    make_estimate: builds the method; called only when something is to be computed.
+    make_estimate: builds the method; called only when something is to be computed. made_from: digest of the method's checkpoint.
     Returns: the number of sequences computed now.
     """
-    missing = [s for s in sequences if not _is_cached(s, method, size)]
+    missing = [s for s in sequences if not _is_cached(s, method, size, flow_key(s, method, size, made_from))]
     if not missing:
         return 0
     estimate = make_estimate()
     pairs = sum(max(len(s.frames()) - step, 0) for s in missing for step in STEPS)
-    workers = os.cpu_count() or 1
-    with ThreadPoolExecutor(workers) as pool, progress(desc=f"optical flow ({method})", total=pairs, unit="pair") as bar:
-
-        def counted(pair: Callable, items: list) -> list:
-            results = []
-            for result in pool.map(pair, items):
-                results.append(result)
-                bar.update()
-            return results
-
+    writing: deque[Future] = deque()
+    with ThreadPoolExecutor(_WRITERS) as pool, progress(desc=f"optical flow ({method})", total=pairs, unit="pair") as bar:
         for sequence in missing:
-            key = flow_key(sequence, method, size)  # before reading, so a change in between is noticed next time
-            frames = [load_frame(sequence.path("images", f), size) for f in sequence.frames()]
-            flows = compute_flows(frames, estimate, counted)
-            file = io.BytesIO()
-            np.savez_compressed(file, key=np.array(key), **{f"flow_{s}": flow for s, flow in flows.items()})
-            write_bytes(sequence.flow_path(method, size), file.getbuffer())
+            key = flow_key(sequence, method, size, made_from)  # before reading, so a change in between is noticed next time
+            frames = list(pool.map(lambda f, s=sequence: load_frame(s.path("images", f), size), sequence.frames()))
+            flows = compute_flows(frames, estimate, bar.update)
+            writing.append(pool.submit(_write_flows, sequence.flow_path(method, size), key, flows))
+            while len(writing) > _WRITERS:
+                writing.popleft().result()
+        for written in writing:
+            written.result()
     return len(missing)
+
+
+def _write_flows(path: Path, key: str, flows: dict[int, np.ndarray]) -> None:
+    file = io.BytesIO()
+    np.savez_compressed(file, key=np.array(key), **{f"flow_{s}": flow for s, flow in flows.items()})
+    write_bytes(path, file.getbuffer())
 
 
 def load_frame(path: Path, size: int) -> np.ndarray:

@@ -46,6 +46,11 @@ def root() -> Path:
     return Path(__file__).resolve().parents[1]
 
 
+def flownet2_checkpoint(face: bool, folder: Path | None = None) -> Path:
+    """FlowNet2's weights under the published names, plain or tuned on faces. folder: models/flownet2_pytorch if None."""
+    return (folder or root() / "models" / "flownet2_pytorch") / f"FlowNet2_checkpoint.pth{'_faceflow' if face else ''}.tar"
+
+
 @dataclass(frozen=True)
 class Sequence:
     """A run of consecutive frames of one identity in one split."""
