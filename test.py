@@ -2,6 +2,7 @@
 
     python test.py --dataset_name D --target_id T                   self reenactment, with measures against the truth
     python test.py --dataset_name D --target_id T --source_id S     S drives T (after preprocessing/reenact.py)
+    python test.py ... --paste_back                                 besides, the head in the target's full original frames
 
 Writes results/<D>/<run>/<epoch>_epoch/test/<T> or <T>_<S>/ (util/results.py). Finished results of the same checkpoint and the
 same inputs are kept; anything else is made anew.
@@ -32,6 +33,7 @@ from util.cli import UserError, progress, run, say
 from util.image_io import write_image
 from util.layout import Dataset, Run
 from util.metrics import MEASURES, face_mask, frame_measures, heatmap, mean_measures
+from util.paste_back import make_plan, write_paste_back
 from util.results import Results
 
 _VERSION = 1  # raise it when results must be made anew
@@ -70,26 +72,30 @@ def main(argv: Sequence[str] | None = None) -> int | None:
         "size": size,
         "precision": options.precision,
     }
+    wanted = {
+        "key": key,
+        "dataset_name": options.dataset_name,
+        "datasets_dir": str(dataset.home.parent.resolve()),
+        "target": target,
+        "source": source,
+        "run": options.run_name,
+        "which_epoch": options.which_epoch,
+        "face_model": face_model,
+        "size": size,
+        "frames": [sequence.numbers[0], sequence.numbers[-1]],
+        "made": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+    }
+    if options.paste_back:
+        make_plan(wanted, options.datasets_dir, options.audio)  # tells what is missing before the work begins
     facts = results.read()
     if facts is not None and facts["key"] == key:
         say(f"already complete: {results.folder}")
     else:
-        facts = {
-            "key": key,
-            "dataset_name": options.dataset_name,
-            "datasets_dir": str(dataset.home.parent.resolve()),
-            "target": target,
-            "source": source,
-            "run": options.run_name,
-            "which_epoch": options.which_epoch,
-            "face_model": face_model,
-            "size": size,
-            "frames": [sequence.numbers[0], sequence.numbers[-1]],
-            "made": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
-        }
-        synthesise(options, files, run_options, sequence, results, facts)
+        synthesise(options, files, run_options, sequence, results, wanted)
     _print_measures(results)
     say(f"frames: {results.folder}")
+    if options.paste_back:
+        say(f"pasted back: {write_paste_back(results, options.datasets_dir, options.audio)}")
     if options.report:
         from util.report import write_report
 

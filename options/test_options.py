@@ -9,6 +9,7 @@ from pathlib import Path
 
 from options.base_options import BaseOptions, add_base_options, make_options
 from util.cli import UserError, add_flag
+from util.paste_back import AUDIO
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,8 @@ class TestOptions(BaseOptions):
     loadSize: int | None  # None: as trained
     how_many: int | None  # None: all frames
     report: bool
+    paste_back: bool
+    audio: str  # of the pasted-back video, one of util.paste_back.AUDIO
 
     __test__ = False  # no test for pytest to collect
 
@@ -37,6 +40,14 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--loadSize", type=int, metavar="PX", help="side of the images (default: as trained)")
     parser.add_argument("--how_many", type=int, metavar="N", help="only the first N frames (default: all)")
     add_flag(parser, "report", True, "write the video and the report page")
+    add_flag(parser, "paste_back", False, "put the head back into the target's full original frames: paste_back.mp4")
+    parser.add_argument(
+        "--audio",
+        choices=AUDIO,
+        default="source",
+        help="sound of paste_back.mp4: of the video that drives (in self reenactment the target's own), of the target, or none "
+        "(default: source)",
+    )
     return parser
 
 

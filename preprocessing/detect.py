@@ -30,13 +30,12 @@ from typing import Any
 if __package__ in (None, ""):  # run as a file: make the repository's packages importable
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import cv2
 import numpy as np
 
 from preprocessing.faces import DETECTORS, FaceDetector, FaceFollower, create_detector
 from preprocessing.identities import for_each
 from util.cli import UserError, progress, run, say, warn
-from util.image_io import write_image
+from util.image_io import crop, write_image
 from util.layout import KINDS, SPLITS, Dataset, Record
 from util.layout import Sequence as FrameSequence
 from util.video_io import VideoInfo, probe, read_frames
@@ -345,19 +344,6 @@ def remove_outputs(dataset: Dataset, name: str) -> None:
                 shutil.rmtree(sequence.folder(kind))
                 sequence.dense_landmarks_path.unlink(missing_ok=True)
         dataset.id_coeffs_path(split, name).unlink(missing_ok=True)
-
-
-def crop(frame: np.ndarray, box: Sequence[int], size: int) -> np.ndarray:
-    """Cut `box` out of a frame, uint8 [H, W, 3], and resize it to [size, size, 3]; outside the frame its border repeats."""
-    left, top, right, bottom = box
-    height, width = frame.shape[:2]
-    part = frame[max(0, top) : max(0, bottom), max(0, left) : max(0, right)]
-    outside = [max(0, -top), max(0, bottom - height), max(0, -left), max(0, right - width)]
-    if any(outside):
-        part = cv2.copyMakeBorder(part, *outside, cv2.BORDER_REPLICATE)
-    if part.shape[0] == size:
-        return part
-    return cv2.resize(part, (size, size), interpolation=cv2.INTER_AREA if part.shape[0] > size else cv2.INTER_CUBIC)
 
 
 def write_crops(dataset: Dataset, record: Record, parts: list[Part], train_seq_length: int, n_replicate_first: int, bar: Any) -> None:

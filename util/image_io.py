@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import cv2
@@ -27,6 +27,19 @@ def read_image(path: str | Path) -> np.ndarray:
     if image is None:
         raise UserError(f"{path} is not a readable image; delete it and run the step that makes it again")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def crop(frame: np.ndarray, box: Sequence[int], size: int) -> np.ndarray:
+    """Cut `box` out of a frame, uint8 [H, W, 3], and resize it to [size, size, 3]; outside the frame its border repeats."""
+    left, top, right, bottom = box
+    height, width = frame.shape[:2]
+    part = frame[max(0, top) : max(0, bottom), max(0, left) : max(0, right)]
+    outside = [max(0, -top), max(0, bottom - height), max(0, -left), max(0, right - width)]
+    if any(outside):
+        part = cv2.copyMakeBorder(part, *outside, cv2.BORDER_REPLICATE)
+    if part.shape[0] == size:
+        return part
+    return cv2.resize(part, (size, size), interpolation=cv2.INTER_AREA if part.shape[0] > size else cv2.INTER_CUBIC)
 
 
 def encode_image(image: np.ndarray, suffix: str = ".png", quality: int = 95) -> bytes:

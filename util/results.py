@@ -4,6 +4,7 @@
 metrics.json        measures: means, and of every frame
 complete.json       written last: what the folder was made from; without it the folder counts as unfinished
 <mode>.mp4          written by util.panels
+paste_back.mp4      written by util.paste_back
 index.html          written by util.report
 """
 
@@ -54,6 +55,11 @@ class Results:
         return self.folder / f"{mode}.mp4"
 
     @property
+    def paste_back(self) -> Path:
+        """The head in the target's full frames; written by util.paste_back."""
+        return self.folder / "paste_back.mp4"
+
+    @property
     def _mark(self) -> Path:
         return self.folder / "complete.json"
 
@@ -96,7 +102,7 @@ class Results:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._mark.unlink(missing_ok=True)
         videos = [self.video(name) for videos in MODES.values() for name in videos]
-        for path in (self._metrics, self.page, *videos):
+        for path in (self._metrics, self.page, self.paste_back, *videos):
             path.unlink(missing_ok=True)
         for kind in KINDS:
             for frame in self.frames(kind):

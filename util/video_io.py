@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import os
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -36,6 +36,9 @@ _COMMON_RATES = [Fraction(n, 1001) for n in (24000, 30000, 48000, 60000, 120000)
 ]
 _BT709 = 1  # number of ITU-R BT.709 for matrix, primaries and transfer in ITU-T H.273
 _LIMITED_RANGE = 1
+_SEEK_MARGIN_S = 1.0  # some files' indices name a time by that of decoding
+_BLOCK_BYTES = 200_000_000  # of frames that are held to be played backwards
+_JUMP_FRAMES = 250  # nearer frames are decoded on the way rather than jumped to
 
 
 @dataclass(frozen=True)
@@ -102,26 +105,43 @@ def probe(path: str | Path) -> VideoInfo:
         )
 
 
-def read_frames(path: str | Path, info: VideoInfo | None = None, *, max_side: int | None = None) -> Iterator[np.ndarray]:
+def read_frames(path: str | Path, info: VideoInfo | None = None, *, max_side: int | None = None, first: int = 0) -> Iterator[np.ndarray]:
     """Yield a video's frames, uint8 [H, W, 3] RGB, upright, at the constant rate `probe(path).fps`.
 
     info: what probe(path) told, when the caller has it already; or `info.at_rate(fps)` for another rate.
     max_side: shrink frames whose longer side is longer than this (faster than shrinking them later).
+    first: start at this frame, without decoding all that is before it; frames are the same as without.
     Raises: UserError as probe does, and when the file turns out to be damaged on the way.
     """
     info = info or probe(path)
     shrink = min(1.0, max_side / max(info.width, info.height)) if max_side else 1.0
     size = (max(1, round(info.width * shrink)), max(1, round(info.height * shrink)))
+    frames = _read(path, info, size, first, seek=first > 0)
+    start = next(frames, None)
+    if start is None and first:  # the file's index led astray
+        frames = _read(path, info, size, first, seek=False)
+        start = next(frames, None)
+    if start is not None:
+        yield start
+    yield from frames
+
+
+def _read(path: str | Path, info: VideoInfo, size: tuple[int, int], first: int, seek: bool) -> Iterator[np.ndarray]:
+    """Frames from `first` on. With `seek` none at all when the file's index leads behind that frame, or there are no time stamps."""
     period_s = 1 / float(info.fps)
-    next_s = info.start_s  # time of the next frame to be yielded
-    count = 0
+    count = first if seek else 0
+    next_s = info.start_s + count * period_s  # time of the next frame to be yielded
     with _open(path) as container:
         stream = _video_stream(container, path)
         stream.thread_type = "AUTO"
         stream.codec_context.thread_count = min(4, os.cpu_count() or 1)  # each thread holds frames of its own
+        if seek:
+            container.seek(int(max(info.start_s, next_s - _SEEK_MARGIN_S) / stream.time_base), stream=stream)
         previous: tuple[float, Any] | None = None
         for frame in _decode(container, stream, path):
             stamp = frame.pts if frame.pts is not None else frame.dts
+            if seek and previous is None and (stamp is None or float(stamp * frame.time_base) > next_s):
+                return
             if stamp is not None:
                 time_s = float(stamp * frame.time_base)
             else:  # a raw stream has no clock
@@ -130,8 +150,9 @@ def read_frames(path: str | Path, info: VideoInfo | None = None, *, max_side: in
                 # The previous frame stands for all times nearer to it than to this one.
                 image = None
                 while next_s < (previous[0] + time_s) / 2:
-                    image = _upright(previous[1], size) if image is None else image
-                    yield image
+                    if count >= first:
+                        image = _upright(previous[1], size) if image is None else image
+                        yield image
                     count += 1
                     next_s = info.start_s + count * period_s
             previous = (time_s, frame)
@@ -139,11 +160,53 @@ def read_frames(path: str | Path, info: VideoInfo | None = None, *, max_side: in
             image = _upright(previous[1], size)
             # One frame at least; more when the end of a variable-rate video stands still.
             while count == 0 or next_s < previous[0] + period_s / 2 - 1e-6:
-                yield image
+                if count >= first:
+                    yield image
                 count += 1
                 next_s = info.start_s + count * period_s
     if count < 0.98 * info.frames - 2:
         raise UserError(f"{path} is damaged: only {count} of {info.frames} frames can be read; copy or download the file again")
+
+
+def frames_at(path: str | Path, info: VideoInfo, numbers: Sequence[int]) -> Iterator[np.ndarray]:
+    """Yield the frames of these numbers, in this order, as read_frames would yield them; forwards, backwards, or the same again.
+
+    Runs backwards are read in blocks of at most _BLOCK_BYTES, so memory does not grow with the number of frames. A frame that
+    comes again right after itself is the same array.
+    Raises: UserError as read_frames does, and when the video ends before a number.
+    """
+    size = info.height * info.width * 3
+    block = max(2, _BLOCK_BYTES // max(size, 1))
+    place = 0
+    while place < len(numbers):
+        end = place + 1
+        while end < len(numbers) and numbers[end] >= numbers[end - 1]:
+            end += 1
+        if end - place > 1 or end == len(numbers):
+            yield from _ascending(path, info, numbers[place:end])
+        else:
+            while end < len(numbers) and numbers[end] <= numbers[end - 1] and end - place < block:
+                end += 1
+            wanted = numbers[place:end]
+            ascending = sorted(set(wanted))
+            held = dict(zip(ascending, _ascending(path, info, ascending)))
+            yield from (held[n] for n in wanted)
+        place = end
+
+
+def _ascending(path: str | Path, info: VideoInfo, numbers: Sequence[int]) -> Iterator[np.ndarray]:
+    """Frames of ascending numbers; what lies far ahead is jumped to."""
+    frames: Iterator[np.ndarray] | None = None
+    at, image = -1, None
+    for number in numbers:
+        if frames is None or number - at > _JUMP_FRAMES:
+            frames, at = read_frames(path, info, first=number), number - 1
+        while at < number:
+            image = next(frames, None)
+            at += 1
+            if image is None:
+                raise UserError(f"{path} ends before its frame {number}; was it changed after preprocessing/detect.py? run that again")
+        yield image
 
 
 class VideoWriter:

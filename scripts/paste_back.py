@@ -1,0 +1,43 @@
+"""Put the synthesised head back into the target's full original frames: a video at the original resolution, with sound.
+
+    python scripts/paste_back.py --results_dir results/D/head2head_T/latest_epoch/test/T
+
+Every finished result in --results_dir and below gets paste_back.mp4 beside its frames (written anew if it is there). Needs the
+original video where preprocessing/detect.py found it. `test.py --paste_back` does the same right after synthesis.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+if __package__ in (None, ""):  # run as a file: make the repository's packages importable
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from util.cli import run, say
+from util.paste_back import AUDIO, write_paste_back
+from util.results import find_results
+
+
+def main(argv: Sequence[str] | None = None) -> int | None:
+    parser = argparse.ArgumentParser(
+        prog="paste_back.py", description="Put the synthesised head into the target's full original frames.", allow_abbrev=False
+    )
+    parser.add_argument("--results_dir", type=Path, required=True, metavar="DIR", help="a result's folder, or one above several")
+    parser.add_argument(
+        "--audio",
+        choices=AUDIO,
+        default="source",
+        help="sound: of the video that drives (in self reenactment the target's own), of the target, or none (default: source)",
+    )
+    parser.add_argument("--datasets_dir", type=Path, metavar="DIR", help="where the dataset lies now, if it was moved since test.py")
+    args = parser.parse_args(argv)
+    for results in find_results(args.results_dir):
+        say(f"video: {write_paste_back(results, args.datasets_dir, args.audio)}")
+    return None
+
+
+if __name__ == "__main__":
+    run(main)
