@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 from synthetic_videos import read_sound, set_display_matrix, write_video
 
-from util import VERSION
+from util import VERSION, video_io
 from util.cli import UserError
 from util.layout import root
-from util.video_io import PROVENANCE, VideoWriter, probe, read_frames
+from util.video_io import PROVENANCE, VideoWriter, frames_at, probe, read_frames
 
 NTSC = Fraction(30000, 1001)
 
@@ -271,3 +271,60 @@ def test_sound_of_a_wav_file_is_taken(tmp_path, channels):
         for _ in range(10):
             writer.write(np.zeros((64, 64, 3), np.uint8))
     assert probe(tmp_path / "v.mp4").has_audio
+
+
+def levels_at(path, numbers, info=None):
+    return [round(image.mean() / 2) for image in frames_at(path, info or probe(path), numbers)]
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".mov"])
+@pytest.mark.parametrize("irregular", [False, True])
+def test_any_frame_is_the_one_that_reading_in_order_gives(tmp_path, suffix, irregular):
+    """Forwards, backwards, again, and with jumps; also where B-frames and irregular time stamps mislead an index."""
+    rng = np.random.default_rng(0)
+    times_s = np.cumsum(np.where(rng.random(120) < 0.2, 0.1, 1 / 30)) if irregular else np.arange(120) / 30
+    path = tmp_path / f"v{suffix}"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=30)
+        stream.options = {"crf": "5", "preset": "medium", "g": "40", "bf": "3"}
+        stream.pix_fmt, stream.width, stream.height = "yuv420p", 64, 48
+        stream.codec_context.time_base = Fraction(1, 90000)
+        for image, time_s in zip(grey(range(0, 240, 2)), times_s):
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+            frame.pts, frame.time_base = round(time_s * 90000), Fraction(1, 90000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    info = probe(path)
+    assert info.variable_rate == irregular
+    in_order = [round(image.mean() / 2) for image in read_frames(path)]
+    for first in (1, 39, 40, 41, 97, len(in_order) - 1):
+        assert [round(image.mean() / 2) for image in read_frames(path, info, first=first)] == in_order[first:]
+    end = len(in_order)
+    there_and_back = [*range(end - 30, end), *range(end - 1, end - 60, -1), 5, 5, 4, 4, *range(70, 75), 3, end - 1]
+    assert levels_at(path, there_and_back) == [in_order[n] for n in there_and_back]
+    with pytest.raises(UserError, match="ends before its frame"):
+        levels_at(path, [end - 2, end + 5])
+
+
+def test_reading_backwards_holds_few_frames(tmp_path, monkeypatch):
+    path = write_video(tmp_path / "v.mp4", grey(range(0, 200, 2)), 30)
+    monkeypatch.setattr("util.video_io._BLOCK_BYTES", 7 * 64 * 48 * 3)
+    in_order = [round(image.mean() / 2) for image in read_frames(path)]
+    calls = []
+    whole = video_io._ascending
+    monkeypatch.setattr("util.video_io._ascending", lambda path, info, numbers: calls.append(len(numbers)) or whole(path, info, numbers))
+    assert levels_at(path, range(99, -1, -1)) == in_order[::-1]
+    assert max(calls) <= 7
+
+
+def test_a_raw_stream_without_time_stamps_is_read_from_its_beginning(tmp_path):
+    path = write_video(tmp_path / "v.mp4", grey(range(0, 100, 2)), 25)
+    raw = tmp_path / "v.h264"
+    with av.open(str(path)) as source, av.open(str(raw), "w", format="h264") as output:
+        stream = output.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(source.streams.video[0]):
+            if packet.size:
+                packet.stream = stream
+                output.mux(packet)
+    in_order = [round(image.mean() / 2) for image in read_frames(raw)]
+    assert levels_at(raw, [7, 6, 30, 2]) == [in_order[n] for n in (7, 6, 30, 2)]

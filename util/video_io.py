@@ -127,7 +127,7 @@ def read_frames(path: str | Path, info: VideoInfo | None = None, *, max_side: in
 
 
 def _read(path: str | Path, info: VideoInfo, size: tuple[int, int], first: int, seek: bool) -> Iterator[np.ndarray]:
-    """Frames from `first` on. With `seek` none at all when the file's index leads behind that frame, or there are no time stamps."""
+    """Frames from `first` on. With `seek` none at all when the file has no index, or one that leads behind that frame."""
     period_s = 1 / float(info.fps)
     count = first if seek else 0
     next_s = info.start_s + count * period_s  # time of the next frame to be yielded
@@ -135,8 +135,8 @@ def _read(path: str | Path, info: VideoInfo, size: tuple[int, int], first: int, 
         stream = _video_stream(container, path)
         stream.thread_type = "AUTO"
         stream.codec_context.thread_count = min(4, os.cpu_count() or 1)  # each thread holds frames of its own
-        if seek:
-            container.seek(int(max(info.start_s, next_s - _SEEK_MARGIN_S) / stream.time_base), stream=stream)
+        if seek and not _seek(container, stream, max(info.start_s, next_s - _SEEK_MARGIN_S)):
+            return
         previous: tuple[float, Any] | None = None
         for frame in _decode(container, stream, path):
             stamp = frame.pts if frame.pts is not None else frame.dts
@@ -439,6 +439,17 @@ def _demux(container: Any, stream: Any, path: str | Path) -> Iterator[Any]:
         yield from container.demux(stream)
     except av.error.FFmpegError as e:
         raise UserError(f"{path} is damaged ({e.strerror}); copy or download the file again") from None
+
+
+def _seek(container: Any, stream: Any, time_s: float) -> bool:
+    """Go to the key frame before a time; False when the file has no index to do so."""
+    import av
+
+    try:
+        container.seek(int(time_s / stream.time_base), stream=stream)
+        return True
+    except av.error.FFmpegError:
+        return False
 
 
 def _decode(container: Any, stream: Any, path: str | Path) -> Iterator[Any]:
