@@ -2,6 +2,11 @@
 
 The names and units are those of the Head2Head paper (Koujan et al., FG 2020): distances are in grey levels of 8-bit RGB.
 
+APD stands for average *pixel* distance here and in that paper. Others (Ha et al., MarioNETte, AAAI 2020, and those who follow it) call
+an average *pose* distance APD: ours is called ARD-L1 below, average rotation distance.
+
+**In every frame**, between the real and the synthesised one (`frame_measures`):
+
 APD-L2        mean over all pixels of the Euclidean distance between the RGB values of the real and the synthesised frame,
               0 (equal) .. 441.7 (black against white, 255 sqrt 3); lower is better.
 MAPD-L2       the same over the pixels inside the face, where the NMFC image is not black.
@@ -10,6 +15,22 @@ mouth-APD-L2  the same over the mouth window: 72 x 72 pixels of a 256 x 256 fram
 PSNR          peak signal-to-noise ratio in dB over all RGB values, peak 255; higher is better.
 SSIM          structural similarity, -1..1 (1: equal): Gaussian window of sigma 1.5, mean of the three channels
               (Wang et al., IEEE TIP 2004).
+
+**Over a video** (scripts/evaluate.py and preprocessing/compute_*.py say which of them can be had):
+
+eye-landmarks the mean Euclidean distance of the 14 eye landmarks (36-47 and the pupils 68, 69), found again by the landmark detector in
+              the real and in the synthesised frame, in pixels; lower is better.
+DAI-L1        distance of average identities: the face model is fitted to the landmarks of the real frames and, separately, to those of
+              the synthesised ones; L1 distance of the two (mean) identity vectors, i.e. the sum of the coefficients' differences, in
+              standard deviations of the model; lower is better.
+AED-L1        average expression distance: L1 distance of the two expression vectors of a frame, mean over the frames; coefficients are
+              weights of shapes (1: fully there); lower is better.
+ARD-L1        average rotation distance: absolute difference of the head's yaw, pitch and roll, mean over the three and the frames,
+              degrees; lower is better.
+warp error    mean RGB distance between a frame and the one before it, moved by the optical flow between the real frames (DIS, Kroeger et
+              al. 2016), over the pixels that were in the picture before; grey levels, 0..441.
+flicker       the warp error of the synthesised frames less that of the real ones (after Lai et al., ECCV 2018, who take occluded pixels
+              out; here they count in both and cancel); 0 is as steady as the camera's own picture, below 0 smoother; grey levels.
 """
 
 from __future__ import annotations
@@ -17,8 +38,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 
+from util.landmarks import EYES
 from util.roi import scaled_size, window
 
 MAX_DISTANCE = 255 * math.sqrt(3)
@@ -31,16 +54,29 @@ class Measure:
 
     title: str
     unit: str
-    better: str  # 'lower' or 'higher'
+    better: str  # 'lower' or 'higher'; '': for information
     meaning: str
 
 
+# of every frame
 MEASURES = {
     "APD-L2": Measure("APD-L2", "grey levels, 0-441", "lower", "mean RGB distance between real and synthesised pixels"),
     "MAPD-L2": Measure("MAPD-L2", "grey levels, 0-441", "lower", "the same, inside the face (the NMFC mask)"),
     "mouth-APD-L2": Measure("mouth-APD-L2", "grey levels, 0-441", "lower", "the same, inside the mouth window (72x72 pixels of 256x256)"),
     "PSNR": Measure("PSNR", "dB", "higher", "peak signal-to-noise ratio over the whole frame"),
     "SSIM": Measure("SSIM", "-1 to 1", "higher", "structural similarity over the whole frame"),
+}
+
+
+# over a video
+VIDEO_MEASURES = {
+    "flicker": Measure("flicker", "grey levels", "lower", "warp error of the synthesised frames less that of the real ones"),
+    "warp-error": Measure("warp error", "grey levels, 0-441", "lower", "from a synthesised frame to the next, along the real frames' flow"),
+    "warp-error-real": Measure("warp error of the real frames", "grey levels, 0-441", "", "the camera's own, for comparison"),
+    "eye-landmarks": Measure("eye landmarks", "pixels", "lower", "mean distance of the 14 eye landmarks found in both frames"),
+    "DAI-L1": Measure("DAI-L1", "standard deviations, summed", "lower", "distance of the identities fitted to real and synthesised frames"),
+    "AED-L1": Measure("AED-L1", "shape weights, summed", "lower", "distance of the fitted expressions"),
+    "ARD-L1": Measure("ARD-L1", "degrees", "lower", "difference of yaw, pitch and roll, mean of the three (others call it APD)"),
 }
 
 
@@ -88,6 +124,54 @@ def mean_measures(per_frame: list[dict[str, float]]) -> dict[str, float]:
         values = values[np.isfinite(values)]
         means[name] = float(values.mean()) if values.size else math.nan
     return means
+
+
+def warp_error(now: np.ndarray, before: np.ndarray, flow: np.ndarray) -> float:
+    """Mean RGB distance between a frame and its predecessor moved onto it, in grey levels.
+
+    now, before: uint8 [H, W, 3]. flow: float32 [2, H, W], pixels, x first, with now(p) ~ before(p + flow(p)).
+    Pixels that come from outside the picture do not count; nan when all do.
+    """
+    height, width = now.shape[:2]
+    x = flow[0] + np.arange(width, dtype=np.float32)
+    y = flow[1] + np.arange(height, dtype=np.float32)[:, None]
+    inside = (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
+    if not inside.any():
+        return math.nan
+    moved = cv2.remap(before.astype(np.float32), x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    difference = now.astype(np.float32) - moved
+    return float(np.sqrt(np.einsum("hwc,hwc->hw", difference, difference))[inside].mean())
+
+
+def eye_landmark_distance(real: np.ndarray, fake: np.ndarray) -> np.ndarray:
+    """Mean distance of the 14 eye landmarks: [..., 70, 2] twice -> [...], in the same unit; nan where one is nan."""
+    return np.linalg.norm(np.asarray(real)[..., EYES, :] - np.asarray(fake)[..., EYES, :], axis=-1).mean(-1)
+
+
+def identity_distance(a: np.ndarray, b: np.ndarray) -> float:
+    """DAI-L1 of two (mean) identity vectors [K]: the sum of the absolute differences."""
+    return float(np.abs(np.asarray(a) - b).sum())
+
+
+def expression_distance(real: np.ndarray, fake: np.ndarray) -> np.ndarray:
+    """AED-L1 of every frame: expressions [N, K] twice -> [N]."""
+    return np.abs(np.asarray(real) - fake).sum(-1)
+
+
+def rotation_distance(real_deg: np.ndarray, fake_deg: np.ndarray) -> np.ndarray:
+    """ARD-L1 of every frame: yaw, pitch and roll in degrees, [N, 3] twice -> [N], degrees; 359 and 1 are 2 apart."""
+    difference = np.asarray(real_deg) - fake_deg
+    return np.abs((difference + 180) % 360 - 180).mean(-1)
+
+
+def correlation(a: np.ndarray, b: np.ndarray) -> float:
+    """Pearson's correlation of two curves [N] over the frames in which both are known; nan when one of them does not move."""
+    a, b = np.asarray(a, float), np.asarray(b, float)
+    known = np.isfinite(a) & np.isfinite(b)
+    a, b = a[known], b[known]
+    if len(a) < 3 or a.std() < 1e-9 or b.std() < 1e-9:
+        return math.nan
+    return float(np.corrcoef(a, b)[0, 1])
 
 
 def heatmap(real: np.ndarray, fake: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:

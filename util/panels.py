@@ -25,8 +25,8 @@ CAPTIONS = {
     "heatmap": "error",
     "masked_heatmap": "error, face only",
 }
-_PANEL = 256  # smaller frames are enlarged to this height in videos of several panels
-_CAPTION = 30  # height of the strip with the captions, for panels of _PANEL
+PANEL = 256  # smaller frames are enlarged to this height in videos of several panels
+CAPTION = 30  # height of the strip with the captions, for panels of PANEL
 _FALLBACK_FPS = Fraction(25)
 
 
@@ -97,13 +97,13 @@ def find_source(facts: dict, datasets_dir: str | Path | None = None) -> tuple[Fr
 
 def side_by_side(panels: list[np.ndarray], names: list[str]) -> np.ndarray:
     """Images of one height, uint8 [H, W, 3], in a row under their captions; small ones are enlarged to 256 pixels."""
-    height = max(_PANEL, max(p.shape[0] for p in panels))
+    height = max(PANEL, max(p.shape[0] for p in panels))
     scaled = []
     for p in panels:
         if p.shape[0] != height:
             p = cv2.resize(p, (round(p.shape[1] * height / p.shape[0]), height), interpolation=cv2.INTER_CUBIC)
         scaled.append(p)
-    strip = _CAPTION * height // _PANEL
+    strip = CAPTION * height // PANEL
     tops = [_caption(name, p.shape[1], strip) for name, p in zip(names, scaled)]
     return np.vstack([np.hstack(tops), np.hstack(scaled)])
 
