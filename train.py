@@ -3,6 +3,8 @@
     python train.py --dataset_name D --target_id T               the published recipe
     python train.py --dataset_name D --target_id T --preset preview --max_minutes 6
 
+    torchrun --nproc_per_node 2 train.py ...                    on two GPUs (the wrappers: GPUS=2)
+
 Writes checkpoints/<D>/<name>/ (docs/formats.md). Ctrl-C and SIGTERM save first; the same command goes on from there, exactly.
 """
 
@@ -33,7 +35,8 @@ os.environ.setdefault("GOMP_SPINCOUNT", "300000")
 
 from options.base_options import choose_identities
 from options.train_options import ARCHITECTURE, TrainOptions, parse
-from util.cli import UserError, progress, run, say, warn
+from util.cli import UserError, be_quiet, progress, run, say, warn
+from util.distributed import Processes
 from util.flow_cache import ensure_flows, read_flows
 from util.image_io import write_bytes
 from util.layout import Dataset, Run
@@ -43,7 +46,7 @@ if TYPE_CHECKING:
     import torch
     from torch.utils.tensorboard import SummaryWriter
 
-    from data.video_dataset import VideoDataset
+    from data.video_dataset import ClipIndex, VideoDataset
     from models.flow import FlowChoice
     from models.head2head_model import Clip, Head2HeadModel
     from models.losses import VGGLoss
@@ -68,6 +71,9 @@ DIVERGED = (
 def main(argv: Sequence[str] | None = None) -> int | None:
     started = time.monotonic()
     options = parse(argv)
+    processes = Processes.of_environment()
+    if not processes.is_first:
+        be_quiet()
     dataset = Dataset.open(options.dataset_name, options.datasets_dir)
     names = choose_identities(options, dataset.identities())
     run_name = options.name or f"head2head_{options.target_id or (names[0] if len(names) == 1 else options.dataset_name)}"
@@ -85,18 +91,22 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     if beginning == "finished":
         say(f"{files.checkpoints} is trained to its end already (to go on: --continue_train with a larger --niter)")
         return None
-    device = choose_device(options.gpu_ids)
+    device = choose_device(options.gpu_ids, processes.local_rank)
     dtype = choose_precision(options.precision, device)
-    if flow:
+    processes.connect(device)  # all of them have read what was there before the first one writes
+    if flow and processes.is_first:
         import torch
 
         ensure_flows(videos.sequences, flow.name, options.loadSize, lambda: flow.create(device).estimate, flow.made_from)
         if device.type == "cuda":
             torch.cuda.empty_cache()  # what FlowNet2 took: the batch size is chosen by what is free
+    processes.wait()
     with _advice_when_out_of_memory(options), StopSignal() as stop:
-        training = Training(options, files, videos, device, dtype)
+        training = Training(options, files, videos, device, dtype, processes)
         training.begin(beginning, facts)
-        return training.run(stop, started)
+        code = training.run(stop, started)
+    processes.disconnect()
+    return code
 
 
 def _choose_flow(options: TrainOptions, files: Run) -> FlowChoice:
@@ -177,7 +187,7 @@ class StopSignal:
     """Turns Ctrl-C and SIGTERM into a wish to stop at the next good moment; a second one stops at once."""
 
     def __init__(self) -> None:
-        self.received: int | None = None
+        self.received = 0  # the signal's number
 
     def __enter__(self) -> StopSignal:
         self._before = {s: signal.signal(s, self._receive) for s in (signal.SIGINT, signal.SIGTERM)}
@@ -188,7 +198,7 @@ class StopSignal:
             signal.signal(number, handler)
 
     def _receive(self, number: int, _frame: object) -> None:
-        if self.received is not None:
+        if self.received:
             raise KeyboardInterrupt
         self.received = number
         say("stopping after this clip (once more: at once, without saving)")
@@ -263,13 +273,15 @@ class Clock:
 class Training:
     """The training loop with its clock, checkpoints and log."""
 
-    def __init__(self, options: TrainOptions, files: Run, videos: VideoDataset, device: torch.device, dtype: torch.dtype):
+    def __init__(
+        self, options: TrainOptions, files: Run, videos: VideoDataset, device: torch.device, dtype: torch.dtype, processes: Processes
+    ):
         import torch
 
         from models.head2head_model import Head2HeadModel, ModelOptions
         from models.schedule import Schedule
 
-        self.options, self.files, self.videos, self.device = options, files, videos, device
+        self.options, self.files, self.videos, self.device, self.processes = options, files, videos, device, processes
         self.schedule = _pick(Schedule, options)
         self.roi_px = scaled_size(options.loadSize, options.ROI_size)
         torch.manual_seed(options.seed)
@@ -277,8 +289,9 @@ class Training:
             torch.backends.cudnn.benchmark = True  # the shapes repeat, so looking for the fastest convolutions pays
         vgg = _load_vgg(options)
         chosen = _pick(ModelOptions, options, roi_px=self.roi_px)
-        self.model: Head2HeadModel = Head2HeadModel(chosen, device, dtype, vgg, graphs=options.cuda_graphs)
+        self.model: Head2HeadModel = Head2HeadModel(chosen, device, dtype, vgg, graphs=options.cuda_graphs, processes=processes)
         self.batch_size = options.batch_size or choose_batch_size(options, device)
+        self.clips_at_once = self.batch_size * processes.size
         self.progress = Progress()
         self.meter = LossMeter()
         self.writer = CheckpointWriter(files)
@@ -301,7 +314,9 @@ class Training:
             self.load_networks(Run(o.load_pretrain, o.load_pretrain), o.which_epoch)
         if how != "resume":
             self.model.restart_average()
-        write_run_options(self.files, {**o.as_dict(), **facts})
+        self.model.copy_from_first()
+        if self.processes.is_first:
+            write_run_options(self.files, {**o.as_dict(), **facts})
 
     def load_state(self) -> None:
         import torch
@@ -343,8 +358,9 @@ class Training:
             return None
         self.clock = Clock(started, self.options.max_minutes, p.share, self.model_bytes() / 1e8 + 1)
         self.total_frames = self.schedule.frames(self.videos.lengths)
-        self.visualizer = Visualizer(self.files, p.steps)
-        self.board = _tensorboard(self.files, p.steps) if self.options.tensorboard else None
+        first = self.processes.is_first  # it alone writes
+        self.visualizer = Visualizer(self.files, p.steps) if first else None
+        self.board = _tensorboard(self.files, p.steps) if first and self.options.tensorboard else None
         self.logged = self.saved = time.monotonic()
         self.shown = -math.inf
         self.unsaved_clips = 0
@@ -357,11 +373,13 @@ class Training:
                     clip = next(clips)
                     sample = clip, self.train(clip)
                     p.seconds = earlier + time.monotonic() - begun
+                    p.share, stop.received = self.processes.agree(self.clock.share(), stop.received, self.device)
                     self.after_clip(*sample)
-            if sample:
+            if sample and first:
                 self.show(*sample)
             self.save()
-        self.visualizer.finish()
+        if self.visualizer:
+            self.visualizer.finish()
         if self.board:
             self.board.close()
         if not self.finished:
@@ -386,14 +404,20 @@ class Training:
         while True:
             n_frames = self.schedule.clip_length(self.position)
             first = self.progress.epoch * len(lengths) + self.progress.clip
-            numbers = (range(i, i + self.batch_size) for i in itertools.count(first, self.batch_size))
-            indices = (choose_clips(lengths, n_frames, batch, self.options.seed) for batch in numbers)
+            batches = (range(i, i + self.clips_at_once) for i in itertools.count(first, self.clips_at_once))
+            indices = (self.own_part(choose_clips(lengths, n_frames, batch, self.options.seed)) for batch in batches)
             with contextlib.closing(load_clips(self.videos, indices, workers=_LOADERS if on_gpu else 1, pin_memory=on_gpu)) as batches:
                 for batch in batches:
                     self.model.set_lr(self.schedule.learning_rate(self.position))
                     yield self.model.to_clip(batch, self.windows(batch["landmarks"]))
                     if self.schedule.clip_length(self.position) != n_frames:
                         break  # longer clips from here on
+
+    def own_part(self, clips: list[ClipIndex]) -> list[ClipIndex]:
+        """What this process trains on, of a batch of all processes; all get clips of the same length, so that they take the same steps."""
+        length = min(c.length for c in clips)
+        first = self.processes.rank * self.batch_size
+        return [replace(c, length=length) for c in clips[first : first + self.batch_size]]
 
     def windows(self, landmarks: torch.Tensor) -> dict[str, torch.Tensor]:
         """Corners of the mouth's and eyes' windows, int64 [B, T, 2], of landmarks [B, T, 70, 2] on the CPU."""
@@ -413,11 +437,12 @@ class Training:
         """Count the clip; log, show and save when it is time to."""
         p, now = self.progress, time.monotonic()
         before = p.epoch
-        more, p.clip = divmod(p.clip + self.batch_size, len(self.videos.lengths))
+        more, p.clip = divmod(p.clip + self.clips_at_once, len(self.videos.lengths))
         p.epoch += more
-        p.frames += clip.real.shape[0] * clip.length
-        p.share = self.clock.share()
-        self.unsaved_clips += self.batch_size
+        p.frames += self.clips_at_once * clip.length
+        self.unsaved_clips += self.clips_at_once
+        if not self.processes.is_first:
+            return
         if now - self.logged >= LOG_INTERVAL_S:
             self.log()
         if now - self.shown >= IMAGE_INTERVAL_S:
@@ -470,6 +495,8 @@ class Training:
 
         from models.checkpoints import snapshot
 
+        if not self.processes.is_first:
+            return
         self.log()
         networks = {label: snapshot(network.state_dict()) for label, network in self.model.networks.items()}
         if not all(v.isfinite().all() for v in networks["G"].values()):

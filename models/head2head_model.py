@@ -19,6 +19,7 @@ from models.networks import MultiscaleDiscriminator, build_generator, conditioni
 from models.networks.generator import PREVIOUS_FRAMES
 from models.ops import resample2d
 from models.roi import crop
+from util.distributed import Processes
 from util.flow_cache import STEPS
 
 FLOW_SCALE = 20.0  # the temporal discriminators see flow in pixels divided by this
@@ -112,9 +113,11 @@ class Head2HeadModel(nn.Module):
         dtype: torch.dtype = torch.float32,
         vgg: VGGLoss | None = None,
         graphs: bool = True,
+        processes: Processes | None = None,
     ):
         """dtype: of the networks' arithmetic (bfloat16: autocast); weights are float32 in any case.
 
+        processes: the other processes that train the same model (None: there are none).
         graphs: on a GPU, record the work of a step once per shape and replay it, which saves launching thousands of small kernels.
         """
         super().__init__()
@@ -143,7 +146,13 @@ class Head2HeadModel(nn.Module):
             "G": torch.optim.Adam(self.G.parameters(), o.lr, BETAS, fused=True),
             "D": torch.optim.Adam(self.discriminators.parameters(), o.lr, BETAS, fused=True),
         }
-        self.gradients = {label: [torch.zeros_like(p) for p in network.parameters()] for label, network in self.networks.items()}
+        self.processes = processes or Processes()
+        self.flat_gradients: dict[str, Tensor] = {}  # of each network in one piece
+        self.gradients: dict[str, list[Tensor]] = {}  # the same, in the weights' shapes and layouts
+        for label, network in self.networks.items():
+            sizes = [p.numel() for p in network.parameters()]
+            self.flat_gradients[label] = flat = torch.zeros(sum(sizes), device=device)
+            self.gradients[label] = [x.as_strided(p.shape, p.stride()) for x, p in zip(flat.split(sizes), network.parameters())]
         self.average: MovingAverage | None = None
         self.restart_average()
         self.compute_gradients: Callable[[Chunk], tuple[dict[str, Tensor], Tensor]] = self.differentiate
@@ -158,6 +167,11 @@ class Head2HeadModel(nn.Module):
     def networks(self) -> dict[str, nn.Module]:
         """Every network by the label of its file: G, D, Dm, De, D_T0..2."""
         return {"G": self.G, **self.discriminators}
+
+    def copy_from_first(self) -> None:
+        """Take the first process's weights."""
+        for tensor in (*self.state_dict().values(), *(self.average.network.state_dict().values() if self.average else ())):
+            self.processes.copy_from_first(tensor)
 
     def restart_average(self) -> None:
         """Begin the moving average with the generator as it is now."""
@@ -212,12 +226,18 @@ class Head2HeadModel(nn.Module):
     def step(self, chunk: Chunk) -> tuple[dict[str, Tensor], Tensor]:
         """One optimisation step of all networks on a chunk. Returns: losses by name, generated frames (both detached)."""
         losses, fake = self.compute_gradients(chunk)
-        self.update({label for label in self.networks if label == "G" or f"{label}_real" in losses})
+        trained = {label for label in self.networks if label == "G" or f"{label}_real" in losses}
+        if self.processes.size > 1:
+            values = torch.stack(list(losses.values()))
+            for tensor in (values, *(self.flat_gradients[label] for label in self.networks if label in trained)):
+                self.processes.average(tensor)
+            losses = dict(zip(losses, values.unbind()))
+        self.update(trained)
         return losses, fake
 
     def differentiate(self, chunk: Chunk) -> tuple[dict[str, Tensor], Tensor]:
         """Set the gradients of all networks' weights for a chunk (`gradients`). Returns as `step` does."""
-        torch._foreach_zero_([g for gradients in self.gradients.values() for g in gradients])
+        torch._foreach_zero_(list(self.flat_gradients.values()))
         for label, network in self.networks.items():
             for parameter, gradient in zip(network.parameters(), self.gradients[label]):
                 parameter.grad = gradient

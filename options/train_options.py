@@ -14,7 +14,16 @@ from util.cli import UserError, add_flag
 # Presets change defaults; an option given on the command line wins over them.
 PRESETS: dict[str, dict[str, Any]] = {
     # The published networks and losses, trained several times faster and to better pictures (docs/experiments.md).
-    "default": {"batch_size": 0, "detail_init": True, "use_eyes_D": True, "ema": 0.999, "lambda_L1": 10.0, "niter": 160, "niter_decay": 80, "niter_step": 10},
+    "default": {
+        "batch_size": 0,
+        "detail_init": True,
+        "use_eyes_D": True,
+        "ema": 0.999,
+        "lambda_L1": 10.0,
+        "niter": 100,
+        "niter_decay": 50,
+        "niter_step": 8,
+    },
     "literal": {"precision": "fp32", "cuda_graphs": False},  # the published recipe to the letter: the reference
     # For a processor without a GPU: the best picture after a few minutes on two cores.
     "preview": {

@@ -2,7 +2,7 @@
 # What the wrappers around train.py and test.py share. Sourced, not run.
 #
 # usage: source wrapper.sh     after `usage` is defined, which it calls if one of the script's arguments asks for help;
-#                              gives ROOT, PYTHON, need_target_and_dataset and make_video
+#                              gives ROOT, PYTHON, TRAIN, need_target_and_dataset and make_video
 set -euo pipefail
 for argument in "$@"; do # a sourced file sees the arguments of the script
   case "$argument" in -h | --help) usage; exit 0 ;; esac
@@ -18,6 +18,13 @@ need_target_and_dataset() { # TARGET and DATASET from the first two arguments
   fi
   TARGET="$1" DATASET="$2"
 }
+
+TRAIN=("$PYTHON" "$ROOT/train.py") # as it is to be started
+if [ "${GPUS:-1}" != 1 ]; then
+  [[ "$GPUS" =~ ^[1-9][0-9]*$ ]] || { echo "error: GPUS=$GPUS is no number of GPUs; use GPUS=2, for instance" >&2; exit 2; }
+  export OMP_NUM_THREADS="${OMP_NUM_THREADS:-4}" # of each process
+  TRAIN=("$PYTHON" -m torch.distributed.run --standalone --nproc_per_node "$GPUS" "$ROOT/train.py")
+fi
 
 make_video() { # the video beside the frames that test.py wrote: TARGET or PAIR, then the options that test.py got
   local folder="$1" name="head2head_$TARGET" epoch=latest results="$ROOT/results"

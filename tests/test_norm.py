@@ -74,6 +74,19 @@ def test_kernels_on_the_gpu(case, dtype, rtol, atol):
     compare("cuda", *case, dtype, rtol, atol)
 
 
+@pytest.mark.parametrize("images", [1, 2])
+@pytest.mark.parametrize("layouts", [(0, 0), (0, 1), (1, 0), (1, 1)])
+def test_gradient_in_every_layout(images, layouts):
+    """PyTorch's own instance_norm gets one of these wrong."""
+    x, grad = (torch.randn(images, 16, 8, 8, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    variance, mean = torch.var_mean(x, (2, 3), correction=0, keepdim=True)
+    (want,) = torch.autograd.grad((x - mean) / (variance + 1e-5).sqrt(), x, grad)
+    formats = [torch.channels_last if last else torch.contiguous_format for last in layouts]
+    x, grad = (t.detach().float().contiguous(memory_format=f) for t, f in zip((x, grad), formats))
+    (got,) = torch.autograd.grad(norm_act_pad(x.requires_grad_(), impl="ref"), x, grad)
+    torch.testing.assert_close(got.double(), want, rtol=1e-4, atol=1e-5)
+
+
 def test_what_cannot_run_is_said():
     with pytest.raises(ValueError, match="impl is 'auto'"):
         norm_act_pad(torch.zeros(1, 1, 8, 8), impl="cuda")

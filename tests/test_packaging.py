@@ -40,6 +40,7 @@ def test_every_import_is_in_the_list_of_packages():
         "facenet_pytorch": "facenet-pytorch",
         "PIL": "pillow",
         "dlib": None,
+        "triton": None,  # comes with PyTorch
     }
     missing = set()
     for path in python_files():

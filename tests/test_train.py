@@ -325,3 +325,46 @@ def test_presets_change_defaults_and_options_win():
     assert preview.loadSize < default.loadSize and preview.ngf < default.ngf
     chosen = parse(["--dataset_name", "D", "--preset", "preview", "--loadSize", "64", "--prev_output", "--no_eye_gaze"])
     assert chosen.loadSize == 64 and chosen.prev_output and not chosen.eye_gaze and chosen.ngf == preview.ngf
+
+
+def test_two_processes_equal_one_with_both_clips(command, datasets, tmp_path):
+    """Really two processes, through torchrun; position, losses and weights are those of the same batches in one process.
+
+    Adam blows rounding up (tests/test_distributed.py compares the gradients), so the weights are compared as a whole.
+    """
+    command("--batch_size", "2", "--niter", "1")
+    alone = state(command.run)
+    other = tmp_path / "two"
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(root() / "train.py")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*torchrun, *base(datasets, other), *TINY, "--niter", "1"], env=environment, capture_output=True, text=True, timeout=200
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("trained ") == 1  # the first process alone speaks
+    run = Run.open("fake", "head2head_Ann", other / "checkpoints")
+    together = state(run)
+    assert together["progress"] | {"seconds": 0} == alone["progress"] | {"seconds": 0}
+    for label in NETWORKS:
+        want, got = (torch.cat([v.flatten() for v in s["networks"][label].values()]) for s in (alone, together))
+        assert (got - want).norm() < 0.01 * want.norm(), label
+    losses = [json.loads(r.log_path.read_text().splitlines()[-1])["losses"] for r in (command.run, run)]
+    assert losses[0] == pytest.approx(losses[1], rel=0.01, abs=1e-3)
+
+
+def test_two_processes_stop_together_and_go_on_as_one(datasets, tmp_path):
+    """A signal that one process gets stops both, after the same clip; one process goes on from what they saved."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(root() / "train.py")]
+    args = [*base(datasets, tmp_path), *TINY, "--niter", "100000"]
+    run = Run.open("fake", "head2head_Ann", tmp_path / "checkpoints")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen([*torchrun, *args], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not list((run.web / "images").glob("*.jpg")) and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=100)
+    saved = state(run)
+    assert saved["progress"]["steps"] > 0 and not saved["finished"]
+    train.main([*base(datasets, tmp_path), *TINY, "--continue_train", "--niter", str(saved["progress"]["epoch"] + 1)])
+    assert state(run)["progress"]["steps"] > saved["progress"]["steps"] and state(run)["finished"]

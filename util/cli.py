@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 T = TypeVar("T")
 _warned: set[str] = set()
+_quiet = False
 
 
 class UserError(Exception):
@@ -48,14 +49,24 @@ def run(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] 
     sys.exit(code)
 
 
+def be_quiet() -> None:
+    """No messages, warnings and progress bars from now on; errors stay. For all but one of several processes that do one work."""
+    global _quiet
+    _quiet = True
+
+
 def say(message: str) -> None:
     """Print a message line without breaking a progress bar."""
+    if _quiet:
+        return
     tqdm.write(message, file=sys.stdout)
     sys.stdout.flush()
 
 
 def warn(message: str) -> None:
     """Print a warning line to stderr without breaking a progress bar."""
+    if _quiet:
+        return
     tqdm.write(f"warning: {message}", file=sys.stderr)
 
 
@@ -69,7 +80,7 @@ def warn_once(message: str) -> None:
 def progress(iterable: Iterable[T] | None = None, *, desc: str, total: int | None = None, unit: str = "frame") -> tqdm:
     """A progress bar with the time left; quiet updates when stderr is no terminal (a log file)."""
     interval = 0.2 if sys.stderr.isatty() else 10.0
-    return tqdm(iterable, desc=desc, total=total, unit=unit, mininterval=interval, dynamic_ncols=True, smoothing=0.05)
+    return tqdm(iterable, desc=desc, total=total, unit=unit, mininterval=interval, dynamic_ncols=True, smoothing=0.05, disable=_quiet)
 
 
 def add_flag(parser: argparse._ActionsContainer, name: str, default: bool, help: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from util.cli import UserError, say, warn
@@ -10,18 +11,23 @@ if TYPE_CHECKING:
     import torch
 
 
-def choose_device(gpu_ids: str = "auto") -> torch.device:
+def choose_device(gpu_ids: str = "auto", local_rank: int = 0) -> torch.device:
     """Turn `--gpu_ids` into a device.
 
     gpu_ids: 'auto': the first CUDA GPU, or the CPU (said in one line) when there is none; a negative number: the CPU; a number:
-        that GPU. Of a list (0,1) the first is used, with a warning.
+        that GPU. Of a list (0,1) each process takes one; those left over are named in a warning.
+    local_rank: the process's number among those that share the work on this machine.
     Raises: UserError when a GPU is asked for that is not there (never a silent fall back), or the text is no such list.
     """
     import torch
 
     if gpu_ids == "auto":
         if torch.cuda.is_available():
-            return torch.device("cuda", 0)
+            if local_rank >= torch.cuda.device_count():
+                raise UserError(
+                    f"this machine has {torch.cuda.device_count()} usable CUDA GPU(s), which are fewer than the processes; start as many"
+                )
+            return torch.device("cuda", local_rank)
         say("no CUDA GPU here: running on the CPU")
         return torch.device("cpu")
     try:
@@ -34,9 +40,11 @@ def choose_device(gpu_ids: str = "auto") -> torch.device:
     missing = [i for i in ids if i >= found]
     if missing:
         raise UserError(f"--gpu_ids {gpu_ids}: this machine has {found} usable CUDA GPU(s); use --gpu_ids -1 for the CPU or auto")
-    if len(ids) > 1:
-        warn(f"--gpu_ids {gpu_ids}: one process uses one GPU, taking {ids[0]}")
-    return torch.device("cuda", ids[0])
+    if local_rank >= len(ids):
+        raise UserError(f"--gpu_ids {gpu_ids} names fewer GPUs than there are processes; name one for each, or leave the option out")
+    if len(ids) > int(os.environ.get("LOCAL_WORLD_SIZE", 1)):
+        warn(f"--gpu_ids {gpu_ids}: one process uses one GPU, taking {ids[local_rank]}; for several, start train.py with torchrun (GPUS=2)")
+    return torch.device("cuda", ids[local_rank])
 
 
 def choose_precision(precision: str, device: torch.device) -> torch.dtype:

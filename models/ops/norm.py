@@ -33,7 +33,7 @@ def norm_act_pad(
     """
     if _takes_kernels(impl, x, pad):
         return _NormActPad.apply(x, residual, slope, residual_pad, pad, True)
-    y = F.instance_norm(x, eps=EPS)
+    y = _ContiguousGradient.apply(F.instance_norm(x, eps=EPS))
     if slope != 1:
         y = F.leaky_relu(y, slope) if slope else F.relu(y)
     if residual is not None:
@@ -76,6 +76,19 @@ def _kernels_fault(device: torch.device, impl: str) -> str | None:
             warn(f"normalisation runs in plain PyTorch, which is slower, since Triton's kernels do not work here ({fault})")
         return fault
     return None
+
+
+class _ContiguousGradient(torch.autograd.Function):
+    """Hands its input on, and its gradient back in the plain layout: for a single image and a channels-last gradient, instance_norm's own
+    gradient on the CPU is wrong (seen with PyTorch 2.15)."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad.contiguous()
 
 
 class _NormActPad(torch.autograd.Function):

@@ -9,6 +9,7 @@ usage: bash scripts/train/finetune_on_target.sh TARGET DATASET [options of train
 As train_on_target.sh, but starts from the networks in checkpoints/faceforensicspp/head2head_faceforensicspp;
 another start: --load_pretrain FOLDER. Writes checkpoints/DATASET/head2head_TARGET/.
 
+  GPUS=2 before the command: on two GPUs of this machine (any number)
   options: python train.py --help
 TEXT
 }
@@ -17,5 +18,5 @@ source "$(dirname "${BASH_SOURCE[0]}")/../wrapper.sh"
 need_target_and_dataset "$@"
 shift 2
 
-exec "$PYTHON" "$ROOT/train.py" --dataset_name "$DATASET" --target_id "$TARGET" --name "head2head_$TARGET" \
+exec "${TRAIN[@]}" --dataset_name "$DATASET" --target_id "$TARGET" --name "head2head_$TARGET" \
   --load_pretrain "$ROOT/checkpoints/faceforensicspp/head2head_faceforensicspp" "$@"

@@ -9,6 +9,7 @@ usage: bash scripts/train/train_faceforensicspp.sh [options of train.py]
 Trains on every person of datasets/faceforensicspp and writes checkpoints/faceforensicspp/head2head_faceforensicspp/.
 Needs preprocessing (detect, detect_landmarks70, reconstruct) to be done. Run it again to go on after an interruption.
 
+  GPUS=2 before the command: on two GPUs of this machine (any number)
   options: python train.py --help
 TEXT
 }
@@ -19,4 +20,4 @@ if [ $# -gt 0 ] && [[ "$1" != -* ]]; then
   exit 2
 fi
 
-exec "$PYTHON" "$ROOT/train.py" --dataset_name faceforensicspp --name head2head_faceforensicspp "$@"
+exec "${TRAIN[@]}" --dataset_name faceforensicspp --name head2head_faceforensicspp "$@"

@@ -9,6 +9,7 @@ usage: bash scripts/train/train_on_target.sh TARGET DATASET [options of train.py
 Trains on TARGET's frames of datasets/DATASET and writes checkpoints/DATASET/head2head_TARGET/.
 Needs preprocessing (detect, detect_landmarks70, reconstruct) to be done. Run it again to go on after an interruption.
 
+  GPUS=2 before the command: on two GPUs of this machine (any number)
   options, for instance: --preset preview --max_minutes 6 (quick, for CPUs), --gpu_ids -1 (CPU), --use_eyes_D;
   all: python train.py --help
 TEXT
@@ -18,4 +19,4 @@ source "$(dirname "${BASH_SOURCE[0]}")/../wrapper.sh"
 need_target_and_dataset "$@"
 shift 2
 
-exec "$PYTHON" "$ROOT/train.py" --dataset_name "$DATASET" --target_id "$TARGET" --name "head2head_$TARGET" "$@"
+exec "${TRAIN[@]}" --dataset_name "$DATASET" --target_id "$TARGET" --name "head2head_$TARGET" "$@"

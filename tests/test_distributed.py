@@ -1,0 +1,30 @@
+"""Several processes that train one model: real processes through torchrun, with gloo on the CPU."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from util.distributed import Processes
+
+
+def test_halves_of_a_batch_give_the_gradients_of_the_whole():
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    script = Path(__file__).with_name("two_processes.py")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*torchrun, str(script)], env=environment, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0 and done.stdout.split() == ["equal"], done.stderr[-3000:]
+
+
+def test_alone_there_is_nothing_to_do():
+    processes = Processes.of_environment()
+    assert processes.is_first and processes.size == 1
+    x = torch.ones(3)
+    processes.connect(x.device)
+    processes.average(x)
+    processes.copy_from_first(x)
+    processes.wait()
+    assert x.tolist() == [1, 1, 1] and processes.agree(0.5, 2, x.device) == (0.5, 2)
+    processes.disconnect()
