@@ -13,7 +13,8 @@ from util.distributed import Processes
 def test_halves_of_a_batch_give_the_gradients_of_the_whole():
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     script = Path(__file__).with_name("two_processes.py")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    paths = os.pathsep.join(map(str, (script.parents[1], script.parent)))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
     done = subprocess.run([*torchrun, str(script)], env=environment, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0 and done.stdout.split() == ["equal"], done.stderr[-3000:]
 

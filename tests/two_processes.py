@@ -1,13 +1,7 @@
 """What test_distributed.py runs in two processes: a step on half a batch each, against the whole batch in one."""
 
-import sys
-from pathlib import Path
-
 import torch
-
-sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parent)]
-
-from test_losses import CPU, TINY, make_clip  # noqa: I001
+from test_losses import CPU, TINY, make_clip
 
 from models.head2head_model import Clip, Head2HeadModel
 from util.distributed import Processes
