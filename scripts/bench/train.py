@@ -125,10 +125,9 @@ def measure(kind: str, batch: int, o: argparse.Namespace, device: torch.device, 
         "tflop_per_frame": tflop / frames,
         "share_of_peak": tflop / step_ms * 1000 / peak,
     }
-    say(
-        f"{kind}, {batch} clip(s): {result['frames_per_s']:.1f} frames/s; {step_ms:.1f} ms a step of {frames} frames, first three {warm_up_s:.0f} s"
-    )
-    say(f"    {memory_gb:.1f} GB; {tflop / frames:.2f} TFLOP a frame without flow, {100 * result['share_of_peak']:.0f} % of the peak")
+    say(f"{kind}, {batch} clip(s): {result['frames_per_s']:.1f} frames/s; {step_ms:.1f} ms a step of {frames} frames")
+    say(f"    {memory_gb:.1f} GB; first three steps {warm_up_s:.0f} s")
+    say(f"    {tflop / frames:.2f} TFLOP a frame without flow, {100 * result['share_of_peak']:.0f} % of the peak")
     for name, ms in parts.items():
         say(f"    {ms:8.2f} ms  {name}")
     return result
