@@ -9,21 +9,31 @@ from html import escape
 import numpy as np
 
 WIDTH, HEIGHT = 360, 180
+LINES = 6  # colours of lines in util.web_page
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 10, 10, 24
 _MAX_POINTS = 240
 
 
 def line_chart(
-    x: Sequence[float], y: Sequence[float], *, title: str, x_label: str = "", smooth: bool = False, marker: bool = False, note: str = ""
+    x: Sequence[float],
+    y: Sequence[float] | Sequence[Sequence[float]],
+    *,
+    title: str,
+    names: Sequence[str] = (),
+    x_label: str = "",
+    smooth: bool = False,
+    marker: bool = False,
+    note: str = "",
 ) -> str:
-    """One line as an HTML <figure> with its title, an SVG and a note.
+    """One line, or several, as an HTML <figure> with its title, an SVG and a note.
 
-    x: ascending. y: as long; nan and inf leave gaps. Many points are averaged to 240.
+    x: ascending. y: as long, or with `names` one such list for each; nan and inf leave gaps. Many points are averaged to 240.
     smooth: draw the values faintly and a moving average of a fifteenth of the width over them, and let single outliers leave the frame.
     marker: add a vertical line that a script can move; the SVG then carries data-x0, data-x1 (values at its left and right end).
     """
-    x, y = _thin(np.asarray(x, float), np.asarray(y, float))
-    finite = y[np.isfinite(y)]
+    x = np.asarray(x, float)
+    curves = [_thin(x, np.asarray(curve, float)) for curve in (y if names else [y])]
+    finite = np.concatenate([y[np.isfinite(y)] for _, y in curves])
     if finite.size == 0:
         return f"<figure class=chart><figcaption>{escape(title)}</figcaption><p class=note>no values yet</p></figure>"
     low, high = np.percentile(finite, [1, 99] if smooth else [0, 100]).tolist()
@@ -38,6 +48,9 @@ def line_chart(
     def py(value: float) -> float:
         return HEIGHT - _BOTTOM - (value - low) / (high - low) * (HEIGHT - _TOP - _BOTTOM)
 
+    def place(x: np.ndarray, y: Sequence[float]) -> list[tuple[float, float] | None]:
+        return [(px(a), float(np.clip(py(b), _TOP, HEIGHT - _BOTTOM))) if math.isfinite(b) else None for a, b in zip(x.tolist(), y)]
+
     parts = []
     for t in y_ticks:
         parts.append(f"<line class=grid x1={_LEFT} x2={WIDTH - _RIGHT} y1={py(t):.1f} y2={py(t):.1f} />")
@@ -45,19 +58,23 @@ def line_chart(
     for t in x_ticks:
         anchor = "end" if px(t) > WIDTH - 30 else "middle"
         parts.append(f"<text x={px(t):.1f} y={HEIGHT - 8} text-anchor={anchor}>{number(t, x_ticks)}</text>")
-    points = [(px(a), float(np.clip(py(b), _TOP, HEIGHT - _BOTTOM))) if math.isfinite(b) else None for a, b in zip(x.tolist(), y.tolist())]
-    if smooth and len(finite) > 30:
-        parts.append(_polylines(points, "faint"))
-        average = _moving_average(y, max(3, len(y) // 15))
-        points = [(px(a), float(np.clip(py(b), _TOP, HEIGHT - _BOTTOM))) if math.isfinite(b) else None for a, b in zip(x.tolist(), average)]
-    parts.append(_polylines(points, "line"))
+    for i, (at, values) in enumerate(curves):
+        style = "line" if i == 0 else f"'line line{i % LINES + 1}'"
+        points = place(at, values.tolist())
+        if smooth and np.isfinite(values).sum() > 30:
+            parts.append(_polylines(points, "faint"))
+            points = place(at, _moving_average(values, max(3, len(values) // 15)))
+        parts.append(_polylines(points, style))
     if marker:
         parts.append(f"<line class=marker x1={_LEFT} x2={_LEFT} y1={_TOP} y2={HEIGHT - _BOTTOM} />")
     scale = f"data-x0={x0:g} data-x1={x1:g} data-left={_LEFT} data-right={WIDTH - _RIGHT}" if marker else ""
-    label = f"{title}: {number(float(finite[0]))} at first, {number(float(finite[-1]))} at last"
+    own = curves[0][1][np.isfinite(curves[0][1])]
+    label = f"{title}: {number(float(own[0]))} at first, {number(float(own[-1]))} at last" if own.size else title
     svg = f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role=img aria-label="{escape(label)}" {scale}>{"".join(parts)}</svg>'
     notes = " · ".join(escape(n) for n in (note, x_label) if n)
-    return f"<figure class=chart><figcaption>{escape(title)}</figcaption>{svg}<p class=note>{notes}</p></figure>"
+    key = " ".join(f"<span class='key line{i % LINES + 1}'>{escape(name)}</span>" for i, name in enumerate(names))
+    legend = f"<p class=note>{key}</p>" if names else ""
+    return f"<figure class=chart><figcaption>{escape(title)}</figcaption>{svg}<p class=note>{notes}</p>{legend}</figure>"
 
 
 def ticks(low: float, high: float, about: int) -> list[float]:

@@ -71,7 +71,7 @@ MEASURES = {
 # over a video
 VIDEO_MEASURES = {
     "flicker": Measure("flicker", "grey levels", "lower", "warp error of the synthesised frames less that of the real ones"),
-    "warp-error": Measure("warp error", "grey levels, 0-441", "lower", "from a synthesised frame to the next, along the real frames' flow"),
+    "warp-error": Measure("warp error", "grey levels, 0-441", "", "from a synthesised frame to the next, along the real frames' flow"),
     "warp-error-real": Measure("warp error of the real frames", "grey levels, 0-441", "", "the camera's own, for comparison"),
     "eye-landmarks": Measure("eye landmarks", "pixels", "lower", "mean distance of the 14 eye landmarks found in both frames"),
     "DAI-L1": Measure("DAI-L1", "standard deviations, summed", "lower", "distance of the identities fitted to real and synthesised frames"),

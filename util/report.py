@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from util.charts import line_chart
+from util.evaluation import ALL_MEASURES, Evaluation, meaning, read_evaluation
 from util.image_io import write_bytes
 from util.layout import Run
 from util.metrics import HEATMAP_FULL_SCALE, MEASURES
@@ -81,6 +82,8 @@ def write_report(results: Results, run: Run, run_options: Mapping[str, Any], dat
     body = [_head(facts), _video(video, facts, fps)]
     if means:
         body += [_table(means, per_frame, facts), _over_time(per_frame, facts)]
+    if evaluation := read_evaluation(results.folder):
+        body += [_evaluation(evaluation), _evaluation_over_time(evaluation)]
     body += [_samples(results, facts), _training(run), _settings(facts, run_options, fps), _provenance()]
     title = f"{facts['target']} driven by {facts['source'] or 'own held-out frames'}"
     script = _SCRIPT
@@ -141,6 +144,37 @@ def _over_time(per_frame: list[dict[str, float]], facts: dict) -> str:
         "<h2>Measures over time</h2><p class=note>the mark follows the video; click to go there</p>"
         f"<div class='grid seek'>{''.join(charts)}</div>"
     )
+
+
+def _evaluation(evaluation: Evaluation) -> str:
+    rows = []
+    head = "<th>measure</th><th class=number>value</th>"
+    if evaluation.nearest:
+        head += "<th class=number>nearest training frame</th><th class=number>ratio</th>"
+    for name in (n for n in ALL_MEASURES if n in evaluation.values):
+        measure, value = ALL_MEASURES[name], evaluation.values[name]
+        cells = f"<td class=number>{_number(value)}</td>"
+        if evaluation.nearest:
+            near = evaluation.nearest.get(name, math.nan)
+            cells += f"<td class=number>{_number(near)}</td><td class=number>{_number(value / near if near else math.nan)}</td>"
+        rows.append(f"<tr><th scope=row>{escape(measure.title)}<p class=note>{escape(meaning(measure))}</p></th>{cells}</tr>")
+    missing = [f"{name}: {reason}" for name, reason in evaluation.skipped.items()]
+    notes = "".join(f"<p class=note>{escape(text)}</p>" for text in (*evaluation.notes, *(f"without {text}" for text in missing)))
+    return (
+        "<h2>Evaluation</h2><p class=note>scripts/evaluate.py; what is found again in the synthesised frames, and all other measures</p>"
+        f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>{notes}"
+    )
+
+
+def _evaluation_over_time(evaluation: Evaluation) -> str:
+    """The curves that test.py's own measures do not have."""
+    frames = range(evaluation.frames[0], evaluation.frames[1] + 1)
+    charts = [
+        line_chart(frames, evaluation.per_frame[name], title=measure.title, x_label="frame", note=measure.unit, marker=True)
+        for name, measure in ALL_MEASURES.items()
+        if name in evaluation.per_frame and name not in MEASURES
+    ]
+    return f"<div class='grid seek'>{''.join(charts)}</div>" if charts else ""
 
 
 def _samples(results: Results, facts: dict) -> str:

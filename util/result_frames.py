@@ -48,7 +48,10 @@ class ResultFrames:
 
     def read(self, kind: str, index: int) -> np.ndarray:
         """A picture at the size of the synthesised frames, uint8 [size, size, 3]."""
-        image = read_image(self.paths[kind][index])
+        return self.scaled(read_image(self.paths[kind][index]), kind)
+
+    def scaled(self, image: np.ndarray, kind: str = "real") -> np.ndarray:
+        """Any other square picture at that size."""
         if image.shape[0] == self.size:
             return image
         way = cv2.INTER_AREA if image.shape[0] > self.size else cv2.INTER_CUBIC

@@ -5,6 +5,7 @@ metrics.json        measures: means, and of every frame
 complete.json       written last: what the folder was made from; without it the folder counts as unfinished
 <mode>.mp4          written by util.panels
 paste_back.mp4      written by util.paste_back
+evaluation.json     written by scripts/evaluate.py
 index.html          written by util.report
 """
 
@@ -60,6 +61,11 @@ class Results:
         return self.folder / "paste_back.mp4"
 
     @property
+    def evaluation(self) -> Path:
+        """All measures; written by scripts/evaluate.py."""
+        return self.folder / "evaluation.json"
+
+    @property
     def _mark(self) -> Path:
         return self.folder / "complete.json"
 
@@ -102,7 +108,7 @@ class Results:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._mark.unlink(missing_ok=True)
         videos = [self.video(name) for videos in MODES.values() for name in videos]
-        for path in (self._metrics, self.page, self.paste_back, *videos):
+        for path in (self._metrics, self.page, self.paste_back, self.evaluation, *videos):
             path.unlink(missing_ok=True)
         for kind in KINDS:
             for frame in self.frames(kind):

@@ -47,6 +47,13 @@ figcaption { font-size: .85rem }
 .chart .grid { stroke: var(--edge); stroke-width: 1 }
 .chart .line { fill: none; stroke: var(--accent); stroke-width: 1.6; stroke-linejoin: round }
 .chart .faint { fill: none; stroke: var(--accent); stroke-width: 1; opacity: .3 }
+.chart .line2 { stroke: var(--mark) } .chart .line3 { stroke: #2b9a5e } .chart .line4 { stroke: #a855c8 }
+.chart .line5 { stroke: #b58a12 } .chart .line6 { stroke: #7d8590 }
+.key { border-bottom: 3px solid var(--accent); margin-right: 12px } .key.line2 { border-color: var(--mark) }
+.key.line3 { border-color: #2b9a5e } .key.line4 { border-color: #a855c8 } .key.line5 { border-color: #b58a12 }
+.key.line6 { border-color: #7d8590 }
+.best { color: var(--accent) }
+.wide { overflow-x: auto }
 .chart .marker { stroke: var(--mark); stroke-width: 1.5 }
 .seek { cursor: pointer }
 dl { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 250px), 1fr)); gap: 0 28px; margin: 0 }
