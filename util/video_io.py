@@ -138,7 +138,10 @@ def _read(path: str | Path, info: VideoInfo, size: tuple[int, int], first: int, 
         if seek and not _seek(container, stream, max(info.start_s, next_s - _SEEK_MARGIN_S)):
             return
         previous: tuple[float, Any] | None = None
+        matrix = (1, 0, 0, 1)
         for frame in _decode(container, stream, path):
+            if previous is None:  # asked of every frame, PyAV's side data would keep hundreds of them alive (reference cycles)
+                matrix = _display_matrix(frame)
             stamp = frame.pts if frame.pts is not None else frame.dts
             if seek and previous is None and (stamp is None or float(stamp * frame.time_base) > next_s):
                 return
@@ -151,13 +154,13 @@ def _read(path: str | Path, info: VideoInfo, size: tuple[int, int], first: int, 
                 image = None
                 while next_s < (previous[0] + time_s) / 2:
                     if count >= first:
-                        image = _upright(previous[1], size) if image is None else image
+                        image = _upright(previous[1], size, matrix) if image is None else image
                         yield image
                     count += 1
                     next_s = info.start_s + count * period_s
             previous = (time_s, frame)
         if previous:
-            image = _upright(previous[1], size)
+            image = _upright(previous[1], size, matrix)
             # One frame at least; more when the end of a variable-rate video stands still.
             while count == 0 or next_s < previous[0] + period_s / 2 - 1e-6:
                 if count >= first:
@@ -496,9 +499,9 @@ def _display_matrix(frame: Any) -> tuple[int, int, int, int]:
     return 0, (1 if b >= 0 else -1), (1 if c >= 0 else -1), 0
 
 
-def _upright(frame: Any, size: tuple[int, int]) -> np.ndarray:
-    """A decoded frame as RGB uint8, upright; size: width, height after turning."""
-    a, b, c, d = _display_matrix(frame)
+def _upright(frame: Any, size: tuple[int, int], matrix: tuple[int, int, int, int]) -> np.ndarray:
+    """A decoded frame as RGB uint8, upright; size: width, height after turning by the display matrix."""
+    a, b, c, d = matrix
     stored = size if a else size[::-1]
     image = frame.to_ndarray(format="rgb24", width=stored[0], height=stored[1])
     if not a:
