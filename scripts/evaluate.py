@@ -88,9 +88,8 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     for folder in [f for d in args.results_dir for f in find_folders(d)]:
         show(folder, evaluate(folder, args))
     if args.compare:
-        found = {str(d): (None if args.redo else read_evaluation(d)) or evaluate(d, args) for d in args.compare}
-        names = short_names(list(found))
-        compared = dict(zip(names, found.values()))
+        names = short_names(args.compare)
+        compared = {name: (None if args.redo else read_evaluation(d)) or evaluate(d, args) for name, d in zip(names, args.compare)}
         say(comparison_table(compared))
         say(f"page: {write_comparison(args.output, compared)}")
     return None
@@ -102,7 +101,7 @@ def show(folder: Path, evaluation: Evaluation) -> None:
     say(table(evaluation))
 
 
-def short_names(folders: Sequence[str]) -> list[str]:
+def short_names(folders: Sequence[str | Path]) -> list[str]:
     """Names of folders without the parts that all have in common, at the beginning and at the end."""
     parts = [Path(f).resolve().parts for f in folders]
     if len(set(parts)) < len(parts):

@@ -155,7 +155,7 @@ def find_folders(folder: Path) -> list[Path]:
     """All folders with frames to measure: `folder` itself, or those below it. Raises: UserError when there are none."""
 
     def holds_frames(place: Path) -> bool:
-        return (place / "fake").is_dir() or any(Results(place).video(name).is_file() for name in _VIDEOS if name != "source")
+        return bool(Results(place).frames("fake")) or any(Results(place).video(name).is_file() for name in _VIDEOS if name != "source")
 
     if holds_frames(folder):
         return [folder]
