@@ -14,7 +14,6 @@ import contextlib
 import itertools
 import json
 import math
-import os
 import signal
 import sys
 import time
@@ -28,10 +27,6 @@ import numpy as np
 
 if __package__ in (None, ""):  # run as a file: make the repository's packages importable
     sys.path[0] = str(Path(__file__).resolve().parent)
-
-# PyTorch's threads wait for each other by spinning, and steps of small networks are full of such waits: sleeping instead (as util.cli has
-# it for other commands) halves the speed. This is the spinning of GNU OpenMP's own default.
-os.environ.setdefault("GOMP_SPINCOUNT", "300000")
 
 from options.base_options import choose_identities
 from options.train_options import ARCHITECTURE, TrainOptions, parse
@@ -179,7 +174,8 @@ def _advice_when_out_of_memory(options: TrainOptions) -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError as e:
-        halves = [f"--{k} {v // 2}" for k in ("batch_size", "max_frames_per_gpu", "ngf") if (v := getattr(options, k)) > 1]
+        chosen = {"batch_size": options.batch_size or 2, "max_frames_per_gpu": options.max_frames_per_gpu, "ngf": options.ngf}
+        halves = [f"--{name} {value // 2}" for name, value in chosen.items() if value > 1]
         raise UserError(f"out of GPU memory ({str(e).splitlines()[0][:160]}); try {', '.join(halves)}, or a smaller --loadSize") from None
 
 
