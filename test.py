@@ -95,7 +95,9 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     _print_measures(results)
     say(f"frames: {results.folder}")
     if options.paste_back:
-        say(f"pasted back: {write_paste_back(results, options.datasets_dir, options.audio)}")
+        from preprocessing.person import create_person_mask
+
+        say(f"pasted back: {write_paste_back(results, options.datasets_dir, options.audio, create_person_mask())}")
     if options.report:
         from util.report import write_report
 

@@ -16,6 +16,7 @@ from pathlib import Path
 if __package__ in (None, ""):  # run as a file: make the repository's packages importable
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from preprocessing.person import create_person_mask
 from util.cli import run, say
 from util.paste_back import AUDIO, write_paste_back
 from util.results import find_results
@@ -34,8 +35,10 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     )
     parser.add_argument("--datasets_dir", type=Path, metavar="DIR", help="where the dataset lies now, if it was moved since test.py")
     args = parser.parse_args(argv)
-    for results in find_results(args.results_dir):
-        say(f"video: {write_paste_back(results, args.datasets_dir, args.audio)}")
+    found = find_results(args.results_dir)
+    person = create_person_mask()
+    for results in found:
+        say(f"video: {write_paste_back(results, args.datasets_dir, args.audio, person)}")
     return None
 
 

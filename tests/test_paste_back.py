@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from fake_dataset import FACE_MODEL, STEPS, draw_frame, make_dataset, moving_landmarks
 from fake_run import make_run, run_test
-from synthetic_videos import read_sound, set_display_matrix, write_video
+from synthetic_videos import face_frame, read_sound, set_display_matrix, write_video
 
 from scripts import paste_back as command
 from util.cli import UserError
@@ -215,6 +215,37 @@ def test_nothing_outside_of_the_crop_changes_and_no_square_shows():
     change = np.abs(result.astype(int) - frame).mean(-1)[BOX[1] : BOX[3], BOX[0] : BOX[2]]
     edge = np.concatenate([change[0], change[-1], change[:, 0], change[:, -1]])
     assert edge.max() <= 1 and change[nmfc.any(-1)].mean() > 8
+
+
+def test_background_stays_the_originals_where_no_person_is():
+    """The synthesised background is wrong all over, hair is where the segmentation says so."""
+    frame = np.full((120, 160, 3), 120, np.uint8)
+    head, hair = np.zeros((2, 96, 96), np.uint8)
+    cv2.circle(head, (48, 56), 16, 1, cv2.FILLED)
+    cv2.ellipse(hair, (48, 50), (19, 26), 0, 0, 360, 1, cv2.FILLED)
+    fake = np.full((96, 96, 3), 120, np.uint8)
+    fake[::2] = 160  # which no match of colours mends
+    fake[hair > 0] = 60
+    nmfc = np.repeat(head[..., None] * 200, 3, -1)
+
+    def person(rgb):
+        return ((rgb < 100).all(-1)).astype(np.float32)
+
+    both = [Blender(BOX, frame.shape[:2], 25, True, p)(frame, fake, nmfc)[BOX[1] : BOX[3], BOX[0] : BOX[2]] for p in (None, person)]
+    wide, close = (np.abs(b.astype(int) - 120).mean(-1) > 3 for b in both)
+    assert close[hair > 0].mean() > 0.97 and wide[hair > 0].mean() > 0.97
+    background = cv2.dilate(hair, np.ones((13, 13), np.uint8)) == 0
+    assert not close[background].any() and wide[background].sum() > 300
+
+
+def test_the_segmenter_finds_the_portrait(monkeypatch):
+    from preprocessing.person import create_person_mask
+
+    picture = face_frame((256, 256), (128, 120), 1.0)
+    mask = create_person_mask()(picture)
+    assert mask.shape == (256, 256) and mask.dtype == np.float32 and mask[90:150, 100:160].mean() > 0.9 and mask[:30, :30].mean() < 0.2
+    monkeypatch.setattr("preprocessing.person.load_solutions", lambda: (_ for _ in ()).throw(UserError("no MediaPipe")))
+    assert create_person_mask() is None
 
 
 def test_a_crop_that_reaches_the_frames_border_is_not_faded_there():

@@ -3,7 +3,9 @@
 Per frame: the synthesised crop is enlarged to the crop box, its colours are matched to the original's, and it is laid over the
 original frame under a soft mask. The mask comes from the rendered mesh (NMFC not black), filled, widened to take in hair (more above
 than at the sides) and feathered; when the head moves otherwise than in the original frame, it takes in the original head's place as
-well, so that no second edge shows. At the crop's own border it fades to nothing, except where that is the border of the frame.
+well, so that no second edge shows. Of what it was widened by, only what shows a person in either picture is taken, if something tells
+that (preprocessing/person.py): the background stays the original's. At the crop's own border it fades to nothing, except where that is
+the border of the frame.
 
 Which original frame belongs to which synthesised one follows from time stamps, never from frame counts: in self reenactment it is the
 frame that the crop was cut from; of a driven pair, pair.json says it (the target's frame of that moment, played there and back).
@@ -36,12 +38,15 @@ from util.panels import find_source
 from util.results import Results
 from util.video_io import VideoWriter, frames_at, probe
 
+# uint8 [H, W, 3] RGB -> float32 [H, W], 0 (background) to 1 (person)
+PersonMask = Callable[[np.ndarray], np.ndarray]
+
 AUDIO = ("source", "target", "none")
 # Parts of the head's width (of the mesh's, as drawn).
-HAIR_ABOVE = 0.45
-HAIR_BESIDE = 0.22
-BELOW = 0.06
+HAIR = (0.45, 0.22, 0.06)  # room above, beside, below
+CLOSE = (0.04, 0.04, 0.04)  # the same around the mesh itself, whatever shows a person
 FEATHER = 0.2
+PERSON_MARGIN = 0.05  # around what shows a person
 RING = 0.5  # how far around the head the colours are compared
 BORDER = 0.08  # of the crop's side: how far the mask fades towards the crop's border
 _COARSE = 64  # pixels a side of the images in which colours are compared
@@ -65,11 +70,18 @@ class Plan:
     sound: tuple[Path, float] | None  # file, and the moment in it (seconds from its first picture) of the first frame
 
 
-def write_paste_back(results: Results, datasets_dir: str | Path | None = None, audio: str = "source", path: Path | None = None) -> Path:
+def write_paste_back(
+    results: Results,
+    datasets_dir: str | Path | None = None,
+    audio: str = "source",
+    person: PersonMask | None = None,
+    path: Path | None = None,
+) -> Path:
     """Write paste_back.mp4 beside finished results: the synthesised head in the target's original frames, with sound.
 
     datasets_dir: where the dataset lies, if not where test.py found it.
     audio: 'source', the sound of the video that drives (in self reenactment the target's own); 'target'; or 'none'.
+    person: tells which pixels show a person, so that the mask takes no background around the hair.
     path: another name for the video.
     Returns: the video's path.
     Raises: UserError when the results are unfinished, the source video is missing or changed, or the dataset does not say where the
@@ -87,7 +99,7 @@ def write_paste_back(results: Results, datasets_dir: str | Path | None = None, a
         pictures = zip(original_frames(plan.target, plan.originals), _read_ahead(results, plan))
         for frame, (fake, nmfc, own) in progress(pictures, desc=path.name, total=len(plan.numbers)):
             if blender is None:
-                blender = Blender(box, frame.shape[:2], float(plan.fps), plan.aligned)
+                blender = Blender(box, frame.shape[:2], float(plan.fps), plan.aligned, person)
             video.write(blender(frame, fake, nmfc, own))
     return path
 
@@ -210,10 +222,11 @@ class Blender:
     frame_size: height and width of the frames.
     aligned: whether the original frame shows the head in the same pose (its own frame, or face reenactment): then all of the crop
         tells about the colours, else what surrounds both heads, and the spread of colours on either face.
+    person: see write_paste_back.
     """
 
-    def __init__(self, box: Sequence[int], frame_size: tuple[int, int], fps: float, aligned: bool):
-        self.box, self.frame_size, self.aligned = tuple(box), frame_size, aligned
+    def __init__(self, box: Sequence[int], frame_size: tuple[int, int], fps: float, aligned: bool, person: PersonMask | None = None):
+        self.box, self.frame_size, self.aligned, self.person = tuple(box), frame_size, aligned, person
         self.side = box[2] - box[0]
         self.match = ColourMatch(1 - math.exp(-1 / (_COLOUR_S * fps)))
 
@@ -226,10 +239,20 @@ class Blender:
         heads = [fill(face_mask(nmfc))]
         if own_nmfc is not None:
             heads.append(fill(cv2.resize(face_mask(own_nmfc).astype(np.uint8), (size, size), interpolation=cv2.INTER_NEAREST) > 0))
-        mask = soft_mask(heads) * crop_window(self.box, self.frame_size, size)
         original = crop(frame, self.box, size)
+        mask = soft_mask(heads)
+        if self.person is not None:
+            mask = np.maximum(soft_mask(heads, CLOSE), mask * self._people(fake, original, _width(heads[0])))
+        mask = mask * crop_window(self.box, self.frame_size, size)
         fake = self.match(fake, original, self._trust(heads), None if self.aligned else (heads[0], heads[-1]))
         return self._lay(frame, fake, mask)
+
+    def _people(self, fake: np.ndarray, original: np.ndarray, width: float) -> np.ndarray:
+        """What shows a person in either picture, with a soft margin; float32 [S, S], 0..1."""
+        margin = max(1, round(PERSON_MARGIN * width))
+        shown = np.maximum(self.person(fake), self.person(original))
+        shown = cv2.dilate(shown, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * margin + 1, 2 * margin + 1)))
+        return cv2.GaussianBlur(shown, (0, 0), margin / 2)
 
     def _trust(self, heads: list[np.ndarray]) -> np.ndarray:
         """Where synthesised and original picture should agree, 0..1, float32 [S, S]; never where the crop lies outside of the frame."""
@@ -293,10 +316,10 @@ def _width(head: np.ndarray) -> float:
     return float(columns[-1] - columns[0] + 1) if columns.size else head.shape[1] / 3
 
 
-def widen(head: np.ndarray) -> np.ndarray:
-    """A head's mask [H, W] with room for hair: HAIR_ABOVE, HAIR_BESIDE and BELOW of its width."""
+def widen(head: np.ndarray, room: tuple[float, float, float] = HAIR) -> np.ndarray:
+    """A head's mask [H, W] with room above, beside and below, in parts of its width."""
     width = _width(head)
-    up, beside, down = (max(1, round(part * width)) for part in (HAIR_ABOVE, HAIR_BESIDE, BELOW))
+    up, beside, down = (max(1, round(part * width)) for part in room)
     # an egg: each point of the head grows upwards by `up`, sidewards by `beside`, downwards by `down`
     y, x = np.mgrid[-up : down + 1, -beside : beside + 1].astype(np.float32)
     kernel = ((x / beside) ** 2 + (y / np.where(y < 0, up, down)) ** 2 <= 1).astype(np.uint8)
@@ -305,11 +328,12 @@ def widen(head: np.ndarray) -> np.ndarray:
     return grown > 0
 
 
-def soft_mask(heads: Sequence[np.ndarray]) -> np.ndarray:
-    """float32 [H, W], 0..1: 1 on all heads with their hair, falling smoothly to 0 over FEATHER of the head's width."""
-    core = np.logical_or.reduce([widen(h) for h in heads])
+def soft_mask(heads: Sequence[np.ndarray], room: tuple[float, float, float] = HAIR) -> np.ndarray:
+    """float32 [H, W], 0..1: 1 on all heads and the room around them, falling smoothly to 0 over FEATHER of the head's width."""
+    core = np.logical_or.reduce([widen(h, room) for h in heads])
+    feather = min(FEATHER, 2 * room[0])
     distance = cv2.distanceTransform((~core).astype(np.uint8), cv2.DIST_L2, 5)
-    return _smoothstep(1 - distance / (FEATHER * _width(heads[0]))).astype(np.float32)
+    return _smoothstep(1 - distance / (feather * _width(heads[0]))).astype(np.float32)
 
 
 def _smoothstep(x: np.ndarray) -> np.ndarray:
