@@ -16,7 +16,6 @@ PRESETS: dict[str, dict[str, Any]] = {
     # The published networks and losses, trained several times faster and to better pictures (docs/experiments.md).
     "default": {
         "batch_size": 0,
-        "detail_init": True,
         "use_eyes_D": True,
         "ema": 0.999,
         "lambda_L1": 10.0,
