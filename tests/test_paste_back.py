@@ -222,7 +222,7 @@ def test_background_stays_the_originals_where_no_person_is():
     frame = np.full((120, 160, 3), 120, np.uint8)
     head, hair = np.zeros((2, 96, 96), np.uint8)
     cv2.circle(head, (48, 56), 16, 1, cv2.FILLED)
-    cv2.ellipse(hair, (48, 50), (19, 26), 0, 0, 360, 1, cv2.FILLED)
+    cv2.ellipse(hair, (48, 54), (17, 19), 0, 0, 360, 1, cv2.FILLED)
     fake = np.full((96, 96, 3), 120, np.uint8)
     fake[::2] = 160  # which no match of colours mends
     fake[hair > 0] = 60
