@@ -5,6 +5,7 @@ in centimetres. `load_face_model` is the only way in:
 
 - `mesh478`: the mesh of the dense landmark detector itself, embedded in the repository (preprocessing/mesh478.py);
 - `ict`: ICT-FaceKit, 26,719 vertices, fetched and converted by scripts/download_files.py (preprocessing/ict.py);
+- `lsfm`: the original system's model, for those who hold its file all_all_all.mat (preprocessing/lsfm.py);
 - `auto`: `ict` when its converted file is there, else `mesh478`.
 """
 
@@ -106,7 +107,7 @@ def resolve_kind(kind: str, files_dir: str | Path | None = None) -> str:
 
     Raises: UserError.
     """
-    from preprocessing import ict
+    from preprocessing import ict, lsfm
 
     files = Path(files_dir) if files_dir else default_files_dir()
     if kind == "auto":
@@ -117,29 +118,31 @@ def resolve_kind(kind: str, files_dir: str | Path | None = None) -> str:
         raise UserError(
             f"the face model ict is not there ({ict.model_path(files)}); run scripts/download_files.py, or use --face_model mesh478"
         )
-    if kind == "lsfm":
-        raise UserError("--face_model lsfm is not supported yet; use ict (scripts/download_files.py) or mesh478")
+    if kind == "lsfm" and not lsfm.model_path(files).is_file():
+        raise UserError(
+            f"the face model lsfm is not there; put its owners' file at {lsfm.model_path(files)}, or use ict (scripts/download_files.py)"
+        )
     return kind
 
 
-def model_version(kind: str) -> str:
+def model_version(kind: str, files_dir: str | Path | None = None) -> str:
     """Version of a model that `resolve_kind` has accepted, without loading it."""
-    from preprocessing import ict, mesh478
+    from preprocessing import ict, lsfm, mesh478
 
+    if kind == "lsfm":
+        return lsfm.version(Path(files_dir) if files_dir else default_files_dir())
     return {"ict": ict, "mesh478": mesh478}[kind].VERSION
 
 
 def load_face_model(kind: str = "auto", files_dir: str | Path | None = None) -> MorphableModel:
     """Load a face model.
 
-    kind: auto, ict, mesh478 or lsfm. files_dir: where download_files.py put the converted files (preprocessing/files).
+    kind: auto, ict, mesh478 or lsfm. files_dir: where download_files.py put the converted files, and LSFM's is (preprocessing/files).
     Raises: UserError when the model is unknown, missing or damaged.
     """
     kind = resolve_kind(kind, files_dir)
-    if kind == "ict":
-        from preprocessing import ict
+    from preprocessing import ict, lsfm, mesh478
 
-        return ict.load(Path(files_dir) if files_dir else default_files_dir())
-    from preprocessing import mesh478
-
-    return mesh478.load()
+    if kind == "mesh478":
+        return mesh478.load()
+    return {"ict": ict, "lsfm": lsfm}[kind].load(Path(files_dir) if files_dir else default_files_dir())
