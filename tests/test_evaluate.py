@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -131,6 +132,12 @@ def test_a_driven_person(prepared):
     assert "there is no truth" in found.skipped["flicker"] and not found.nearest
     assert found.values["identity-distance-source"] < 5 and found.values["identity-distance-target"] < 8  # both are the same person
     data = Dataset.open("d", prepared)
+    pair = data.read_pair("Ann", "Bob")
+    data.write_pair(replace(pair, mode="face", target_frames=[0] * len(pair.target_frames)))  # Ann's pose, which stands still there
+    evaluate.main([str(results.folder), "--checkpoints_dir", str(prepared)])
+    data.write_pair(pair)
+    found = read_evaluation(results.folder)
+    assert "roll-correlation" not in found.values and any("roll" in name for name in found.skipped)
     still = read_image(data.pair("Ann", "Bob").path("source_images", data.pair("Ann", "Bob").frames("source_images")[0]))
     rng = np.random.default_rng(0)
     results = results_of(prepared, "still", "Bob", change=lambda image, k: cv2.add(still, rng.integers(0, 3, still.shape, np.uint8)))

@@ -9,7 +9,21 @@ from fake_dataset import draw_frame, face_landmarks
 from skimage.metrics import peak_signal_noise_ratio
 from torchmetrics.functional.image import structural_similarity_index_measure
 
-from util.metrics import MAX_DISTANCE, MEASURES, face_mask, frame_measures, heatmap, mean_measures, pixel_distance
+from util.metrics import (
+    MAX_DISTANCE,
+    MEASURES,
+    correlation,
+    expression_distance,
+    eye_landmark_distance,
+    face_mask,
+    frame_measures,
+    heatmap,
+    identity_distance,
+    mean_measures,
+    pixel_distance,
+    rotation_distance,
+    warp_error,
+)
 from util.roi import scaled_size, window
 
 SIZE = 256
@@ -113,3 +127,37 @@ def test_window_is_centred_and_scales():
     np.testing.assert_allclose(window(landmarks, "eyes", 72, SIZE, SIZE) + 36, [128, 0.42 * SIZE], atol=1)
     assert [scaled_size(s) for s in (96, 128, 256, 512)] == [28, 36, 72, 144]
     assert scaled_size(256, 64) == 64 and scaled_size(32, 400) == 32
+
+
+def test_warp_error_follows_the_flow():
+    """A picture that moves by (3, -2) pixels has no error along that flow, and the new border does not count."""
+    rng = np.random.default_rng(3)
+    big = rng.integers(0, 255, (80, 90, 3), np.uint8)
+    before, now = big[10:70, 10:80], big[8:68, 13:83]  # now(p) = before(p + (3, -2))
+    flow = np.empty((2, 60, 70), np.float32)
+    flow[0], flow[1] = 3, -2
+    assert warp_error(now, before, flow) == pytest.approx(0, abs=1e-4)
+    assert warp_error(now, before, np.zeros_like(flow)) > 50
+    brighter = np.clip(now.astype(int), 0, 235).astype(np.uint8)
+    assert warp_error(brighter + 20, np.minimum(before, 235), flow) == pytest.approx(20 * math.sqrt(3), rel=1e-3)
+    assert math.isnan(warp_error(now, before, flow + 1000))
+
+
+def test_distances_of_landmarks_and_parameters():
+    points = np.random.default_rng(0).uniform(0, 256, (3, 70, 2))
+    moved = points.copy()
+    moved[:, [*range(36, 48), 68, 69]] += [3, 4]
+    moved[:, :36] += 50  # no matter
+    moved[2, 40] = np.nan
+    np.testing.assert_allclose(eye_landmark_distance(points, moved), [5, 5, np.nan])
+    assert identity_distance(np.array([1.0, -2, 0]), np.array([0.0, 1, 0])) == 4
+    np.testing.assert_allclose(expression_distance(np.zeros((2, 3)), np.array([[0.1, 0.2, 0], [0, 0, -1]])), [0.3, 1])
+    np.testing.assert_allclose(rotation_distance(np.array([[1.0, 2, 3], [179, 0, 0]]), np.array([[4.0, 2, 0], [-179, 0, 0]])), [2, 2 / 3])
+
+
+def test_correlation_leaves_out_what_is_not_known():
+    x = np.sin(np.arange(50) / 4)
+    assert correlation(x, 3 * x + 1) == pytest.approx(1) and correlation(x, -x) == pytest.approx(-1)
+    gaps = np.where(np.arange(50) % 7 == 0, np.nan, x)
+    assert correlation(gaps, x) == pytest.approx(1)
+    assert math.isnan(correlation(x, np.ones(50))) and math.isnan(correlation(x[:2], x[:2]))
