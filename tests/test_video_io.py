@@ -328,3 +328,10 @@ def test_a_raw_stream_without_time_stamps_is_read_from_its_beginning(tmp_path):
                 output.mux(packet)
     in_order = [round(image.mean() / 2) for image in read_frames(raw)]
     assert levels_at(raw, [7, 6, 30, 2]) == [in_order[n] for n in (7, 6, 30, 2)]
+
+
+def test_decoders_threads_never_wait_for_python(tmp_path):
+    """With a log level, PyAV calls Python out of a decoder's threads, and closing it half way then hung now and then."""
+    path = write_video(tmp_path / "v.mp4", grey(range(0, 100, 2)), 25)
+    next(read_frames(path, first=20))
+    assert av.logging.get_level() is None

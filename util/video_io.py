@@ -414,7 +414,9 @@ def _open(path: str | Path) -> Iterator[av.container.InputContainer]:
         raise UserError(f"{path} is empty; copy or download the file again")
     import av
 
-    av.logging.set_level(av.logging.PANIC)  # its remarks on odd files help nobody; real errors come as exceptions
+    # FFmpeg's remarks on odd files help nobody; real errors come as exceptions. And no other level will do: with one, a decoder's thread
+    # that has an error to report waits for Python's lock, which is held by who closes that decoder and waits for its threads.
+    av.logging.set_level(None)
     try:
         # Tags in an old encoding are no reason to refuse a video; PyAV 19 and later never does.
         lenient = {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]) < 19 else {}
