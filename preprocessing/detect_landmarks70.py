@@ -42,8 +42,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     p.add_argument(
         "--landmarks",
         choices=("mediapipe", "dlib"),
-        default="mediapipe",
-        help="where the 68 points come from; pupils and dense mesh are MediaPipe's in any case (default: mediapipe)",
+        help="where the 68 points come from; pupils and dense mesh are MediaPipe's in any case (default: mediapipe; where a dataset of "
+        "the original system has landmarks, those)",
     )
     p.add_argument("--dlib_file", type=Path, default=Path(DLIB_FILE), help=f"dlib's landmark model (default: {DLIB_FILE})")
     return p.parse_args(argv)
@@ -59,14 +59,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def process(dataset: Dataset, name: str, method: str, predict68: Predict68 | None) -> None:
+def process(dataset: Dataset, name: str, method: str | None, predict68: Predict68 | None) -> None:
     """Landmarks of one identity, unless that is done already."""
     sequences = [s for split in SPLITS for s in dataset.sequences(split, name)]
     frames = [(s, frame) for s in sequences for frame in s.frames()]
     if not frames:
         raise UserError(f"'{name}' has no frames in {dataset.folder}; run preprocessing/detect.py again")
     record = dataset.read_record(name)
-    key = {"version": 1, "landmarks": method, "detect": record.steps.get("detect") if record else None}
+    if not record and method is None and all(s.frames("landmarks70") == s.frames() for s in sequences):
+        say(f"{name}: keeping the landmarks that are there; --landmarks mediapipe would replace them")
+        return
+    key = {"version": 1, "landmarks": method or "mediapipe", "detect": record.steps.get("detect") if record else None}
     if record:
         if key["detect"] is None:
             raise UserError(f"the frames of '{name}' are incomplete; run preprocessing/detect.py again")

@@ -200,14 +200,14 @@ def test_hidden_faces_are_bridged_up_to_a_quarter(copy, capsys):
     blank = np.full((256, 256, 3), 128, np.uint8)
     for s, f in frames[10:14]:
         write_image(s.path("images", f), blank)
-    run(copy)
+    run(copy, "--landmarks", "mediapipe")
     assert "no face in 4 of 30 frames" in capsys.readouterr().err
     tables = np.array([read_table(s.path("landmarks70", f)) for s, f in frames[9:15]])
     assert np.abs(tables[1:-1] - (tables[:1] + (tables[-1:] - tables[:1]) * np.arange(1, 5)[:, None, None] / 5)).max() < 2e-3
     for s, f in frames[14:20]:
         write_image(s.path("images", f), blank)
     with pytest.raises(UserError, match="in 10 of the 30 frames of 'Ann'"):
-        run(copy)
+        run(copy, "--landmarks", "mediapipe")
 
 
 def test_damaged_and_missing_input_is_named(copy, tmp_path):

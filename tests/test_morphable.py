@@ -216,7 +216,7 @@ def test_models_that_cannot_be_had_are_named_with_the_fix(tmp_path):
     assert load_face_model("auto", tmp_path).name == "mesh478"
     with pytest.raises(UserError, match=r"download_files\.py"):
         load_face_model("ict", tmp_path)
-    with pytest.raises(UserError, match="not supported yet"):
+    with pytest.raises(UserError, match=r"all_all_all\.mat"):
         load_face_model("lsfm", tmp_path)
     with pytest.raises(UserError, match="bfm is unknown"):
         load_face_model("bfm", tmp_path)
