@@ -40,6 +40,7 @@ def test_every_import_is_in_the_list_of_packages():
         "facenet_pytorch": "facenet-pytorch",
         "PIL": "pillow",
         "dlib": None,
+        "h5py": None,  # for LSFM files of MATLAB 7.3 only
         "triton": None,  # comes with PyTorch
     }
     missing = set()
