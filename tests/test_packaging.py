@@ -41,6 +41,7 @@ def test_every_import_is_in_the_list_of_packages():
         "PIL": "pillow",
         "dlib": None,
         "h5py": None,  # for LSFM files of MATLAB 7.3 only
+        "torch_fidelity": None,  # optional: FID's network
         "triton": None,  # comes with PyTorch
     }
     missing = set()
@@ -53,7 +54,7 @@ def test_every_import_is_in_the_list_of_packages():
                 top = module.split(".")[0]
                 if (
                     top in sys.stdlib_module_names
-                    or top in (*PACKAGES, "tests", "train", "test", "conftest")
+                    or top in (*PACKAGES, "scripts", "tests", "train", "test", "conftest")
                     or (ROOT / "tests" / f"{top}.py").exists()
                 ):
                     continue
