@@ -54,6 +54,8 @@ class VideoInfo:
     rotation: int  # degrees clockwise by which the stored picture is turned to be upright: 0, 90, 180, 270
     variable_rate: bool
     start_s: float  # time stamp of the first frame, on the clock that it shares with the sound
+    # the turn or mirroring that makes pictures upright: a, b, c, d of x' = a x + c y, y' = b x + d y; each -1, 0 or 1
+    matrix: tuple[int, int, int, int] = (1, 0, 0, 1)
 
     def at_rate(self, fps: Fraction) -> VideoInfo:
         """The same video as if it had this rate: read_frames then repeats or leaves out frames."""
@@ -102,6 +104,7 @@ def probe(path: str | Path) -> VideoInfo:
             rotation=round(math.degrees(math.atan2(matrix[1], matrix[0]))) % 360,
             variable_rate=variable,
             start_s=float(times[0]) if times.size else 0.0,
+            matrix=matrix,
         )
 
 
@@ -138,10 +141,7 @@ def _read(path: str | Path, info: VideoInfo, size: tuple[int, int], first: int, 
         if seek and not _seek(container, stream, max(info.start_s, next_s - _SEEK_MARGIN_S)):
             return
         previous: tuple[float, Any] | None = None
-        matrix = (1, 0, 0, 1)
         for frame in _decode(container, stream, path):
-            if previous is None:  # asked of every frame, PyAV's side data would keep hundreds of them alive (reference cycles)
-                matrix = _display_matrix(frame)
             stamp = frame.pts if frame.pts is not None else frame.dts
             if seek and previous is None and (stamp is None or float(stamp * frame.time_base) > next_s):
                 return
@@ -154,13 +154,13 @@ def _read(path: str | Path, info: VideoInfo, size: tuple[int, int], first: int, 
                 image = None
                 while next_s < (previous[0] + time_s) / 2:
                     if count >= first:
-                        image = _upright(previous[1], size, matrix) if image is None else image
+                        image = _upright(previous[1], size, info.matrix) if image is None else image
                         yield image
                     count += 1
                     next_s = info.start_s + count * period_s
             previous = (time_s, frame)
         if previous:
-            image = _upright(previous[1], size, matrix)
+            image = _upright(previous[1], size, info.matrix)
             # One frame at least; more when the end of a variable-rate video stands still.
             while count == 0 or next_s < previous[0] + period_s / 2 - 1e-6:
                 if count >= first:
@@ -193,7 +193,9 @@ def frames_at(path: str | Path, info: VideoInfo, numbers: Sequence[int]) -> Iter
             wanted = numbers[place:end]
             ascending = sorted(set(wanted))
             held = dict(zip(ascending, _ascending(path, info, ascending)))
-            yield from (held[n] for n in wanted)
+            for n in wanted:
+                yield held[n]
+            held = {}  # before the next block is read
         place = end
 
 
@@ -491,7 +493,7 @@ def _frame_rate(times_s: np.ndarray, tick_s: float, header_rate: Fraction) -> tu
 
 
 def _display_matrix(frame: Any) -> tuple[int, int, int, int]:
-    """The turn or mirroring that makes a frame upright: a, b, c, d of x' = a x + c y, y' = b x + d y; each -1, 0 or 1."""
+    """VideoInfo.matrix. Asked of every frame, PyAV's side data would keep hundreds of them alive (reference cycles)."""
     data = frame.side_data.get("DISPLAYMATRIX")
     if data is None:
         return 1, 0, 0, 1
