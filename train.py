@@ -287,6 +287,7 @@ class Training:
         chosen = _pick(ModelOptions, options, roi_px=self.roi_px)
         self.model: Head2HeadModel = Head2HeadModel(chosen, device, dtype, vgg, graphs=options.cuda_graphs, processes=processes)
         self.batch_size = options.batch_size or choose_batch_size(options, device)
+        self.batch_size = -processes.agree(0.0, -self.batch_size, device)[1]  # the smallest GPU decides
         self.clips_at_once = self.batch_size * processes.size
         self.progress = Progress()
         self.meter = LossMeter()

@@ -8,7 +8,6 @@ the face model: compare only those of one model. scripts/evaluate.py computes al
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from collections.abc import Sequence
@@ -25,26 +24,15 @@ from preprocessing.morphable import FACE_MODELS, MorphableModel, load_face_model
 from preprocessing.refit import Refit, find, refit
 from util.cli import UserError, run, say
 from util.metrics import VIDEO_MEASURES, expression_distance, identity_distance, rotation_distance
-from util.result_frames import ResultFrames, add_result_options, find_folders, open_as_asked
+from util.result_frames import ResultFrames, self_reenactments
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--results_dir", type=Path, required=True, metavar="DIR", help="a result's folder, or one above several")
-    parser.add_argument("--face_model", choices=("auto", *FACE_MODELS), default="auto", help="face model (default: the dataset's)")
-    add_result_options(parser)
-    args = parser.parse_args(argv)
-    for folder in find_folders(args.results_dir):
-        with open_as_asked(folder, args) as frames:
-            if frames.driven:
-                say(f"{folder}: {frames.source} drives {frames.target}, so there is no truth to compare with")
-                continue
-            if "real" not in frames.paths:
-                raise UserError(f"there are no real frames to compare those in {folder} with; give --datasets_dir, or bring real/ back too")
-            model = choose_face_model(frames, args.face_model)
-            real, fake = (refit(model, find(frames.paths[kind], f"{kind} landmarks")) for kind in ("real", "fake"))
+    for args, frames in self_reenactments(__doc__, argv, FACE_MODELS):
+        model = choose_face_model(frames, args.face_model)
+        real, fake = (refit(model, find(frames.paths[kind], f"{kind} landmarks")) for kind in ("real", "fake"))
         means, _ = fitted_distances(real, fake)
-        say(f"{folder}, {len(frames.numbers)} frames, face model {model.name} {model.version}:")
+        say(f"{frames.folder}, {len(frames.numbers)} frames, face model {model.name} {model.version}:")
         for name, value in means.items():
             say(f"  {name:13s} {value:8.3f}   {VIDEO_MEASURES[name].unit}, {VIDEO_MEASURES[name].better} is better")
 

@@ -7,7 +7,6 @@ The landmarks are found anew in both. scripts/evaluate.py computes all measures 
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,27 +17,17 @@ if __package__ in (None, ""):  # run as a file: make the repository's packages i
 import numpy as np
 
 from preprocessing.refit import Found, find
-from util.cli import UserError, run, say
+from util.cli import run, say
 from util.metrics import VIDEO_MEASURES, eye_landmark_distance
-from util.result_frames import ResultFrames, add_result_options, find_folders, open_as_asked
+from util.result_frames import ResultFrames, self_reenactments
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--results_dir", type=Path, required=True, metavar="DIR", help="a result's folder, or one above several")
-    add_result_options(parser)
-    args = parser.parse_args(argv)
-    for folder in find_folders(args.results_dir):
-        with open_as_asked(folder, args) as frames:
-            if frames.driven:
-                say(f"{folder}: {frames.source} drives {frames.target}, so there is no truth to compare with")
-                continue
-            if "real" not in frames.paths:
-                raise UserError(f"there are no real frames to compare those in {folder} with; give --datasets_dir, or bring real/ back too")
-            real, fake = (find(frames.paths[kind], f"{kind} landmarks") for kind in ("real", "fake"))
-            distances = eye_distances(frames, real, fake)
+    for _, frames in self_reenactments(__doc__, argv):
+        real, fake = (find(frames.paths[kind], f"{kind} landmarks") for kind in ("real", "fake"))
+        distances = eye_distances(frames, real, fake)
         missed = f", no face in {fake.missed.sum()} synthesised" if fake.missed.any() else ""
-        say(f"{folder}, {len(distances)} frames{missed}:")
+        say(f"{frames.folder}, {len(distances)} frames{missed}:")
         say(f"  eye-landmarks {np.nanmean(distances):8.3f}   {VIDEO_MEASURES['eye-landmarks'].unit} of {frames.size}, lower is better")
 
 

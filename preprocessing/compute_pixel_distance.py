@@ -8,7 +8,6 @@ ARD-L1 of compute_distances.py. scripts/evaluate.py computes all measures at onc
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from collections.abc import Sequence
@@ -23,22 +22,13 @@ import numpy as np
 from util.cli import UserError, progress, run, say
 from util.layout import read_table
 from util.metrics import MEASURES, frame_measures, mean_measures
-from util.result_frames import ResultFrames, add_result_options, find_folders, open_as_asked
+from util.result_frames import ResultFrames, self_reenactments
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--results_dir", type=Path, required=True, metavar="DIR", help="a result's folder, or one above several")
-    add_result_options(parser)
-    args = parser.parse_args(argv)
-    for folder in find_folders(args.results_dir):
-        with open_as_asked(folder, args) as frames:
-            if frames.driven:
-                say(f"{folder}: {frames.source} drives {frames.target}, so there is no truth to compare with")
-                continue
-            landmarks = real_landmarks(frames)
-            means = mean_measures(pixel_distances(frames, landmarks))
-        say(f"{folder}, {len(frames.numbers)} frames:")
+    for _, frames in self_reenactments(__doc__, argv):
+        means = mean_measures(pixel_distances(frames, real_landmarks(frames)))
+        say(f"{frames.folder}, {len(frames.numbers)} frames:")
         for name, value in means.items():
             say(f"  {name:13s} {value:8.3f}   {MEASURES[name].unit}, {MEASURES[name].better} is better")
 

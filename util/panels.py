@@ -68,7 +68,8 @@ def _write_video(
     rate, sound, start_s = find_source(facts, datasets_dir)
     if fps is None and rate is None:
         driver = facts["source"] or facts["target"]
-        warn(f"dataset {facts['dataset_name']} does not say {driver}'s frame rate: using {_FALLBACK_FPS}; --fps sets another")
+        said = f"dataset {facts['dataset_name']} does not say {driver}'s frame rate"
+        warn(f"{said}: using {_FALLBACK_FPS}; images_to_video.py --fps sets another")
     rate = fps or rate or _FALLBACK_FPS
     who = f"{facts['target']} driven by {facts['source'] or 'own held-out frames'}"
     names = captions(facts)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from util.cli import UserError
+from util.cli import UserError, say
 from util.image_io import read_image, write_image
 from util.layout import Dataset, Sequence
 from util.panels import CAPTION, PANEL
@@ -149,6 +149,29 @@ def add_result_options(parser: argparse.ArgumentParser) -> None:
 def open_as_asked(folder: Path, args: argparse.Namespace) -> AbstractContextManager[ResultFrames]:
     """open_frames with what add_result_options parsed."""
     return open_frames(folder, args.datasets_dir, args.dataset_name, args.target_id, args.source_id)
+
+
+def self_reenactments(description: str, argv: Iterable[str] | None, face_models: Iterable[str] = ()) -> Iterator[tuple[Any, ResultFrames]]:
+    """What the preprocessing/compute_*.py share: parse the command line, and open the results that have a truth, one after the other.
+
+    face_models: the choices of --face_model, for a command that fits one.
+    Yields: the parsed options and the frames. Results in which another person drives are left out with a message.
+    Raises: UserError when there are no results, or no real frames.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results_dir", type=Path, required=True, metavar="DIR", help="a result's folder, or one above several")
+    if face_models:
+        parser.add_argument("--face_model", choices=("auto", *face_models), default="auto", help="face model (default: the dataset's)")
+    add_result_options(parser)
+    args = parser.parse_args(None if argv is None else list(argv))
+    for folder in find_folders(args.results_dir):
+        with open_as_asked(folder, args) as frames:
+            if frames.driven:
+                say(f"{folder}: {frames.source} drives {frames.target}, so there is no truth to compare with")
+            elif "real" not in frames.paths:
+                raise UserError(f"there are no real frames to compare those in {folder} with; give --datasets_dir, or bring real/ back too")
+            else:
+                yield args, frames
 
 
 def find_folders(folder: Path) -> list[Path]:
