@@ -120,7 +120,7 @@ def test_a_dataset_without_record_takes_25_and_says_so(tmp_path, capsys):
     command("--results_dir", tmp_path / "results", "--output_mode", "all")
     info = probe(Results(run.test_folder("Ann")).video("all"))
     assert info.fps == 25 and not info.has_audio
-    assert "does not say Ann's frame rate: using 25; --fps" in capsys.readouterr().err
+    assert "does not say Ann's frame rate: using 25; images_to_video.py --fps" in capsys.readouterr().err
 
 
 def test_mistakes_are_said(place, tmp_path):
