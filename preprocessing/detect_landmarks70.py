@@ -12,9 +12,7 @@ from __future__ import annotations
 import argparse
 import io
 import sys
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 if __package__ in (None, ""):  # run as a file: make the repository's packages importable
@@ -25,6 +23,7 @@ import numpy as np
 from preprocessing.face_mesh import N_POINTS, DenseMesh
 from preprocessing.identities import for_each, identities_with_frames
 from preprocessing.landmarks70 import from_dense
+from util.ahead import map_ahead
 from util.cli import UserError, progress, run, say, warn
 from util.image_io import read_image, write_bytes
 from util.layout import SPLITS, Dataset, write_table
@@ -85,7 +84,7 @@ def process(dataset: Dataset, name: str, method: str | None, predict68: Predict6
     points68 = np.full((len(frames), 68, 2), np.nan, np.float32)
     # One run over all sequences in order: the tracker keeps the face where one sequence ends and the next begins.
     with DenseMesh() as mesh, progress(desc=f"{name}: landmarks", total=len(frames)) as bar:
-        for k, image in enumerate(read_ahead(s.path("images", frame) for s, frame in frames)):
+        for k, image in enumerate(map_ahead(read_image, (s.path("images", frame) for s, frame in frames), threads=1, depth=8)):
             points = mesh.detect(image)
             if points is not None:
                 dense[k] = points
@@ -130,18 +129,6 @@ def fill_gaps(points: np.ndarray, missed: np.ndarray) -> None:
     flat = points.reshape(len(points), -1)
     for column in flat.T:
         column[missed] = np.interp(index[missed], index[~missed], column[~missed])
-
-
-def read_ahead(paths: Iterable[Path], depth: int = 8) -> Iterator[np.ndarray]:
-    """Images in order, decoded by a thread while the caller works on earlier ones."""
-    with ThreadPoolExecutor(1) as pool:
-        waiting: deque = deque()
-        for path in paths:
-            waiting.append(pool.submit(read_image, path))
-            if len(waiting) > depth:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
 
 
 def dlib_box(dense: np.ndarray) -> tuple[int, int, int, int]:

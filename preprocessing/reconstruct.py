@@ -11,9 +11,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,6 +27,7 @@ from preprocessing.fitting import Fit, fit_video
 from preprocessing.identities import for_each, identities_with_frames
 from preprocessing.landmarks70 import DENSE_INDICES, from_dense
 from preprocessing.morphable import FACE_MODELS, MorphableModel, load_face_model, model_version, resolve_kind
+from util.ahead import map_ahead
 from util.cli import UserError, progress, run, say, warn
 from util.image_io import read_image, write_image
 from util.landmarks import INNER, interocular_distance
@@ -217,22 +216,16 @@ def write_frames(name: str, model: MorphableModel, fit: Fit, frames: list[tuple[
     size = read_image(frames[0][0].path("images", frames[0][1])).shape[:2]
     drawer = create_renderer(renderer, model.triangles, model.nmfc_colours(), size)
 
-    def write(i: int, picture: np.ndarray) -> None:
+    def write(drawn: tuple[int, np.ndarray]) -> None:
+        i, picture = drawn
         sequence, number = frames[i]
         write_image(sequence.path("nmfcs", number), picture)
         write_table(sequence.path("exp_coeffs", number), fit.expression[i][:, None])
         write_camera(sequence.path("misc", number), fit.cameras.scale[i], fit.cameras.rotation[i], fit.cameras.translation[i])
 
-    waiting: deque = deque()
-    with ThreadPoolExecutor(2) as pool, progress(desc=f"{name}: NMFC images", total=len(frames)) as bar:
-        for i, picture in enumerate(drawer.draw_many(vertices(model, fit))):
-            waiting.append(pool.submit(write, i, picture))
-            if len(waiting) > 16:
-                waiting.popleft().result()
-                bar.update()
-        while waiting:
-            waiting.popleft().result()
-            bar.update()
+    pictures = enumerate(drawer.draw_many(vertices(model, fit)))
+    for _ in progress(map_ahead(write, pictures, depth=16), desc=f"{name}: NMFC images", total=len(frames)):
+        pass
 
 
 if __name__ == "__main__":

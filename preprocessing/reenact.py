@@ -17,7 +17,6 @@ import hashlib
 import os
 import shutil
 import sys
-from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -37,6 +36,7 @@ from preprocessing.motion import Edit, Motion, check_edits, head_rotation, parse
 from preprocessing.reconstruct import BATCH, continues
 from preprocessing.render import create_renderer
 from preprocessing.retarget import Driven, Person, drive, even_out, read_motion, repeated_frames, steady_motion, target_frames
+from util.ahead import map_ahead
 from util.cli import UserError, add_flag, progress, run, say, warn
 from util.geometry import Cameras
 from util.image_io import read_image, write_image
@@ -354,7 +354,8 @@ def write_frames(
             part = slice(start, start + BATCH)
             yield from model.in_image(person.identity, driven.expression[part], driven.cameras[part])
 
-    def write(i: int, picture: np.ndarray) -> None:
+    def write(drawn: tuple[int, np.ndarray]) -> None:
+        i, picture = drawn
         write_image(sequence.path("source_nmfcs", numbers[i]), picture)
         if not o.no_eye_gaze:
             write_table(sequence.path("source_landmarks70", numbers[i]), driven.landmarks[i], precision=3)
@@ -362,16 +363,9 @@ def write_frames(
             own, number = source.frames[i]
             link(own.path("images", number), sequence.path("source_images", numbers[i]))
 
-    waiting: deque = deque()
-    with ThreadPoolExecutor(2) as pool, progress(desc=f"{sequence.id}: NMFC images", total=len(numbers)) as bar:
-        for i, picture in enumerate(drawer.draw_many(vertices())):
-            waiting.append(pool.submit(write, i, picture))
-            if len(waiting) > 16:
-                waiting.popleft().result()
-                bar.update()
-        while waiting:
-            waiting.popleft().result()
-            bar.update()
+    pictures = enumerate(drawer.draw_many(vertices()))
+    for _ in progress(map_ahead(write, pictures, depth=16), desc=f"{sequence.id}: NMFC images", total=len(numbers)):
+        pass
 
 
 def link(original: Path, copy: Path) -> None:

@@ -10,14 +10,16 @@ from pathlib import Path
 
 import numpy as np
 
-from preprocessing.detect_landmarks70 import fill_gaps, read_ahead
+from preprocessing.detect_landmarks70 import fill_gaps
 from preprocessing.face_mesh import N_POINTS, DenseMesh
 from preprocessing.fitting import Fit, fit_video
 from preprocessing.landmarks70 import from_dense
 from preprocessing.morphable import MorphableModel
 from preprocessing.motion import head_rotation, to_angles
 from preprocessing.retarget import Person, frontal, gaze
+from util.ahead import map_ahead
 from util.cli import UserError, progress
+from util.image_io import read_image
 from util.landmarks import eye_openings, mouth_opening
 
 MIN_FOUND = 0.5  # of the frames in which a face must be found, or there is nothing to fit
@@ -88,7 +90,7 @@ def find(paths: Sequence[Path], desc: str = "landmarks") -> Found:
     """
     dense = np.full((len(paths), N_POINTS, 3), np.nan, np.float32)
     with DenseMesh() as mesh:
-        for k, image in enumerate(progress(read_ahead(paths), desc=desc, total=len(paths))):
+        for k, image in enumerate(progress(map_ahead(read_image, paths, threads=1, depth=8), desc=desc, total=len(paths))):
             points = mesh.detect(image)
             if points is not None:
                 dense[k] = points

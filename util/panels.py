@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from util.ahead import map_ahead
 from util.cli import UserError, progress, warn
 from util.image_io import read_image
 from util.layout import Dataset
@@ -126,11 +126,4 @@ def _caption(text: str, width: int, height: int) -> np.ndarray:
 
 def _read_ahead(results: Results, kinds: list[str], frames: range) -> Iterator[list[np.ndarray]]:
     """The panels of every frame, read on threads a few frames ahead."""
-    with ThreadPoolExecutor(4) as pool:
-        waiting = []
-        for frame in frames:
-            waiting.append([pool.submit(read_image, results.path(kind, frame)) for kind in kinds])
-            if len(waiting) > 4:
-                yield [f.result() for f in waiting.pop(0)]
-        for futures in waiting:
-            yield [f.result() for f in futures]
+    return map_ahead(lambda frame: [read_image(results.path(kind, frame)) for kind in kinds], frames, threads=4)

@@ -16,9 +16,7 @@ Memory does not grow with length: frames pass through one by one.
 from __future__ import annotations
 
 import math
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
@@ -29,6 +27,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from util.ahead import map_ahead
 from util.cli import UserError, progress
 from util.downloads import sha256_of
 from util.image_io import crop, read_image
@@ -198,18 +197,6 @@ def _read_ahead(results: Results, plan: Plan) -> Iterator[tuple[np.ndarray, np.n
         return read_image(results.path("fake", plan.numbers[i])), read_image(results.path("nmfc", plan.numbers[i])), own
 
     return map_ahead(read, range(len(plan.numbers)))
-
-
-def map_ahead(function: Callable[[int], Any], items: Iterable[int], depth: int = 4) -> Iterator[Any]:
-    """map on two threads, a few items ahead of who takes the results."""
-    with ThreadPoolExecutor(2) as pool:
-        waiting: deque = deque()
-        for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) > depth:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
 
 
 # ---- one frame ----

@@ -1,0 +1,28 @@
+"""Work on threads ahead of who takes the results."""
+
+import itertools
+
+import pytest
+
+from util.ahead import map_ahead
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_results_come_in_order(threads):
+    assert list(map_ahead(lambda x: x * x, range(50), threads=threads, depth=5)) == [x * x for x in range(50)]
+    assert list(map_ahead(str, [])) == []
+
+
+def test_it_reads_no_further_ahead_than_asked():
+    taken = itertools.count()
+    results = map_ahead(lambda x: x, taken, depth=3)
+    assert [next(results) for _ in range(10)] == list(range(10))
+    results.close()
+    assert next(taken) == 13
+
+
+def test_what_goes_wrong_comes_where_its_result_would():
+    results = map_ahead(lambda x: 1 / x, [2, 1, 0, 4], depth=8)
+    assert [next(results), next(results)] == [0.5, 1]
+    with pytest.raises(ZeroDivisionError):
+        next(results)
