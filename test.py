@@ -11,6 +11,7 @@ same inputs are kept; anything else is made anew.
 from __future__ import annotations
 
 import hashlib
+import os
 import sys
 import time
 from collections import deque
@@ -37,7 +38,7 @@ from util.paste_back import make_plan, write_paste_back
 from util.results import Results
 
 _VERSION = 1  # raise it when results must be made anew
-_WRITERS = 4
+_WRITERS = min(16, os.cpu_count() or 4)
 # Frames handed to the writers at once, and how many may be unwritten when the next frame is synthesised. Beside a GPU, both
 # work side by side. A network on the processor wants all cores for itself: they take turns.
 _TURNS = {"cuda": (1, 16), "cpu": (8, 0)}

@@ -80,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     flow = _choose_flow(options, files) if options.needs_flow else None
     options = replace(options, flow=flow.name if flow else "dis")  # what auto stands for; any will do where none is needed
     flows = _flow_reader(options) if flow else None
-    videos = VideoDataset(dataset, names, options.loadSize, augment=options.augment, flows=flows)
+    videos = VideoDataset(dataset, names, options.loadSize, augment=options.augment, move_heads=options.move_heads, flows=flows)
     facts = {"identities": names, "face_model": videos.face_model, "data": _data_key(dataset, names, videos)}
     beginning = check_run(files, options, facts)
     if beginning == "finished":

@@ -13,8 +13,10 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING
 
+import cv2
 import numpy as np
 
+from data.head_motion import HeadMover, random_head_motion
 from data.transforms import jitter_landmarks, jitter_nmfc, random_jitter, resize_image, resize_nmfc
 from util import layout
 from util.cli import UserError
@@ -72,6 +74,7 @@ class VideoDataset:
     dataset, names: whose sequences.
     load_size: side of the images in pixels; stored images of another size are resized.
     augment: jitter the conditioning (data.transforms.random_jitter).
+    move_heads: share of the clips, 0..1, in which the head is moved, in frames and conditioning alike (data.head_motion).
     cache_gb: keep decoded frames and flow in memory up to this many gigabytes (None: a quarter of the memory there is, at most
         16); sequences beyond that are read anew for every clip.
     flows: reads a sequence's cached flow.
@@ -85,6 +88,7 @@ class VideoDataset:
         load_size: int,
         *,
         augment: bool = True,
+        move_heads: float = 0.0,
         cache_gb: float | None = None,
         flows: FlowReader | None = None,
     ):
@@ -103,6 +107,7 @@ class VideoDataset:
                 self.sequences.append(sequence)
         self.face_model = _common_face_model(dataset, names)
         self._augment = augment
+        self._move_heads = move_heads
         self._flows = flows
         self._budget = _quarter_of_memory() if cache_gb is None else cache_gb * 1e9
         self._cache: dict[int, _Frames] = {}
@@ -123,21 +128,32 @@ class VideoDataset:
         first = max(0, clip.start - CONTEXT)
         frames = self._frames(clip.sequence, first, last)
         rows = np.maximum(np.arange(clip.start - CONTEXT, last), 0) - first  # of the conditioning, in `frames`
-        nmfcs, landmarks = frames.nmfcs, frames.landmarks
+        own = slice(clip.start - first, None)  # the clip's frames among `frames`, which begin with their context
+        images, nmfcs, landmarks = frames.images[own], frames.nmfcs, frames.landmarks
+        flows = {s: f[clip.start : max(clip.start, last - s)] for s, f in self._read_flows(clip.sequence).items()}
+        rng = np.random.default_rng(clip.seed)
+        jitter = random_jitter(rng, self.load_size)
+        if rng.random() < self._move_heads:
+            mover = HeadMover(random_head_motion(rng), nmfcs)
+            images = np.stack([mover.image(own.start + i, x, cv2.INTER_CUBIC) for i, x in enumerate(images)])
+            nmfcs = np.stack([mover.image(i, x, cv2.INTER_NEAREST) for i, x in enumerate(nmfcs)])
+            landmarks = np.stack([mover.points(i, x) for i, x in enumerate(landmarks)]).astype(np.float32)
+            for s, f in flows.items():
+                moved = [mover.flow(own.start + i + s, own.start + i, x) for i, x in enumerate(f)]
+                flows[s] = np.stack(moved).astype(f.dtype) if moved else f
+        places = landmarks[own]
         if self._augment:
-            jitter = random_jitter(np.random.default_rng(clip.seed), self.load_size)
             nmfcs = np.stack([jitter_nmfc(x, jitter) for x in nmfcs])
             landmarks = jitter_landmarks(landmarks, jitter)
         gaze = np.stack([draw_eye_gaze(x, self.load_size) for x in landmarks])
         item = {
-            "image": torch.from_numpy(frames.images[clip.start - first :].copy()),
+            "image": torch.from_numpy(images.copy()),
             "nmfc": torch.from_numpy(nmfcs[rows]),
             "gaze": torch.from_numpy(gaze[rows]),
-            "landmarks": torch.from_numpy(frames.landmarks[clip.start - first :].copy()),
+            "landmarks": torch.from_numpy(places.copy()),
         }
         if self._flows is not None:
-            flows = self._read_flows(clip.sequence)
-            item["flows"] = {s: torch.from_numpy(f[clip.start : max(clip.start, last - s)].copy()) for s, f in flows.items()}
+            item["flows"] = {s: torch.from_numpy(f.copy()) for s, f in flows.items()}
         return item
 
     def _frames(self, sequence: int, first: int, last: int) -> _Frames:
@@ -160,6 +176,8 @@ class VideoDataset:
             return self._cache[sequence]
 
     def _read_flows(self, sequence: int) -> dict[int, np.ndarray]:
+        if self._flows is None:
+            return {}
         with self._lock:
             if sequence in self._flow_cache:
                 return self._flow_cache[sequence]

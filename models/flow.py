@@ -111,8 +111,13 @@ class DISFlow:
         self._of_thread = threading.local()  # an OpenCV estimator keeps buffers, so each thread has its own
 
     def estimate(self, pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> Iterator[np.ndarray]:
-        with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-            yield from pool.map(self._of_pair, pairs)
+        threads = cv2.getNumThreads()
+        cv2.setNumThreads(1)  # a thread a pair is enough: on many cores OpenCV's own threads get into one another's way
+        try:
+            with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+                yield from pool.map(self._of_pair, pairs)
+        finally:
+            cv2.setNumThreads(threads)
 
     def _of_pair(self, pair: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
         if not hasattr(self._of_thread, "dis"):

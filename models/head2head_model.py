@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from models import temporal
 from models.cuda_graphs import GraphedFunction
 from models.flow import trusted
-from models.losses import VGGLoss, feature_matching, lsgan, warp_loss, weighted_sum
+from models.losses import VGGLoss, feature_matching, gradient_loss, lsgan, warp_loss, weighted_sum
 from models.networks import MultiscaleDiscriminator, build_generator, conditioning_channels, emphasise_detail
 from models.networks.generator import PREVIOUS_FRAMES
 from models.ops import resample2d
@@ -46,6 +46,7 @@ class ModelOptions:
     lambda_vgg: float = 10.0
     lambda_warp: float = 10.0
     lambda_L1: float = 0.0
+    lambda_gradient: float = 0.0
     lr: float = 2e-4
     max_frames_per_gpu: int = 4  # frames of a chunk
     detail_init: bool = False  # discriminators that start with an eye for detail (models.networks.emphasise_detail)
@@ -161,6 +162,7 @@ class Head2HeadModel(nn.Module):
         self.weights = {"G_warp": o.lambda_warp, "G_VGG": o.lambda_vgg}
         for label in inputs:
             self.weights |= {f"G_GAN_{label}": 1.0, f"G_feat_{label}": o.lambda_feat, f"G_L1_{label}": o.lambda_L1}
+            self.weights[f"G_gradient_{label}"] = o.lambda_gradient
             self.weights |= {f"{label}_real": 0.5, f"{label}_fake": 0.5}
 
     @property
@@ -303,8 +305,12 @@ class Head2HeadModel(nn.Module):
             for_generator[f"G_feat_{pair.label}"] = feature_matching(of_fake, of_real)
             for_discriminators[f"{pair.label}_real"] = lsgan(of_real, True)
             for_discriminators[f"{pair.label}_fake"] = lsgan(of_fake, False)
-            if self.options.lambda_L1 and not pair.label.startswith("D_T"):  # the frame, and again its mouth and its eyes
-                for_generator[f"G_L1_{pair.label}"] = F.l1_loss(pair.fake[:, -3:], pair.real[:, -3:])
+            if not pair.label.startswith("D_T"):  # the frame, and again its mouth and its eyes
+                shown, truth = pair.fake[:, -3:], pair.real[:, -3:]
+                if self.options.lambda_L1:
+                    for_generator[f"G_L1_{pair.label}"] = F.l1_loss(shown, truth)
+                if self.options.lambda_gradient:
+                    for_generator[f"G_gradient_{pair.label}"] = gradient_loss(shown, truth)
         if self.vgg is not None:
             with self.autocast():
                 for_generator["G_VGG"] = self.vgg(fake.flatten(0, 1), real[:, -n:].flatten(0, 1))

@@ -72,6 +72,7 @@ class TrainOptions(BaseOptions):
     loadSize: int
     batch_size: int
     augment: bool
+    move_heads: float
     flow: str
     faceflow: bool
     flownet2_checkpoint: Path | None
@@ -98,6 +99,7 @@ class TrainOptions(BaseOptions):
     vgg_weights: Path | None
     lambda_warp: float
     lambda_L1: float
+    lambda_gradient: float
     # schedule
     lr: float
     niter: int
@@ -142,6 +144,8 @@ def build_parser() -> argparse.ArgumentParser:
     text = "clips trained on at the same time; 0: as many as the GPU's memory holds, at most 4"
     _number(data, "--batch_size", 1, text, alias="--batchSize")
     add_flag(data, "augment", True, "jitter the conditioning images, so that another person's motion does not look foreign later")
+    text = "share of the clips in which the head is moved, in frames and conditioning alike: poses that were not filmed"
+    _number(data, "--move_heads", 0.0, text, "P")
     data.add_argument(
         "--flow", choices=FLOWS, default="auto", help="reference optical flow; auto: flownet2 if its checkpoint is there, else dis"
     )
@@ -174,6 +178,7 @@ def build_parser() -> argparse.ArgumentParser:
     losses.add_argument("--vgg_weights", type=Path, metavar="FILE", help="torchvision's vgg19 weights, instead of a download")
     _number(losses, "--lambda_warp", 10.0, "weight of the warp loss", "W")
     _number(losses, "--lambda_L1", 0.0, "weight of the mean absolute difference", "W")
+    _number(losses, "--lambda_gradient", 0.0, "weight of the difference of the pictures' gradients", "W")
 
     schedule = parser.add_argument_group("schedule")
     _number(schedule, "--lr", 2e-4, "learning rate of Adam", "R")
@@ -217,11 +222,13 @@ def _check(o: TrainOptions) -> None:
     for name in f"{networks} {schedule}".split():
         if getattr(o, name) < 1:
             raise UserError(f"--{name} {getattr(o, name)} must be at least 1")
-    for name in "batch_size niter niter_decay n_downsample_G lambda_feat lambda_vgg lambda_warp lambda_L1 seed".split():
+    for name in "batch_size niter niter_decay n_downsample_G lambda_feat lambda_vgg lambda_warp lambda_L1 lambda_gradient seed".split():
         if getattr(o, name) < 0:
             raise UserError(f"--{name} {getattr(o, name)} must not be negative")
     if o.niter + o.niter_decay < 1:
         raise UserError("--niter and --niter_decay are both 0: there is nothing to train")
+    if not 0 <= o.move_heads <= 1:
+        raise UserError(f"--move_heads {o.move_heads} must be 0 to 1")
     if not 0 <= o.ema < 1:
         raise UserError(f"--ema {o.ema} must be at least 0 and below 1")
     if o.lr <= 0:

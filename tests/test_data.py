@@ -297,3 +297,21 @@ def test_pairs_stream_the_drivers_conditioning(tmp_path):
 def test_no_test_frames_is_said(tmp_path):
     with pytest.raises(UserError, match=r"no test frames of Ann .*test_seq_ratio"):
         DrivingSequence.open(make_dataset(tmp_path, test_frames=0), "Ann", None, SIZE)
+
+
+def test_moved_heads_are_moved_in_all_that_belongs_to_a_frame(root):
+    data = VideoDataset(Dataset.open("fake", root), ["Ann"], SIZE, augment=False, move_heads=1.0)
+    plain = VideoDataset(Dataset.open("fake", root), ["Ann"], SIZE, augment=False)
+    index = ClipIndex(1, 3, 4, 11)
+    moved, again, still = data[index], data[index], plain[index]
+    assert all(torch.equal(moved[k], again[k]) for k in moved)
+    assert not torch.equal(moved["image"], still["image"]) and not torch.equal(moved["landmarks"], still["landmarks"])
+    for i in range(4):  # frame i goes with conditioning i + 2
+        nmfc, before = (x["nmfc"][i + 2].numpy().any(-1) for x in (moved, still))
+        shift = np.argwhere(nmfc).mean(0)[::-1] - np.argwhere(before).mean(0)[::-1]
+        of_landmarks = (moved["landmarks"][i] - still["landmarks"][i]).numpy().mean(0)
+        np.testing.assert_allclose(shift, of_landmarks, atol=1.0)
+        np.testing.assert_array_equal(moved["gaze"][i + 2], draw_eye_gaze(moved["landmarks"][i].numpy(), SIZE))
+    assert torch.equal(
+        plain[index]["image"], VideoDataset(Dataset.open("fake", root), ["Ann"], SIZE, augment=False, move_heads=0.0)[index]["image"]
+    )

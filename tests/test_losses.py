@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 from models import temporal
 from models.head2head_model import Clip, Head2HeadModel, ModelOptions, MovingAverage, to_rgb
-from models.losses import VGGLoss, feature_matching, lsgan, warp_loss, weighted_sum
+from models.losses import VGGLoss, feature_matching, gradient_loss, lsgan, warp_loss, weighted_sum
 from models.ops import resample2d
 from models.roi import crop
 from models.schedule import Schedule
@@ -53,6 +53,20 @@ def test_warp_loss_counts_trusted_pixels_only():
     trust = torch.zeros(1, 1, 4, 4)
     trust[..., :2] = 1
     assert warp_loss(fake, warped, trust).item() == pytest.approx(0.5)
+
+
+def test_gradient_loss_dislikes_dots_that_plain_differences_do_not():
+    """Where the truth is as often dark as bright, dots differ from it no more than a flat area does, in the mean; their gradients do."""
+    dark, bright = -torch.ones(1, 3, 8, 8), torch.ones(1, 3, 8, 8)
+    dots = torch.where((torch.arange(8)[:, None] + torch.arange(8)) % 2 == 0, 1.0, -1.0).expand(1, 3, 8, 8)
+
+    def mean(loss, picture):
+        return (loss(picture, dark) + loss(picture, bright)).item() / 2
+
+    assert mean(F.l1_loss, dots) == mean(F.l1_loss, dark) == 1
+    assert mean(gradient_loss, dark) == 0 and mean(gradient_loss, dots) == pytest.approx(4)
+    ramp = torch.arange(8.0).expand(1, 3, 8, 8)
+    assert gradient_loss(ramp + 5, 3 * ramp).item() == pytest.approx(2)  # a step of 2 to the right, of 0 below
 
 
 def test_weighted_sum_needs_a_weight_for_every_loss():
@@ -200,7 +214,16 @@ def test_schedule_by_time_is_complete_when_time_is_over():
 
 SIZE, ROI = 32, 20
 TINY = ModelOptions(
-    ngf=4, n_downsample_G=2, n_blocks=2, ndf=4, n_layers_D=2, use_eyes_D=True, roi_px=ROI, lambda_L1=3.0, max_frames_per_gpu=4
+    ngf=4,
+    n_downsample_G=2,
+    n_blocks=2,
+    ndf=4,
+    n_layers_D=2,
+    use_eyes_D=True,
+    roi_px=ROI,
+    lambda_L1=3.0,
+    lambda_gradient=2.0,
+    max_frames_per_gpu=4,
 )
 
 
@@ -254,6 +277,10 @@ def plain_step(model, clip, start, stop, history):
     for label in ("D", "Dm", "De"):
         differences = [(real[:, -3:] - fake[:, -3:]).abs().mean() for real, fake in pairs[label]]
         for_g = for_g + o.lambda_L1 * sum(differences) / len(differences)
+        for real, fake in pairs[label]:
+            error = real[:, -3:] - fake[:, -3:]
+            steps = (error[..., 1:] - error[..., :-1]).abs().mean() + (error[:, :, 1:] - error[:, :, :-1]).abs().mean()
+            for_g = for_g + o.lambda_gradient * steps / len(pairs[label])
     for_d = 0.0
     for label, items in pairs.items():
         if not items:
@@ -280,7 +307,9 @@ def test_step_takes_the_gradients_of_the_written_out_losses(start, stop):
     want_d = torch.autograd.grad(for_d, D_parameters, allow_unused=True)
     losses, fake = model.step(clip.chunk(start, stop, history))
     names = {label for label, step in (("D_T0", 1), ("D_T1", 3), ("D_T2", 9)) if stop > 2 * step} | {"D", "Dm", "De"}
-    wanted = {"G_warp", "G_L1_D", "G_L1_Dm", "G_L1_De"} | {f"{k}{n}" for n in names for k in ("G_GAN_", "G_feat_")}
+    wanted = {"G_warp", *(f"G_{k}_{n}" for k in ("L1", "gradient") for n in ("D", "Dm", "De"))} | {
+        f"{k}{n}" for n in names for k in ("G_GAN_", "G_feat_")
+    }
     assert set(losses) == wanted | {f"{n}_{k}" for n in names for k in ("real", "fake")}
     assert fake.shape == (2, stop - start, 3, SIZE, SIZE) and not fake.requires_grad
     for p, want in zip([*model.G.parameters(), *D_parameters], [*want_g, *want_d]):
