@@ -35,6 +35,7 @@ from util.distributed import Processes
 from util.flow_cache import ensure_flows, read_flows
 from util.image_io import write_bytes
 from util.layout import Dataset, Run
+from util.persons import Persons, ensure_persons, read_persons
 from util.roi import scaled_size, window
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ SAVE_INTERVAL_S = 300.0  # besides --save_latest_freq: on a slow machine that ma
 REGIONS = ("mouth", "eyes")
 # Memory of a training step with the default networks at 256x256, as measured on an H200: weights, moments and gradients; and each frame's
 GB_FIXED, GB_PER_FRAME = 6.0, 0.9
-_LOADERS = 4  # threads that prepare batches for a GPU
+_LOADERS = 6  # threads that prepare batches for a GPU
 DIVERGED = (
     "training diverged: {} became infinite or NaN. The last checkpoint is sound: run again with --continue_train and half the "
     "--lr, or with --precision fp32"
@@ -80,7 +81,15 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     flow = _choose_flow(options, files) if options.needs_flow else None
     options = replace(options, flow=flow.name if flow else "dis")  # what auto stands for; any will do where none is needed
     flows = _flow_reader(options) if flow else None
-    videos = VideoDataset(dataset, names, options.loadSize, augment=options.augment, move_heads=options.move_heads, flows=flows)
+    videos = VideoDataset(
+        dataset,
+        names,
+        options.loadSize,
+        augment=options.augment,
+        move_heads=options.move_heads,
+        flows=flows,
+        persons=lambda name: _read_persons(dataset, name),
+    )
     facts = {"identities": names, "face_model": videos.face_model, "data": _data_key(dataset, names, videos)}
     beginning = check_run(files, options, facts)
     if beginning == "finished":
@@ -95,6 +104,8 @@ def main(argv: Sequence[str] | None = None) -> int | None:
         ensure_flows(videos.sequences, flow.name, options.loadSize, lambda: flow.create(device).estimate, flow.made_from)
         if device.type == "cuda":
             torch.cuda.empty_cache()  # what FlowNet2 took: the batch size is chosen by what is free
+    if options.move_heads and processes.is_first:
+        _find_persons(dataset, names)
     processes.wait()
     with _advice_when_out_of_memory(options), StopSignal() as stop:
         training = Training(options, files, videos, device, dtype, processes)
@@ -120,6 +131,25 @@ def _flow_reader(options: TrainOptions) -> Callable:
         return flows
 
     return read
+
+
+def _find_persons(dataset: Dataset, names: list[str]) -> None:
+    """See where every training frame shows the person, unless that is kept already."""
+    from preprocessing.person import create_person_mask
+
+    for name in progress(names, desc="person and background", unit="person"):
+        if not ensure_persons(dataset, name, create_person_mask):
+            raise UserError(
+                "moving heads in training needs MediaPipe to find the person in the frames; install it with: "
+                "pip install --no-deps mediapipe==0.10.21, or train with --move_heads 0"
+            )
+
+
+def _read_persons(dataset: Dataset, name: str) -> Persons:
+    persons = read_persons(dataset, name)
+    if persons is None:
+        raise UserError(f"{dataset.persons_path(name)} is missing or damaged; delete it and run again")
+    return persons
 
 
 def _data_key(dataset: Dataset, names: list[str], videos: VideoDataset) -> list[Any]:

@@ -8,12 +8,11 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING
 
-import cv2
 import numpy as np
 
 from data.head_motion import HeadMover, random_head_motion
@@ -23,12 +22,15 @@ from util.cli import UserError
 from util.eye_gaze import draw_eye_gaze
 from util.image_io import read_image
 from util.layout import Dataset, Record, read_table
+from util.persons import Persons
 
 if TYPE_CHECKING:
     import torch
 
 # A sequence's optical flow: step -> float16 [frames - step, 2, h, w].
 FlowReader = Callable[[layout.Sequence], dict[int, np.ndarray]]
+# By an identity's name.
+PersonReader = Callable[[str], Persons]
 
 CONTEXT = 2  # frames of conditioning before the current one
 # kind of files -> command that makes them; and the steps that dataset.json must list as complete
@@ -74,10 +76,11 @@ class VideoDataset:
     dataset, names: whose sequences.
     load_size: side of the images in pixels; stored images of another size are resized.
     augment: jitter the conditioning (data.transforms.random_jitter).
-    move_heads: share of the clips, 0..1, in which the head is moved, in frames and conditioning alike (data.head_motion).
+    move_heads: share of the clips, 0..1, in which the head is moved, in frames and conditioning alike (data.head_motion); needs `persons`.
     cache_gb: keep decoded frames and flow in memory up to this many gigabytes (None: a quarter of the memory there is, at most
         16); sequences beyond that are read anew for every clip.
     flows: reads a sequence's cached flow.
+    persons: reads where an identity's training frames show the person.
     Raises: UserError, before any image is decoded, when there is nothing to train on or a sequence is incomplete.
     """
 
@@ -91,9 +94,11 @@ class VideoDataset:
         move_heads: float = 0.0,
         cache_gb: float | None = None,
         flows: FlowReader | None = None,
+        persons: PersonReader | None = None,
     ):
         self.load_size = load_size
         self.sequences: list[layout.Sequence] = []
+        self._names: list[str] = []  # whose each sequence is
         self._numbers: list[list[int]] = []
         for name in names:
             sequences = dataset.sequences("train", name)
@@ -105,13 +110,16 @@ class VideoDataset:
             for sequence in sequences:
                 self._numbers.append(check_sequence(sequence, ("images", "nmfcs", "landmarks70")))
                 self.sequences.append(sequence)
+                self._names.append(name)
         self.face_model = _common_face_model(dataset, names)
         self._augment = augment
         self._move_heads = move_heads
         self._flows = flows
+        self._persons = persons if move_heads else None
         self._budget = _quarter_of_memory() if cache_gb is None else cache_gb * 1e9
         self._cache: dict[int, _Frames] = {}
         self._flow_cache: dict[int, dict[int, np.ndarray]] = {}
+        self._person_cache: dict[str, Persons] = {}
         self._lock = Lock()
 
     @property
@@ -133,10 +141,11 @@ class VideoDataset:
         flows = {s: f[clip.start : max(clip.start, last - s)] for s, f in self._read_flows(clip.sequence).items()}
         rng = np.random.default_rng(clip.seed)
         jitter = random_jitter(rng, self.load_size)
-        if rng.random() < self._move_heads:
-            mover = HeadMover(random_head_motion(rng), nmfcs)
-            images = np.stack([mover.image(own.start + i, x, cv2.INTER_CUBIC) for i, x in enumerate(images)])
-            nmfcs = np.stack([mover.image(i, x, cv2.INTER_NEAREST) for i, x in enumerate(nmfcs)])
+        if self._persons is not None and rng.random() < self._move_heads:
+            masks, background = self._read_persons(clip.sequence)
+            mover = HeadMover(random_head_motion(rng), nmfcs, landmarks, masks[first:last], background)
+            images = np.stack([mover.image(own.start + i, x) for i, x in enumerate(images)])
+            nmfcs = np.stack([mover.nmfc(i, x) for i, x in enumerate(nmfcs)])
             landmarks = np.stack([mover.points(i, x) for i, x in enumerate(landmarks)]).astype(np.float32)
             for s, f in flows.items():
                 moved = [mover.flow(own.start + i + s, own.start + i, x) for i, x in enumerate(f)]
@@ -174,6 +183,17 @@ class VideoDataset:
                 self._cache[sequence] = read_frames(self.sequences[sequence], self._numbers[sequence], self.load_size)
                 self._budget -= self._cache[sequence].nbytes
             return self._cache[sequence]
+
+    def _read_persons(self, sequence: int) -> tuple[np.ndarray, np.ndarray]:
+        """Masks of a sequence's frames, and the background at load size."""
+        name = self._names[sequence]
+        with self._lock:
+            if name not in self._person_cache:
+                persons = self._persons(name)
+                self._person_cache[name] = replace(persons, background=resize_image(persons.background, self.load_size))
+            persons = self._person_cache[name]
+        before = sum(len(n) for n, other in zip(self._numbers[:sequence], self._names) if other == name)
+        return persons.masks[before : before + len(self._numbers[sequence])], persons.background
 
     def _read_flows(self, sequence: int) -> dict[int, np.ndarray]:
         if self._flows is None:

@@ -7,7 +7,7 @@ import numpy as np
 
 from preprocessing.mediapipe_tools import load_solutions, silent_stderr
 from util.cli import UserError, warn_once
-from util.paste_back import PersonMask
+from util.persons import PersonMask
 
 
 def create_person_mask() -> PersonMask | None:

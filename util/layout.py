@@ -197,6 +197,10 @@ class Dataset:
     def id_coeffs_path(self, split: str, name: str) -> Path:
         return self.folder / split / "id_coeffs" / f"{name}.txt"
 
+    def persons_path(self, name: str) -> Path:
+        """Cache of where the training frames show the person, and of the background."""
+        return self.folder / "train" / "persons" / f"{name}.npz"
+
     def record_path(self, name: str) -> Path:
         return self.folder / "metadata" / name / "dataset.json"
 

@@ -16,7 +16,7 @@ Memory does not grow with length: frames pass through one by one.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
@@ -34,11 +34,9 @@ from util.image_io import crop, read_image
 from util.layout import Dataset, Record
 from util.metrics import face_mask
 from util.panels import find_source
+from util.persons import PersonMask
 from util.results import Results
 from util.video_io import VideoWriter, frames_at, probe
-
-# uint8 [H, W, 3] RGB -> float32 [H, W], 0 (background) to 1 (person)
-PersonMask = Callable[[np.ndarray], np.ndarray]
 
 AUDIO = ("source", "target", "none")
 # Parts of the head's width (of the mesh's, as drawn).

@@ -1,0 +1,82 @@
+"""Where a video shows the person, and what is behind: made once per identity and kept on disk.
+
+`train/persons/<name>.npz` (util.layout.Dataset.persons_path) holds `key`, what it was made from; `masks`, uint8 [frames, MASK_SIDE,
+MASK_SIDE], 255 where the person is, for all training frames in order; and `background`, uint8 [H, W, 3], what was seen where no person
+was, at the frames' size.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from util.ahead import map_ahead
+from util.image_io import read_image, write_bytes
+from util.layout import Dataset
+
+VERSION = 1  # raise it when the files must be made anew
+MASK_SIDE = 128
+_CLEAR = 0.03  # of the image's side: what is so near to the person does not count as background
+
+# uint8 RGB [H, W, 3] -> float32 [H, W], 1 where a person is
+PersonMask = Callable[[np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Persons:
+    masks: np.ndarray  # uint8 [N, MASK_SIDE, MASK_SIDE]
+    background: np.ndarray  # uint8 [H, W, 3]
+
+
+def read_persons(dataset: Dataset, name: str, key: str | None = None) -> Persons | None:
+    """What is kept of an identity; None when there is nothing, it is damaged, or not made from `key` (None: any key)."""
+    try:
+        with np.load(dataset.persons_path(name), allow_pickle=False) as file:
+            if key is not None and str(file["key"]) != key:
+                return None
+            return Persons(file["masks"], file["background"])
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None
+
+
+def ensure_persons(dataset: Dataset, name: str, create_mask: Callable[[], PersonMask | None]) -> bool:
+    """Make and keep an identity's file, unless it is there. Returns whether it is there now; False when create_mask gives None."""
+    key = _key(dataset, name)
+    if read_persons(dataset, name, key) is not None:
+        return True
+    mask = create_mask()
+    if mask is None:
+        return False
+    masks, seen, weight = [], 0.0, 0.0
+    for image in _frames(dataset, name):
+        person = mask(image)
+        masks.append((255 * cv2.resize(person, (MASK_SIDE, MASK_SIDE), interpolation=cv2.INTER_AREA)).round().astype(np.uint8))
+        reach = 2 * round(_CLEAR * image.shape[0]) + 1
+        clear = (cv2.dilate(person, np.ones((reach, reach), np.uint8)) < 0.2)[..., None].astype(np.float32)
+        seen, weight = seen + image * clear, weight + clear
+    never = (weight[..., 0] == 0).astype(np.uint8)
+    background = (seen / np.maximum(weight, 1)).round().astype(np.uint8)
+    background = cv2.inpaint(background, never, 3, cv2.INPAINT_TELEA) if not never.all() else background
+    file = io.BytesIO()
+    np.savez_compressed(file, key=np.array(key), masks=np.stack(masks), background=background)
+    write_bytes(dataset.persons_path(name), file.getbuffer())
+    return True
+
+
+def _key(dataset: Dataset, name: str) -> str:
+    digest = hashlib.blake2b(f"{VERSION} {MASK_SIDE} {_CLEAR}".encode(), digest_size=16)
+    for sequence in dataset.sequences("train", name):
+        for frame in sequence.frames():
+            digest.update(hashlib.blake2b(sequence.path("images", frame).read_bytes(), digest_size=16).digest())
+    return digest.hexdigest()
+
+
+def _frames(dataset: Dataset, name: str) -> Iterator[np.ndarray]:
+    paths = (s.path("images", frame) for s in dataset.sequences("train", name) for frame in s.frames())
+    return map_ahead(read_image, paths)
