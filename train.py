@@ -436,9 +436,18 @@ class Training:
             with contextlib.closing(load_clips(self.videos, indices, workers=_LOADERS if on_gpu else 1, pin_memory=on_gpu)) as batches:
                 for batch in batches:
                     self.model.set_lr(self.schedule.learning_rate(self.position))
-                    yield self.model.to_clip(batch, self.windows(batch["landmarks"]))
+                    yield self.to_clip(batch)
                     if self.schedule.clip_length(self.position) != n_frames:
                         break  # longer clips from here on
+
+    def to_clip(self, batch: dict[str, Any]) -> Clip:
+        """A batch of the loader as a clip on the device, heads moved if that is asked for."""
+        from data.head_motion import move_heads
+        from util.tensors import to_device
+
+        corners = self.windows(batch["landmarks"])
+        batch = to_device(batch, self.device)
+        return self.model.to_clip(move_heads(batch) if "motion" in batch else batch, corners)
 
     def own_part(self, clips: list[ClipIndex]) -> list[ClipIndex]:
         """What this process trains on, of a batch of all processes; all get clips of the same length, so that they take the same steps."""

@@ -4,16 +4,24 @@ The head is shifted, scaled, turned in the picture, and turned a little out of i
 NMFC image tells). In the frame the motion fades out along the neck and the hair, so that the body stays where it is, and the person
 is laid over the background, which stays as well. Real heads move like that, and held-out or foreign poses are mostly such near
 neighbours of what was filmed.
+
+Fields say how far points move, in pixels of the frame, on a coarse grid: the loader makes them (`draw_motion`), one small array a frame.
+What is as large as a frame is moved on the device that trains (`move_heads`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 
 from util.landmarks import EYES
+
+if TYPE_CHECKING:
+    import torch
 
 TRANSLATION = 0.05  # of the image's side, at most
 SCALE = 0.05  # at most
@@ -24,7 +32,7 @@ _NECK = 0.0, 0.6  # the same below the chin, in distances between eyes and chin
 _EDGE = 0.012  # of the image's side: blur of the person's mask
 _FRINGE = 0.03  # of the image's side: so near to the person hair may still be seen, which must not stay behind
 _DEPTH_BLUR = 0.02  # of the image's side: depth jumps behind the nose, and a picture must not tear there
-_GRID = 64  # fields are smooth: computed on so many points a side
+_GRID = 64  # points a side of a field
 _INVERSIONS = 6
 
 
@@ -44,111 +52,190 @@ def random_head_motion(rng: np.random.Generator) -> HeadMotion:
     return HeadMotion(np.column_stack([linear, shift]), rng.uniform(-DEPTH_SHIFT, DEPTH_SHIFT, 2))
 
 
-class HeadMover:
-    """A motion applied to the frames of a clip."""
-
-    def __init__(self, motion: HeadMotion, nmfcs: np.ndarray, landmarks: np.ndarray, masks: np.ndarray, background: np.ndarray):
-        """nmfcs: uint8 [N, H, H, 3]. landmarks: [N, 70, 2] in pixels. masks: uint8 [N, any, any], 255 where the person is.
-
-        background: uint8 [H, H, 3], what is behind the person. Frames without a face stay as they are.
-        """
-        self.size = size = nmfcs[0].shape[0]
-        self.background = background
-        self.masks = masks
-        seen = [x.any(-1) for x in nmfcs]
-        known = [np.argwhere(m).mean(0)[::-1] + 0.5 for m in seen if m.any()]
-        centre = np.mean(known, 0) if known else np.full(2, size / 2)
-        # In pixels; of the whole head, as the mesh moves, and of what the frame shows. Forwards: where a point goes, less where it is;
-        # backwards: where a point comes from, less where it is.
-        self.heads = [_head_field(motion, x, m, centre) for x, m in zip(nmfcs, seen)]
-        self.forwards = [f * _fade(m, points)[..., None] for f, m, points in zip(self.heads, seen, landmarks)]
-        self.backwards = [_inverse(f, size) for f in self.forwards]
-
-    def nmfc(self, i: int, image: np.ndarray) -> np.ndarray:
-        """The NMFC image of frame i, uint8 [H, H, 3], moved as a whole; its colours stay pure."""
-        return self._warp(image, _inverse(self.heads[i], self.size), cv2.INTER_NEAREST)
-
-    def image(self, i: int, image: np.ndarray) -> np.ndarray:
-        """Frame i, uint8 [H, H, 3], with the head moved."""
-        mask = cv2.resize(self.masks[i], (self.size, self.size)).astype(np.float32) / 255
-        reach = 2 * round(_FRINGE * self.size) + 1
-        hidden, mask = (cv2.GaussianBlur(m, (0, 0), _EDGE * self.size) for m in (cv2.dilate(mask, np.ones((reach, reach))), mask))
-        behind = image + hidden[..., None] * (self.background - image.astype(np.float32))  # the frame's own background where it shows
-        person = self._warp(image, self.backwards[i], cv2.INTER_CUBIC)
-        moved = self._warp(mask, self.backwards[i], cv2.INTER_LINEAR)
-        # whole where the person is likely, so that the background does not shine through
-        moved = np.clip(2 * moved, 0, 1)[..., None]
-        return (moved * person + (1 - moved) * behind + 0.5).clip(0, 255).astype(np.uint8)
-
-    def points(self, i: int, points: np.ndarray) -> np.ndarray:
-        """Points on the head of frame i moved, [K, 2] in pixels."""
-        return points + _sample(self.heads[i], points[None], self.size)[0]
-
-    def flow(self, target: int, source: int, flow: np.ndarray) -> np.ndarray:
-        """The flow between two moved frames, from that between the frames as filmed; [2, h, w] on a grid of any size, in pixels.
-
-        target(p) ~ source(p + flow(p)).
-        """
-        grid = _points(self.size, flow.shape[-1])
-        before = grid + cv2.resize(self.backwards[target], flow.shape[:0:-1])
-        way = flow.transpose(1, 2, 0).astype(np.float32)
-        matched = before + _sample(way, before, self.size)
-        after = matched + _sample(self.forwards[source], matched, self.size)
-        person = _sample(self.masks[target].astype(np.float32), before, self.size)[..., None] > 127
-        return np.where(person, after - grid, way).transpose(2, 0, 1)
-
-    def _warp(self, image: np.ndarray, backwards: np.ndarray, interpolation: int) -> np.ndarray:
-        source = _points(self.size, self.size) + cv2.resize(backwards, (self.size, self.size)) - 0.5
-        edge = cv2.BORDER_CONSTANT if interpolation == cv2.INTER_NEAREST else cv2.BORDER_REPLICATE
-        return cv2.remap(image, source.astype(np.float32), None, interpolation, borderMode=edge)
+# ---- fields, on the processor ----
 
 
-def _head_field(motion: HeadMotion, nmfc: np.ndarray, seen: np.ndarray, centre: np.ndarray) -> np.ndarray:
-    """How far every point moves if it moves with the head: float32 [_GRID, _GRID, 2], pixels."""
-    size = seen.shape[0]
-    if not seen.any():
-        return np.zeros((_GRID, _GRID, 2), np.float32)
-    mask = cv2.resize(seen.astype(np.float32), (_GRID, _GRID), interpolation=cv2.INTER_AREA)
-    depth = cv2.resize(nmfc[..., 2].astype(np.float32), (_GRID, _GRID), interpolation=cv2.INTER_AREA) / 255  # 0 where no face is
-    # Blurred within the face; beyond its edge what is there is carried on.
+def head_fields(motion: HeadMotion, nmfcs: Sequence[np.ndarray]) -> np.ndarray:
+    """How far every point moves if it moves with the head: float32 [N, G, G, 2], x and y in pixels.
+
+    nmfcs: uint8 [N, H, H, 3]. Frames without a face stay as they are.
+    """
+    seen = [x.any(-1) for x in nmfcs]
+    size = seen[0].shape[0]
+    centres = [np.argwhere(m).mean(0)[::-1] + 0.5 for m in seen if m.any()]
+    fields = np.zeros((len(seen), _GRID, _GRID, 2), np.float32)
+    if not centres:
+        return fields
+    place = grid_points(size, _GRID) - np.mean(centres, 0)
+    moved = place @ motion.affine[:, :2].T + motion.affine[:, 2] * size - place
+    for field, nmfc, mask in zip(fields, nmfcs, seen):
+        if mask.any():
+            depth = _smooth_depth(nmfc, mask)
+            field[:] = moved + depth[..., None] * motion.depth_shift * size
+    return fields
+
+
+def _smooth_depth(nmfc: np.ndarray, seen: np.ndarray) -> np.ndarray:
+    """Depth of the face less its mean, [G, G]; beyond the face's edge what is there is carried on."""
+    mask = _shrunk(seen)
+    depth = _shrunk(nmfc[..., 2]) / 255  # 0 where no face is
     narrow, wide = ([cv2.GaussianBlur(x, (0, 0), s) for x in (depth, mask)] for s in (_DEPTH_BLUR * _GRID, 0.1 * _GRID))
     mean = depth.sum() / mask.sum()
     trust = np.clip(2 * narrow[1], 0, 1)
     smooth = trust * narrow[0] / np.maximum(narrow[1], 1e-3) + (1 - trust) * (wide[0] + 1e-2 * mean) / (wide[1] + 1e-2)
-    place = _points(size, _GRID) - centre
-    moved = place @ motion.affine[:, :2].T + motion.affine[:, 2] * size - place
-    return (moved + (smooth - mean)[..., None] * motion.depth_shift * size).astype(np.float32)
+    return smooth - mean
 
 
-def _fade(seen: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
-    """How far what the frame shows follows the head: float32 [_GRID, _GRID], 1 on the face, 0 on the body."""
-    size = seen.shape[0]
-    mask = cv2.resize(seen.astype(np.float32), (_GRID, _GRID), interpolation=cv2.INTER_AREA)
-    away = cv2.distanceTransform((mask < 0.5).astype(np.uint8), cv2.DIST_L2, 5) / _GRID
+def fade(nmfc: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
+    """How far what a frame shows follows the head: float32 [G, G], 1 on the face, 0 on the body.
+
+    nmfc: uint8 [H, H, 3]. landmarks: [70, 2] in pixels.
+    """
+    seen = nmfc.any(-1)
+    away = cv2.distanceTransform((_shrunk(seen) < 0.5).astype(np.uint8), cv2.DIST_L2, 5) / _GRID
     chin, eyes = landmarks[8], landmarks[EYES].mean(0)
     down = (chin - eyes) / max(float(np.sum((chin - eyes) ** 2)), 1e-6)
-    below = (_points(size, _GRID) - chin) @ down
+    below = (grid_points(seen.shape[0], _GRID) - chin) @ down
     ramps = [np.clip((last - x) / (last - first), 0, 1) for x, (first, last) in ((away, _STILL), (below, _NECK))]
-    fade = ramps[0] * ramps[1]
-    return (fade * fade * (3 - 2 * fade)).astype(np.float32)
+    product = ramps[0] * ramps[1]
+    return (product * product * (3 - 2 * product)).astype(np.float32)
 
 
-def _inverse(forwards: np.ndarray, size: int) -> np.ndarray:
-    """The field that undoes a field: backwards(p) = -forwards(p + backwards(p)), by fixed-point iteration (its slope is below 1)."""
-    grid = _points(size, _GRID)
+def move_points(field: np.ndarray, points: np.ndarray, size: int) -> np.ndarray:
+    """Points [K, 2] in pixels of a frame of `size` pixels, moved by a field [G, G, 2]."""
+    on_grid = (points * (field.shape[0] / size) - 0.5).astype(np.float32)
+    return points + cv2.remap(field, on_grid[None], None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)[0]
+
+
+def grid_points(size: int, count: int) -> np.ndarray:
+    """Centres of a grid's cells on a frame, float32 [count, count, 2], x and y in pixels."""
+    along = (np.arange(count, dtype=np.float32) + 0.5) * (size / count)
+    return np.stack(np.meshgrid(along, along), -1)
+
+
+def _shrunk(image: np.ndarray) -> np.ndarray:
+    return cv2.resize(image.astype(np.float32), (_GRID, _GRID), interpolation=cv2.INTER_AREA)
+
+
+def no_motion(frames: int) -> np.ndarray:
+    """The fields of a head that stays."""
+    return np.zeros((frames, _GRID, _GRID, 2), np.float32)
+
+
+# ---- pictures and flow, on the device that trains ----
+
+
+def move_heads(batch: dict[str, Any]) -> dict[str, Any]:
+    """Move what is as large as a frame in a batch of clips; a clip whose fields are zero stays exactly as it is.
+
+    batch: `image` uint8 [B, T, H, H, 3], `nmfc` uint8 [B, T + 2, H, H, 3], `flows` {s: [B, T - s, 2, h, w]} (if there are), and `motion`:
+    `heads` float32 [B, T + 2, G, G, 2] fields of the conditioning's frames, `fades` float32 [B, T, G, G], `masks` uint8 [B, T, any, any],
+    `background` uint8 [B, H, H, 3]. All on one device. Returns the batch without `motion`, image, nmfc and flows replaced.
+    """
+    import torch
+
+    motion = batch["motion"]
+    moved = motion["heads"].flatten(1).any(1)
+    rest = {k: v for k, v in batch.items() if k != "motion"}
+    b, count, size = batch["image"].shape[:3]
+    heads = motion["heads"].movedim(-1, 2)  # [B, T + 2, 2, G, G]
+    forwards = heads[:, -count:] * motion["fades"][:, :, None]
+    backwards = _inverse(forwards.flatten(0, 1), size).unflatten(0, (b, count))
+
+    def keep(new: torch.Tensor, old: torch.Tensor) -> torch.Tensor:
+        return torch.where(moved.view(-1, *[1] * (old.dim() - 1)), new.to(old.dtype), old)
+
+    masks = motion["masks"].flatten(0, 1)[:, None].float() / 255
+    image = _lay_over(batch["image"].flatten(0, 1), backwards.flatten(0, 1), masks, motion["background"].repeat_interleave(count, 0))
+    rest["image"] = keep(image.unflatten(0, (b, count)), batch["image"])
+    nmfc = batch["nmfc"].flatten(0, 1).movedim(-1, 1).float()
+    nmfc = _warp(nmfc, _inverse(heads.flatten(0, 1), size), size, "nearest", "zeros").movedim(1, -1)
+    rest["nmfc"] = keep(nmfc.unflatten(0, (b, count + 2)), batch["nmfc"])
+    if "flows" in batch:
+        masks = masks.unflatten(0, (b, count))
+        rest["flows"] = {
+            s: keep(_move_flow(f, forwards[:, : count - s], backwards[:, s:], masks[:, s:], size), f) if f.shape[1] else f
+            for s, f in batch["flows"].items()
+        }
+    return rest
+
+
+def _lay_over(image: torch.Tensor, backwards: torch.Tensor, mask: torch.Tensor, background: torch.Tensor) -> torch.Tensor:
+    """The moved person before the background, uint8 [N, H, H, 3]; mask: [N, 1, any, any] in 0..1."""
+    import torch.nn.functional as F
+
+    size = image.shape[1]
+    image, background = image.movedim(-1, 1).float(), background.movedim(-1, 1).float()
+    mask = F.interpolate(mask, size=(size, size), mode="bilinear", align_corners=False)
+    reach = round(_FRINGE * size)
+    hidden = _blurred(F.max_pool2d(mask, 2 * reach + 1, stride=1, padding=reach), _EDGE * size)
+    behind = image + hidden * (background - image)  # the frame's own background where it shows
+    person = _warp(image, backwards, size, "bicubic", "border")
+    # whole where the person is likely, so that the background does not shine through
+    cover = (2 * _warp(_blurred(mask, _EDGE * size), backwards, size, "bilinear", "border")).clamp(0, 1)
+    return (behind + cover * (person - behind) + 0.5).clamp(0, 255).byte().movedim(1, -1)
+
+
+def _move_flow(flow: torch.Tensor, forwards: torch.Tensor, backwards: torch.Tensor, masks: torch.Tensor, size: int) -> torch.Tensor:
+    """The flow between moved frames, from that between the frames as filmed; target(p) ~ source(p + flow(p)), in pixels.
+
+    flow: [B, n, 2, h, w]. forwards: of the sources. backwards, masks [B, n, 1, any, any]: of the targets.
+    """
+    import torch
+    import torch.nn.functional as F
+
+    shape = flow.shape
+    flow, forwards, backwards, masks = (x.flatten(0, 1).float() for x in (flow, forwards, backwards, masks))
+    grid = _grid(flow, size)
+    before = grid + F.interpolate(backwards, size=flow.shape[-2:], mode="bilinear", align_corners=False)
+    matched = before + _sample(flow, before, size)
+    after = matched + _sample(forwards, matched, size)
+    return torch.where(_sample(masks, before, size) > 0.5, after - grid, flow).view(shape)
+
+
+def _inverse(forwards: torch.Tensor, size: int) -> torch.Tensor:
+    """The field that undoes a field [N, 2, G, G].
+
+    It is -forwards where a point comes from: backwards(p) = -forwards(p + backwards(p)), iterated; the field's slope is below 1.
+    """
+    grid = _grid(forwards, size)
     backwards = -forwards
     for _ in range(_INVERSIONS):
         backwards = -_sample(forwards, grid + backwards, size)
     return backwards
 
 
-def _points(size: int, count: int) -> np.ndarray:
-    """Centres of a grid's cells on a frame, float32 [count, count, 2], x and y in pixels."""
-    along = (np.arange(count, dtype=np.float32) + 0.5) * (size / count)
-    return np.stack(np.meshgrid(along, along), -1)
+def _warp(image: torch.Tensor, backwards: torch.Tensor, size: int, mode: str, padding: str) -> torch.Tensor:
+    """Images [N, C, H, H] seen through a field [N, 2, G, G] that says where each pixel comes from."""
+    import torch.nn.functional as F
+
+    source = _grid(image, size) + F.interpolate(backwards, size=image.shape[-2:], mode="bilinear", align_corners=False)
+    return _sample(image, source, size, mode, padding)
 
 
-def _sample(field: np.ndarray, points: np.ndarray, size: int) -> np.ndarray:
-    """A field [g, g, 2] at points [..., ..., 2] in pixels of the frame, bilinear; its edge goes on outside."""
-    on_grid = (points * (field.shape[0] / size) - 0.5).astype(np.float32)
-    return cv2.remap(field, on_grid, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+def _sample(x: torch.Tensor, points: torch.Tensor, size: int, mode: str = "bilinear", padding: str = "border") -> torch.Tensor:
+    """x [N, C, h, w], which spans a frame of `size` pixels, at points [N, 2, h', w'] in pixels: [N, C, h', w']."""
+    import torch.nn.functional as F
+
+    return F.grid_sample(x, points.movedim(1, -1) * (2 / size) - 1, mode=mode, padding_mode=padding, align_corners=False)
+
+
+def _grid(like: torch.Tensor, size: int) -> torch.Tensor:
+    """Centres of the pixels of [N, C, h, h] on a frame of `size` pixels: [1, 2, h, h]."""
+    import torch
+
+    count = like.shape[-1]
+    along = (torch.arange(count, device=like.device) + 0.5) * (size / count)
+    return torch.stack(torch.meshgrid(along, along, indexing="xy"))[None]
+
+
+def _blurred(x: torch.Tensor, sigma: float) -> torch.Tensor:
+    """Gaussian blur of [N, 1, H, W]."""
+    import torch
+    import torch.nn.functional as F
+
+    reach = max(1, round(3 * sigma))
+    weights = torch.exp(-0.5 * (torch.arange(-reach, reach + 1, device=x.device) / sigma) ** 2)
+    weights = weights / weights.sum()
+    x = F.pad(x, (reach,) * 4, mode="replicate")
+    return F.conv2d(F.conv2d(x, weights.view(1, 1, 1, -1)), weights.view(1, 1, -1, 1))

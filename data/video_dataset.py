@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from data.head_motion import HeadMover, random_head_motion
+from data.head_motion import fade, head_fields, move_points, no_motion, random_head_motion
 from data.transforms import jitter_landmarks, jitter_nmfc, random_jitter, resize_image, resize_nmfc
 from util import layout
 from util.cli import UserError
@@ -71,6 +71,8 @@ class VideoDataset:
       nmfc       uint8 [T + 2, H, W, 3]    the two frames before the first come first, clamped at the sequence's start
       gaze       uint8 [T + 2, H, W, 3]    likewise
       landmarks  float32 [T, 70, 2]        x, y in pixels at load size, without jitter
+      motion     with `move_heads`: what data.head_motion.move_heads needs to move the head in image, nmfc and flows; gaze and landmarks
+                 are where it will be
       flows      {step: float16 [T - step, 2, h, w]}  with `flows` only; entry i warps frame i of the clip onto frame i + step
 
     dataset, names: whose sequences.
@@ -141,15 +143,11 @@ class VideoDataset:
         flows = {s: f[clip.start : max(clip.start, last - s)] for s, f in self._read_flows(clip.sequence).items()}
         rng = np.random.default_rng(clip.seed)
         jitter = random_jitter(rng, self.load_size)
-        if self._persons is not None and rng.random() < self._move_heads:
-            masks, background = self._read_persons(clip.sequence)
-            mover = HeadMover(random_head_motion(rng), nmfcs, landmarks, masks[first:last], background)
-            images = np.stack([mover.image(own.start + i, x) for i, x in enumerate(images)])
-            nmfcs = np.stack([mover.nmfc(i, x) for i, x in enumerate(nmfcs)])
-            landmarks = np.stack([mover.points(i, x) for i, x in enumerate(landmarks)]).astype(np.float32)
-            for s, f in flows.items():
-                moved = [mover.flow(own.start + i + s, own.start + i, x) for i, x in enumerate(f)]
-                flows[s] = np.stack(moved).astype(f.dtype) if moved else f
+        motion = None
+        if self._persons is not None:
+            heads, fades, masks, background = self._move(clip, nmfcs, landmarks, own, rng)
+            landmarks = np.stack([move_points(f, x, self.load_size) for f, x in zip(heads, landmarks)]).astype(np.float32)
+            motion = {"heads": heads[rows], "fades": fades, "masks": masks, "background": background}
         places = landmarks[own]
         if self._augment:
             nmfcs = np.stack([jitter_nmfc(x, jitter) for x in nmfcs])
@@ -163,7 +161,21 @@ class VideoDataset:
         }
         if self._flows is not None:
             item["flows"] = {s: torch.from_numpy(f.copy()) for s, f in flows.items()}
+        if motion is not None:
+            item["motion"] = {k: torch.from_numpy(v) for k, v in motion.items()}
         return item
+
+    def _move(
+        self, clip: ClipIndex, nmfcs: np.ndarray, landmarks: np.ndarray, own: slice, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """A motion for the head, or none by chance: fields of all frames; fades and masks of the clip's own; the background."""
+        masks, background = self._read_persons(clip.sequence)
+        masks = masks[clip.start : clip.start + clip.length].copy()
+        if rng.random() >= self._move_heads:
+            heads = no_motion(len(nmfcs))
+            return heads, np.zeros(heads[own].shape[:-1], np.float32), masks, background
+        fades = np.stack([fade(x, points) for x, points in zip(nmfcs[own], landmarks[own])])
+        return head_fields(random_head_motion(rng), nmfcs), fades, masks, background
 
     def _frames(self, sequence: int, first: int, last: int) -> _Frames:
         frames = self._cache.get(sequence)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from fake_dataset import draw_frame, face_landmarks, make_dataset, moving_landmarks
 
+from data.head_motion import move_heads
 from data.loader import choose_clips, load_clips
 from data.transforms import (
     Jitter,
@@ -24,6 +25,7 @@ from util.cli import UserError
 from util.eye_gaze import draw_eye_gaze
 from util.image_io import read_image, write_image
 from util.layout import Dataset
+from util.persons import Persons
 from util.tensors import to_image, to_tensor
 
 SIZE = 64
@@ -300,18 +302,25 @@ def test_no_test_frames_is_said(tmp_path):
 
 
 def test_moved_heads_are_moved_in_all_that_belongs_to_a_frame(root):
-    data = VideoDataset(Dataset.open("fake", root), ["Ann"], SIZE, augment=False, move_heads=1.0)
-    plain = VideoDataset(Dataset.open("fake", root), ["Ann"], SIZE, augment=False)
+    whole = Persons(np.full((16, 32, 32), 255, np.uint8), np.zeros((SIZE, SIZE, 3), np.uint8))
+    data = VideoDataset(Dataset.open("fake", root), ["Ann"], SIZE, augment=False, move_heads=1.0, persons=lambda name: whole)
+    still = VideoDataset(Dataset.open("fake", root), ["Ann"], SIZE, augment=False)
     index = ClipIndex(1, 3, 4, 11)
-    moved, again, still = data[index], data[index], plain[index]
-    assert all(torch.equal(moved[k], again[k]) for k in moved)
-    assert not torch.equal(moved["image"], still["image"]) and not torch.equal(moved["landmarks"], still["landmarks"])
-    for i in range(4):  # frame i goes with conditioning i + 2
-        nmfc, before = (x["nmfc"][i + 2].numpy().any(-1) for x in (moved, still))
+    [[batch], [again], [plain]] = (list(load_clips(d, [[index, replace(index, seed=12)]])) for d in (data, data, still))
+    assert all(torch.equal(batch[k], again[k]) for k in ("image", "gaze", "landmarks"))
+    moved = move_heads(batch)
+    for k, i in itertools.product(range(2), range(4)):  # frame i goes with conditioning i + 2
+        nmfc, before = (x["nmfc"][k, i + 2].numpy().any(-1) for x in (moved, plain))
         shift = np.argwhere(nmfc).mean(0)[::-1] - np.argwhere(before).mean(0)[::-1]
-        of_landmarks = (moved["landmarks"][i] - still["landmarks"][i]).numpy().mean(0)
+        of_landmarks = (moved["landmarks"][k, i] - plain["landmarks"][k, i]).numpy().mean(0)
+        assert np.abs(shift).max() > 0.3
         np.testing.assert_allclose(shift, of_landmarks, atol=1.0)
-        np.testing.assert_array_equal(moved["gaze"][i + 2], draw_eye_gaze(moved["landmarks"][i].numpy(), SIZE))
-    assert torch.equal(
-        plain[index]["image"], VideoDataset(Dataset.open("fake", root), ["Ann"], SIZE, augment=False, move_heads=0.0)[index]["image"]
-    )
+        np.testing.assert_array_equal(moved["gaze"][k, i + 2], draw_eye_gaze(moved["landmarks"][k, i].numpy(), SIZE))
+        assert not torch.equal(moved["image"][k, i], plain["image"][k, i])
+
+
+def test_a_share_of_the_clips_is_moved(root):
+    whole = Persons(np.full((16, 32, 32), 255, np.uint8), np.zeros((SIZE, SIZE, 3), np.uint8))
+    data = VideoDataset(Dataset.open("fake", root), ["Ann"], SIZE, augment=False, move_heads=0.3, persons=lambda name: whole)
+    moved = [bool(data[ClipIndex(0, 0, 2, seed)]["motion"]["heads"].any()) for seed in range(80)]
+    assert 12 <= sum(moved) <= 36

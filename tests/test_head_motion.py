@@ -1,14 +1,19 @@
 """data/head_motion.py: the head moves in frame, NMFC image, landmarks and flow alike; body and background stay."""
 
-import cv2
 import numpy as np
 import pytest
+import torch
 
-from data.head_motion import DEPTH_SHIFT, TRANSLATION, HeadMotion, HeadMover, random_head_motion
+from data.head_motion import DEPTH_SHIFT, TRANSLATION, HeadMotion, fade, head_fields, move_heads, move_points, no_motion, random_head_motion
 from util.landmarks import EYES
 
 SIZE = 128
 STAY = np.array([[1.0, 0, 0], [0, 1, 0]])
+
+
+def shift_by(x: float, y: float) -> HeadMotion:
+    """In pixels."""
+    return HeadMotion(STAY + [[0, 0, x / SIZE], [0, 0, y / SIZE]], np.zeros(2))
 
 
 def face(x: float = 64, y: float = 56, radius: float = 26) -> np.ndarray:
@@ -28,12 +33,22 @@ def points70(chin_y: float = 82, eyes_y: float = 50) -> np.ndarray:
     return points
 
 
-def make_mover(motion: HeadMotion, nmfcs: list[np.ndarray], person: np.ndarray | None = None, background: np.ndarray | None = None):
-    """Of frames that show nothing but the person, unless a mask is given."""
-    person = np.full((SIZE, SIZE), 255, np.uint8) if person is None else person
+def clip(motion, images, nmfcs, flows=None, mask=None, background=None):
+    """A batch of one clip; the mask says that all is the person, unless another is given."""
+    context = [nmfcs[0], nmfcs[0], *nmfcs]
+    heads = head_fields(motion, context) if motion else no_motion(len(context))
+    fades = np.stack([fade(x, points70()) for x in nmfcs])
+    mask = np.full((SIZE, SIZE), 255, np.uint8) if mask is None else mask
     background = np.zeros((SIZE, SIZE, 3), np.uint8) if background is None else background
-    count = len(nmfcs)
-    return HeadMover(motion, np.stack(nmfcs), np.stack([points70()] * count), np.stack([person] * count), background)
+    parts = {"heads": heads, "fades": fades, "masks": np.stack([mask] * len(nmfcs)), "background": background}
+    batch = {"image": np.stack(images), "nmfc": np.stack(context), "motion": parts}
+    if flows:
+        batch["flows"] = flows
+
+    def first(x):
+        return {k: first(v) for k, v in x.items()} if isinstance(x, dict) else torch.from_numpy(x)[None]
+
+    return first(batch), heads[2:]
 
 
 def spots(points: np.ndarray) -> np.ndarray:
@@ -50,59 +65,84 @@ def spot_near(image: np.ndarray, point: np.ndarray, reach: int = 6) -> np.ndarra
     return np.array([(x * weight).sum(), (y * weight).sum()]) / weight.sum()
 
 
-def test_a_shift_moves_the_head_and_nothing_far_from_it():
-    mover = make_mover(HeadMotion(STAY + [[0, 0, 0.04], [0, 0, -0.03]], np.zeros(2)), [face()])
-    shift = np.array([0.04, -0.03]) * SIZE
+def noise(seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 255, (SIZE, SIZE, 3), dtype=np.uint8)
+
+
+def test_a_shift_moves_mesh_and_landmarks_by_as_much():
+    batch, heads = clip(shift_by(5, -4), [noise(0)], [face()])
     inside = np.array([[64.0, 56], [50, 50], [75, 66]])
-    np.testing.assert_allclose(mover.points(0, inside), inside + shift, atol=0.05)
-    moved = mover.nmfc(0, face())
-    np.testing.assert_allclose(np.argwhere(moved.any(-1)).mean(0)[::-1] + 0.5, [64, 56] + shift, atol=0.6)
-    still = np.random.default_rng(0).integers(0, 255, (SIZE, SIZE, 3), dtype=np.uint8)
-    picture = mover.image(0, still)
-    np.testing.assert_array_equal(picture[:12, :12], still[:12, :12])
-    np.testing.assert_array_equal(picture[-5:], still[-5:])
+    np.testing.assert_allclose(move_points(heads[0], inside, SIZE), inside + [5, -4], atol=0.01)
+    moved = move_heads(batch)["nmfc"][0, 2].numpy()
+    np.testing.assert_allclose(np.argwhere(moved.any(-1)).mean(0)[::-1] + 0.5, [69, 52], atol=0.5)
+    assert {tuple(c) for c in moved.reshape(-1, 3)} <= {tuple(c) for c in face().reshape(-1, 3)}  # colours stay pure
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_landmarks_follow_the_picture(seed):
+def test_the_picture_follows_the_landmarks(seed):
     points = np.array([[52.0, 50], [76, 50], [64, 60], [64, 72]])
-    mover = make_mover(random_head_motion(np.random.default_rng(seed)), [face()])
-    picture = mover.image(0, spots(points))
-    for point in mover.points(0, points):
+    batch, heads = clip(random_head_motion(np.random.default_rng(seed)), [spots(points)], [face()])
+    picture = move_heads(batch)["image"][0, 0].numpy()
+    for point in move_points(heads[0], points, SIZE):
         np.testing.assert_allclose(spot_near(picture, point), point, atol=0.5)
 
 
+def test_the_body_stays():
+    body = np.array([[64.0, 112], [30, 118], [100, 118]])
+    batch, _ = clip(shift_by(6, 0), [spots(body)], [face()])
+    picture = move_heads(batch)["image"][0, 0].numpy()
+    for point in body:
+        np.testing.assert_allclose(spot_near(picture, point), point, atol=0.05)
+
+
+def test_the_background_stays_and_closes_behind_the_head():
+    """A white person, 80 pixels wide, before noise moves by 6 pixels: noise as filmed far from it, the known background where it was."""
+    mask = np.zeros((SIZE, SIZE), np.uint8)
+    mask[20:, 40:88] = 255
+    background = np.full((SIZE, SIZE, 3), 100, np.uint8)
+    filmed = np.where(mask[..., None] > 0, 255, noise(0)).astype(np.uint8)
+    batch, _ = clip(shift_by(6, 0), [filmed], [face()], mask=mask, background=background)
+    picture = move_heads(batch)["image"][0, 0].numpy()
+    np.testing.assert_array_equal(picture[:, :25], filmed[:, :25])
+    assert (picture[50:60, 48:92] > 250).all()  # the person, further right
+    np.testing.assert_allclose(picture[56, 40:42].astype(int), 100, atol=8)  # where the person was
+
+
 def test_what_is_near_moves_past_what_is_far():
-    mover = make_mover(HeadMotion(STAY, np.array([0.05, 0])), [face()])
-    middle, left, right = mover.points(0, np.array([[64.0, 56], [41, 56], [87, 56]])) - [[64.0, 56], [41, 56], [87, 56]]
+    heads = head_fields(HeadMotion(STAY, np.array([0.05, 0])), [face()])
+    places = np.array([[64.0, 56], [41, 56], [87, 56]])
+    middle, left, right = move_points(heads[0], places, SIZE) - places
     assert middle[0] > 0.5 and left[0] < 0 and right[0] < 0
     assert abs(middle[1]) < 1e-5
-
-
-def test_the_nmfc_image_keeps_its_colours():
-    mover = make_mover(random_head_motion(np.random.default_rng(3)), [face()])
-    moved = mover.nmfc(0, face()).reshape(-1, 3)
-    assert {tuple(c) for c in moved} <= {tuple(c) for c in face().reshape(-1, 3)}
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_flow_leads_from_a_moved_frame_to_the_other(seed):
     """The head goes 3 pixels to the right between the frames; so does what is on it."""
     first, second = np.array([[55.0, 50], [70, 64]]), np.array([[58.0, 50], [73, 64]])
-    mover = make_mover(random_head_motion(np.random.default_rng(seed)), [face(64), face(67)])
-    flow = np.zeros((2, SIZE // 2, SIZE // 2), np.float16)
-    flow[0] = np.where(cv2.resize(face(67), (SIZE // 2, SIZE // 2)).any(-1), -3, 0)
-    moved = mover.flow(1, 0, flow)
-    assert moved.shape == flow.shape
-    for before, after in zip(mover.points(0, first), mover.points(1, second)):
+    flow = np.zeros((1, 2, SIZE // 2, SIZE // 2), np.float16)
+    flow[0, 0] = np.where(face(67)[1::2, 1::2].any(-1), -3, 0)
+    flows = {1: flow, 3: flow[:0]}
+    batch, heads = clip(random_head_motion(np.random.default_rng(seed)), [noise(0), noise(1)], [face(64), face(67)], flows)
+    moved = move_heads(batch)["flows"]
+    assert moved[1].shape == (1, 1, 2, SIZE // 2, SIZE // 2) and moved[1].dtype == torch.float16 and moved[3].shape[1] == 0
+    for before, after in zip(move_points(heads[0], first, SIZE), move_points(heads[1], second, SIZE)):
         column, row = (after / 2).astype(int)
-        np.testing.assert_allclose(after + moved[:, row, column], before, atol=0.4)
+        np.testing.assert_allclose(after + moved[1][0, 0, :, row, column].numpy(), before, atol=0.5)
 
 
-def test_a_frame_without_a_face_stays_as_it_is():
-    picture = np.random.default_rng(0).integers(0, 255, (SIZE, SIZE, 3), dtype=np.uint8)
-    mover = make_mover(random_head_motion(np.random.default_rng(0)), [np.zeros_like(picture)])
-    np.testing.assert_array_equal(mover.image(0, picture), picture)
+@pytest.mark.parametrize("motion", [None, random_head_motion(np.random.default_rng(0))])
+def test_a_clip_without_motion_or_face_stays_exactly_as_it_is(motion):
+    nmfc = np.zeros((SIZE, SIZE, 3), np.uint8) if motion else face()
+    mask = np.zeros((SIZE, SIZE), np.uint8)
+    mask[30:, 30:90] = 255
+    flows = {1: np.random.default_rng(0).normal(size=(1, 2, 64, 64)).astype(np.float16)}
+    batch, _ = clip(motion, [noise(0), noise(1)], [nmfc, nmfc], flows, mask)
+    moved = move_heads(batch)
+    assert "motion" not in moved
+    for kind in ("image", "nmfc"):
+        assert torch.equal(moved[kind], batch[kind])
+    assert torch.equal(moved["flows"][1], batch["flows"][1])
 
 
 def test_motions_reach_their_limits_and_no_further():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,3 +24,8 @@ def to_image(tensor: torch.Tensor) -> np.ndarray:
 
     with torch.no_grad():
         return tensor.float().add(1).mul(127.5).round_().clamp_(0, 255).to(torch.uint8).movedim(-3, -1).contiguous().cpu().numpy()
+
+
+def to_device(batch: Any, device: torch.device) -> Any:
+    """Tensors in dicts, however deep, on a device."""
+    return {k: to_device(v, device) for k, v in batch.items()} if isinstance(batch, dict) else batch.to(device, non_blocking=True)
