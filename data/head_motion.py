@@ -60,25 +60,25 @@ def head_fields(motion: HeadMotion, nmfcs: Sequence[np.ndarray]) -> np.ndarray:
 
     nmfcs: uint8 [N, H, H, 3]. Frames without a face stay as they are.
     """
-    seen = [x.any(-1) for x in nmfcs]
-    size = seen[0].shape[0]
-    centres = [np.argwhere(m).mean(0)[::-1] + 0.5 for m in seen if m.any()]
-    fields = np.zeros((len(seen), _GRID, _GRID, 2), np.float32)
+    size = nmfcs[0].shape[0]
+    small = [_on_grid(x) for x in nmfcs]
+    places = grid_points(size, _GRID)
+    centres = [places[x.any(-1)].mean(0) for x in small if x.any()]
+    fields = no_motion(len(small))
     if not centres:
         return fields
-    place = grid_points(size, _GRID) - np.mean(centres, 0)
+    place = places - np.mean(centres, 0)
     moved = place @ motion.affine[:, :2].T + motion.affine[:, 2] * size - place
-    for field, nmfc, mask in zip(fields, nmfcs, seen):
-        if mask.any():
-            depth = _smooth_depth(nmfc, mask)
-            field[:] = moved + depth[..., None] * motion.depth_shift * size
+    for field, nmfc in zip(fields, small):
+        if nmfc.any():
+            field[:] = moved + _smooth_depth(nmfc)[..., None] * motion.depth_shift * size
     return fields
 
 
-def _smooth_depth(nmfc: np.ndarray, seen: np.ndarray) -> np.ndarray:
+def _smooth_depth(nmfc: np.ndarray) -> np.ndarray:
     """Depth of the face less its mean, [G, G]; beyond the face's edge what is there is carried on."""
-    mask = _shrunk(seen)
-    depth = _shrunk(nmfc[..., 2]) / 255  # 0 where no face is
+    mask = nmfc.any(-1).astype(np.float32)
+    depth = nmfc[..., 2] * (mask / 255)  # 0 where no face is
     narrow, wide = ([cv2.GaussianBlur(x, (0, 0), s) for x in (depth, mask)] for s in (_DEPTH_BLUR * _GRID, 0.1 * _GRID))
     mean = depth.sum() / mask.sum()
     trust = np.clip(2 * narrow[1], 0, 1)
@@ -91,11 +91,10 @@ def fade(nmfc: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
 
     nmfc: uint8 [H, H, 3]. landmarks: [70, 2] in pixels.
     """
-    seen = nmfc.any(-1)
-    away = cv2.distanceTransform((_shrunk(seen) < 0.5).astype(np.uint8), cv2.DIST_L2, 5) / _GRID
+    away = cv2.distanceTransform((~_on_grid(nmfc).any(-1)).astype(np.uint8), cv2.DIST_L2, 5) / _GRID
     chin, eyes = landmarks[8], landmarks[EYES].mean(0)
     down = (chin - eyes) / max(float(np.sum((chin - eyes) ** 2)), 1e-6)
-    below = (grid_points(seen.shape[0], _GRID) - chin) @ down
+    below = (grid_points(nmfc.shape[0], _GRID) - chin) @ down
     ramps = [np.clip((last - x) / (last - first), 0, 1) for x, (first, last) in ((away, _STILL), (below, _NECK))]
     product = ramps[0] * ramps[1]
     return (product * product * (3 - 2 * product)).astype(np.float32)
@@ -113,8 +112,10 @@ def grid_points(size: int, count: int) -> np.ndarray:
     return np.stack(np.meshgrid(along, along), -1)
 
 
-def _shrunk(image: np.ndarray) -> np.ndarray:
-    return cv2.resize(image.astype(np.float32), (_GRID, _GRID), interpolation=cv2.INTER_AREA)
+def _on_grid(nmfc: np.ndarray) -> np.ndarray:
+    """The pixels of [H, H, 3] in the middle of the grid's cells."""
+    along = ((np.arange(_GRID) + 0.5) * (nmfc.shape[0] / _GRID)).astype(int)
+    return nmfc[along[:, None], along]
 
 
 def no_motion(frames: int) -> np.ndarray:
