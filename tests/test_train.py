@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 import torch
 from fake_dataset import make_dataset
@@ -22,7 +23,8 @@ NETWORKS = ("G", "D", "Dm", "D_T0", "D_T1", "D_T2")
 TINY = (
     "--loadSize 32 --ngf 4 --n_downsample_G 2 --n_blocks 2 --ndf 4 --n_layers_D 2 --gpu_ids -1 --no_vgg --niter 2 --niter_decay 1".split()
 )
-TINY += "--batch_size 1 --ema 0.9 --lambda_L1 0 --n_frames_total 6 --niter_step 1 --max_frames_per_gpu 4 --no_tensorboard".split()
+TINY += "--batch_size 1 --ema 0.9 --n_frames_total 6 --niter_step 1 --max_frames_per_gpu 4 --no_tensorboard".split()
+TINY += "--move_heads 0 --lambda_L1 0 --lambda_gradient 0".split()
 
 
 @pytest.fixture(autouse=True)
@@ -120,14 +122,16 @@ def test_a_run_and_its_files(command, capsys):
 
 
 @pytest.mark.parametrize(
-    ("batch", "clips", "epoch", "clip"),
-    [("1", 4, 1, 1), ("2", 4, 2, 2)],  # within an epoch, also with batches across its end
+    ("batch", "clips", "epoch", "clip", "more"),
+    # within an epoch, also with batches across its end, and with what is random in the frames
+    [("1", 4, 1, 1, []), ("2", 4, 2, 2, []), ("2", 4, 2, 2, ["--augment", "--move_heads", "0.5", "--lambda_gradient", "9"])],
 )
-def test_resumed_run_equals_an_uninterrupted_one(command, datasets, tmp_path, monkeypatch, batch, clips, epoch, clip):
-    command("--batch_size", batch)
+def test_resumed_run_equals_an_uninterrupted_one(command, datasets, tmp_path, monkeypatch, batch, clips, epoch, clip, more):
+    monkeypatch.setattr("preprocessing.person.create_person_mask", lambda: lambda image: np.ones(image.shape[:2], np.float32))
+    command("--batch_size", batch, *more)
     whole = state(command.run)
     other = tmp_path / "interrupted"
-    args = [*base(datasets, other), *TINY, "--batch_size", batch]
+    args = [*base(datasets, other), *TINY, "--batch_size", batch, *more]
     with monkeypatch.context() as m:
         stop_after(m, clips)
         assert train.main(args) == 130
@@ -298,6 +302,8 @@ def test_flow_is_not_computed_when_nothing_uses_it(command, datasets, monkeypatc
         (["--flow", "flownet2"], "use --flow dis"),
         (["--loadSize", "30"], "must be a multiple of 4"),
         (["--batch_size", "-1"], "must not be negative"),
+        (["--move_heads", "1.5"], "--move_heads 1.5 must be 0 to 1"),
+        (["--lambda_gradient", "-1"], "must not be negative"),
         (["--ema", "1"], "--ema 1.0 must be at least 0 and below 1"),
         (["--niter", "0", "--niter_decay", "0"], "nothing to train"),
         (["--max_minutes", "-1"], "must be above 0"),
@@ -315,12 +321,22 @@ def test_bad_input(command, options, message, monkeypatch):
     assert not command.run.checkpoints.exists()
 
 
+def test_moving_heads_says_what_it_needs(command, datasets, monkeypatch):
+    monkeypatch.setattr("preprocessing.person.create_person_mask", lambda: None)
+    for kept in datasets.rglob("persons/*.npz"):
+        kept.unlink()
+    with pytest.raises(UserError, match=r"needs MediaPipe .* pip install --no-deps mediapipe.* or train with --move_heads 0"):
+        command("--move_heads", "0.5")
+    assert not command.run.checkpoints.exists()
+
+
 def test_presets_change_defaults_and_options_win():
     default, literal, preview = (parse(["--dataset_name", "D", "--preset", p]) for p in ("default", "literal", "preview"))
     assert parse(["--dataset_name", "D"]) == default
     assert (literal.loadSize, literal.ngf, literal.niter, literal.niter_decay, literal.niter_step) == (256, 64, 40, 20, 5)
     assert (literal.lr, literal.n_frames_total, literal.max_frames_per_gpu, literal.ROI_size) == (2e-4, 12, 4, 72)
-    assert (literal.batch_size, literal.precision, literal.ema, literal.lambda_L1) == (1, "fp32", 0, 0)
+    assert (literal.batch_size, literal.precision, literal.ema, literal.augment) == (1, "fp32", 0, True)
+    assert (literal.lambda_L1, literal.lambda_gradient, literal.move_heads) == (0, 0, 0)
     assert (default.loadSize, default.ngf, default.lr) == (literal.loadSize, literal.ngf, literal.lr)
     assert preview.loadSize < default.loadSize and preview.ngf < default.ngf
     chosen = parse(["--dataset_name", "D", "--preset", "preview", "--loadSize", "64", "--prev_output", "--no_eye_gaze"])

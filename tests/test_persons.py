@@ -1,0 +1,75 @@
+"""util/persons.py: masks of the person and the background behind, made once per identity."""
+
+import numpy as np
+import pytest
+from fake_dataset import make_dataset
+
+from util.image_io import read_image, write_image
+from util.persons import MASK_SIDE, ensure_persons, read_persons
+
+SIZE = 64
+WALL = np.linspace(40, 200, SIZE)[None, :, None].repeat(SIZE, 0).repeat(3, 2).astype(np.uint8)
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    """A white square that goes to the right before a wall that gets brighter."""
+    data = make_dataset(tmp_path, "Ann", size=SIZE)
+    for sequence in data.sequences("train", "Ann"):
+        for frame in sequence.frames():
+            picture = WALL.copy()
+            picture[20:50, place(frame) : place(frame) + 16] = 255
+            write_image(sequence.path("images", frame), picture)
+    return data
+
+
+def place(frame):
+    return 4 + 2 * frame
+
+
+def white(image):
+    return (image == 255).all(-1).astype(np.float32)
+
+
+def test_masks_and_background(dataset):
+    assert ensure_persons(dataset, "Ann", lambda: white)
+    persons = read_persons(dataset, "Ann")
+    assert persons.masks.shape == (16, MASK_SIDE, MASK_SIDE)  # both sequences, in order
+    for frame in (0, 9, 15):
+        inside = persons.masks[frame, 44:96, 2 * place(frame) + 2 : 2 * place(frame) + 30]
+        assert (inside == 255).all() and persons.masks[frame].mean() < 1.1 * 255 * 30 * 16 / SIZE**2
+    np.testing.assert_allclose(persons.background.astype(int), WALL, atol=1)
+
+
+def test_what_a_person_always_hides_is_filled_in(dataset):
+    def always(image):
+        mask = np.zeros(image.shape[:2], np.float32)
+        mask[:, 24:40] = 1
+        return mask
+
+    assert ensure_persons(dataset, "Ann", lambda: always)
+    background = read_persons(dataset, "Ann").background
+    assert WALL[5, 20, 0] - 5 < background[5, 32, 0] < WALL[5, 44, 0] + 5  # from the wall's brightness left and right of it
+
+
+def test_it_is_made_once_and_anew_when_frames_change_or_it_is_damaged(dataset):
+    calls = []
+
+    def create():
+        calls.append(1)
+        return white
+
+    for _ in range(2):
+        assert ensure_persons(dataset, "Ann", create)
+    assert len(calls) == 1
+    path = dataset.sequences("train", "Ann")[0].path("images", 3)
+    write_image(path, 255 - read_image(path))
+    assert ensure_persons(dataset, "Ann", create) and len(calls) == 2
+    dataset.persons_path("Ann").write_bytes(b"PK\x03\x04 half a file")
+    assert read_persons(dataset, "Ann") is None
+    assert ensure_persons(dataset, "Ann", create) and len(calls) == 3
+
+
+def test_without_a_segmenter_there_is_nothing(dataset):
+    assert not ensure_persons(dataset, "Ann", lambda: None)
+    assert not dataset.persons_path("Ann").exists()
