@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
+import cv2
 import numpy as np
 
 from data.video_dataset import ClipIndex, VideoDataset
@@ -62,10 +63,11 @@ def load_clips(
 
 
 def _single_threaded() -> None:
-    """Keep PyTorch from splitting this thread's small operations over threads of its own: they take the cores from the networks."""
+    """Keep PyTorch and OpenCV from splitting small operations over threads of their own: they take the cores from the networks."""
     import torch
 
     torch.set_num_threads(1)  # of the calling thread (OpenMP)
+    cv2.setNumThreads(1)  # of the whole process
 
 
 def _stack(items: list[Any], pin_memory: bool) -> Any:
