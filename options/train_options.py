@@ -32,7 +32,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "max_minutes": 6.0,
         "ema": 0.99,
         "loadSize": 128,
-        "augment": False,  # self-reenactment needs no foreign motion, and minutes are short
+        "augment": False,
+        "move_heads": 0.5,
         "ngf": 16,
         "n_blocks": 6,
         "prev_output": False,

@@ -15,7 +15,7 @@ from models.networks import build_generator
 from util.image_io import read_image
 from util.layout import Dataset, Run, read_table, write_camera, write_table
 
-TINY = "--preset preview --loadSize 64 --ngf 4 --n_blocks 1 --ndf 4 --max_minutes 0.05 --no_tensorboard --gpu_ids -1"
+TINY = "--preset preview --loadSize 64 --ngf 4 --n_blocks 1 --ndf 4 --max_minutes 0.05 --move_heads 0 --no_tensorboard --gpu_ids -1"
 
 
 @pytest.fixture(scope="module")
