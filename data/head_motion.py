@@ -5,7 +5,7 @@ NMFC image tells). In the frame the motion fades out along the neck and the hair
 is laid over the background, which stays as well. Real heads move like that, and held-out or foreign poses are mostly such near
 neighbours of what was filmed.
 
-Fields say how far points move, in pixels of the frame, on a coarse grid: the loader makes them (`draw_motion`), one small array a frame.
+Fields say how far points move, in pixels of the frame, on a coarse grid: small arrays that the loader makes (`head_fields`, `fade`).
 What is as large as a frame is moved on the device that trains (`move_heads`).
 """
 
@@ -150,7 +150,8 @@ def move_heads(batch: dict[str, Any]) -> dict[str, Any]:
     image = _lay_over(batch["image"].flatten(0, 1), backwards.flatten(0, 1), masks, motion["background"].repeat_interleave(count, 0))
     rest["image"] = keep(image.unflatten(0, (b, count)), batch["image"])
     nmfc = batch["nmfc"].flatten(0, 1).movedim(-1, 1).float()
-    nmfc = _warp(nmfc, _inverse(heads.flatten(0, 1), size), size, "nearest", "zeros").movedim(1, -1)
+    source = _sources(_inverse(heads.flatten(0, 1), size), size, size)
+    nmfc = _sample(nmfc, source, size, "nearest", "zeros").movedim(1, -1)
     rest["nmfc"] = keep(nmfc.unflatten(0, (b, count + 2)), batch["nmfc"])
     if "flows" in batch:
         masks = masks.unflatten(0, (b, count))
@@ -171,9 +172,10 @@ def _lay_over(image: torch.Tensor, backwards: torch.Tensor, mask: torch.Tensor, 
     reach = round(_FRINGE * size)
     hidden = _blurred(F.max_pool2d(mask, 2 * reach + 1, stride=1, padding=reach), _EDGE * size)
     behind = image + hidden * (background - image)  # the frame's own background where it shows
-    person = _warp(image, backwards, size, "bicubic", "border")
+    source = _sources(backwards, size, size)
+    person = _sample(image, source, size, "bicubic")
     # whole where the person is likely, so that the background does not shine through
-    cover = (2 * _warp(_blurred(mask, _EDGE * size), backwards, size, "bilinear", "border")).clamp(0, 1)
+    cover = (2 * _sample(_blurred(mask, _EDGE * size), source, size)).clamp(0, 1)
     return (behind + cover * (person - behind) + 0.5).clamp(0, 255).byte().movedim(1, -1)
 
 
@@ -183,12 +185,10 @@ def _move_flow(flow: torch.Tensor, forwards: torch.Tensor, backwards: torch.Tens
     flow: [B, n, 2, h, w]. forwards: of the sources. backwards, masks [B, n, 1, any, any]: of the targets.
     """
     import torch
-    import torch.nn.functional as F
 
     shape = flow.shape
     flow, forwards, backwards, masks = (x.flatten(0, 1).float() for x in (flow, forwards, backwards, masks))
-    grid = _grid(flow, size)
-    before = grid + F.interpolate(backwards, size=flow.shape[-2:], mode="bilinear", align_corners=False)
+    grid, before = _grid(flow, size), _sources(backwards, flow.shape[-1], size)
     matched = before + _sample(flow, before, size)
     after = matched + _sample(forwards, matched, size)
     return torch.where(_sample(masks, before, size) > 0.5, after - grid, flow).view(shape)
@@ -206,12 +206,12 @@ def _inverse(forwards: torch.Tensor, size: int) -> torch.Tensor:
     return backwards
 
 
-def _warp(image: torch.Tensor, backwards: torch.Tensor, size: int, mode: str, padding: str) -> torch.Tensor:
-    """Images [N, C, H, H] seen through a field [N, 2, G, G] that says where each pixel comes from."""
+def _sources(backwards: torch.Tensor, count: int, size: int) -> torch.Tensor:
+    """Where the pixels of count x count come from, by a field [N, 2, G, G]: points [N, 2, count, count] in pixels of the frame."""
     import torch.nn.functional as F
 
-    source = _grid(image, size) + F.interpolate(backwards, size=image.shape[-2:], mode="bilinear", align_corners=False)
-    return _sample(image, source, size, mode, padding)
+    away = F.interpolate(backwards, size=(count, count), mode="bilinear", align_corners=False)
+    return _grid(away, size) + away
 
 
 def _sample(x: torch.Tensor, points: torch.Tensor, size: int, mode: str = "bilinear", padding: str = "border") -> torch.Tensor:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import struct
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -18,6 +17,7 @@ import numpy as np
 from data.head_motion import fade, head_fields, move_points, no_motion, random_head_motion
 from data.transforms import jitter_landmarks, jitter_nmfc, random_jitter, resize_image, resize_nmfc
 from util import layout
+from util.ahead import map_ahead
 from util.cli import UserError
 from util.eye_gaze import draw_eye_gaze
 from util.image_io import read_image
@@ -320,18 +320,7 @@ class DrivingSequence:
         return [self.sequence.path(kind, number) for kind in self.kinds if kind for number in self.numbers]
 
     def __iter__(self) -> Iterator[DrivingFrame]:
-        with ThreadPoolExecutor(_READERS) as pool:
-            ahead: deque = deque()
-            try:
-                for number in self.numbers:
-                    ahead.append(pool.submit(self._read, number))
-                    if len(ahead) > 2 * _READERS:
-                        yield ahead.popleft().result()
-                while ahead:
-                    yield ahead.popleft().result()
-            finally:
-                for future in ahead:
-                    future.cancel()
+        return map_ahead(self._read, self.numbers, threads=_READERS, depth=2 * _READERS)
 
     def _read(self, number: int) -> DrivingFrame:
         images, nmfcs, points = self.kinds

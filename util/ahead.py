@@ -14,13 +14,18 @@ Result = TypeVar("Result")
 def map_ahead(function: Callable[[Item], Result], items: Iterable[Item], *, threads: int = 2, depth: int = 4) -> Iterator[Result]:
     """Like map, with up to `depth` calls waiting for who takes the results; these come in order, and so do exceptions.
 
-    Memory stays bounded however long `items` is: it is read no further than `depth` ahead.
+    Memory stays bounded however long `items` is: it is read no further than `depth` ahead. After an exception, or when the caller wants
+    no more, calls that have not begun are dropped.
     """
     with ThreadPoolExecutor(threads) as pool:
         waiting: deque[Future[Result]] = deque()
-        for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) > depth:
+        try:
+            for item in items:
+                waiting.append(pool.submit(function, item))
+                if len(waiting) > depth:
+                    yield waiting.popleft().result()
+            while waiting:
                 yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()

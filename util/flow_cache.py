@@ -8,9 +8,6 @@ warps frame i onto frame i + s: frame[i + s](p) ~ frame[i](p + flow(p)).
 
 from __future__ import annotations
 
-import hashlib
-import io
-import zipfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from collections.abc import Sequence as Seq
@@ -21,10 +18,12 @@ import cv2
 import numpy as np
 
 from util.cli import progress
-from util.image_io import read_image, write_bytes
+from util.image_io import read_image
+from util.keyed_file import frames_key, is_keyed, read_keyed, write_keyed
 from util.layout import Sequence
 
 STEPS = (1, 3, 9)
+_ARRAYS = {s: f"flow_{s}" for s in STEPS}  # names in the file
 VERSION = 1  # raise it when flows must be made anew
 GRAIN = 32  # flow is kept to 1/32 pixel: far finer than it is right, and the file gets a quarter of the size
 _WRITERS = 2  # threads that read frames and compress flow while the next is computed
@@ -36,29 +35,13 @@ Estimate = Callable[[Iterable[tuple[np.ndarray, np.ndarray]]], Iterator[np.ndarr
 
 def flow_key(sequence: Sequence, method: str, size: int, made_from: str = "") -> str:
     """What a sequence's flow is made from, as a digest: method, its checkpoint (`made_from`), size, and the bytes of all frames."""
-    digest = hashlib.blake2b(f"{VERSION} {method} {size} {STEPS}{made_from}".encode(), digest_size=16)
-    for frame in sequence.frames():
-        digest.update(hashlib.blake2b(sequence.path("images", frame).read_bytes(), digest_size=16).digest())
-    return digest.hexdigest()
+    return frames_key(f"{VERSION} {method} {size} {STEPS}{made_from}", [sequence])
 
 
 def read_flows(sequence: Sequence, method: str, size: int, key: str | None = None) -> dict[int, np.ndarray] | None:
     """The cached flow of a sequence by step, or None when there is none, it is damaged, or not made from `key` (None: any key)."""
-    try:
-        with np.load(sequence.flow_path(method, size), allow_pickle=False) as file:
-            if key is not None and str(file["key"]) != key:
-                return None
-            return {s: file[f"flow_{s}"] for s in STEPS}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        return None
-
-
-def _is_cached(sequence: Sequence, method: str, size: int, key: str) -> bool:
-    try:
-        with np.load(sequence.flow_path(method, size), allow_pickle=False) as file:
-            return str(file["key"]) == key and all(f"flow_{s}" in file.files for s in STEPS)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        return False
+    found = read_keyed(sequence.flow_path(method, size), _ARRAYS.values(), key)
+    return None if found is None else {s: found[name] for s, name in _ARRAYS.items()}
 
 
 def compute_flows(frames: Seq[np.ndarray], estimate: Estimate, done: Callable[[], object] = lambda: None) -> dict[int, np.ndarray]:
@@ -81,7 +64,7 @@ def ensure_flows(sequences: Seq[Sequence], method: str, size: int, make_estimate
     make_estimate: builds the method; called only when something is to be computed. made_from: digest of the method's checkpoint.
     Returns: the number of sequences computed now.
     """
-    missing = [s for s in sequences if not _is_cached(s, method, size, flow_key(s, method, size, made_from))]
+    missing = [s for s in sequences if not is_keyed(s.flow_path(method, size), _ARRAYS.values(), flow_key(s, method, size, made_from))]
     if not missing:
         return 0
     estimate = make_estimate()
@@ -92,18 +75,13 @@ def ensure_flows(sequences: Seq[Sequence], method: str, size: int, make_estimate
             key = flow_key(sequence, method, size, made_from)  # before reading, so a change in between is noticed next time
             frames = list(pool.map(lambda f, s=sequence: load_frame(s.path("images", f), size), sequence.frames()))
             flows = compute_flows(frames, estimate, bar.update)
-            writing.append(pool.submit(_write_flows, sequence.flow_path(method, size), key, flows))
+            arrays = {name: flows[s] for s, name in _ARRAYS.items()}
+            writing.append(pool.submit(write_keyed, sequence.flow_path(method, size), key, **arrays))
             while len(writing) > _WRITERS:
                 writing.popleft().result()
         for written in writing:
             written.result()
     return len(missing)
-
-
-def _write_flows(path: Path, key: str, flows: dict[int, np.ndarray]) -> None:
-    file = io.BytesIO()
-    np.savez_compressed(file, key=np.array(key), **{f"flow_{s}": flow for s, flow in flows.items()})
-    write_bytes(path, file.getbuffer())
 
 
 def load_frame(path: Path, size: int) -> np.ndarray:

@@ -7,9 +7,6 @@ was, at the frames' size.
 
 from __future__ import annotations
 
-import hashlib
-import io
-import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -17,7 +14,8 @@ import cv2
 import numpy as np
 
 from util.ahead import map_ahead
-from util.image_io import read_image, write_bytes
+from util.image_io import read_image
+from util.keyed_file import frames_key, read_keyed, write_keyed
 from util.layout import Dataset
 
 VERSION = 1  # raise it when the files must be made anew
@@ -36,18 +34,13 @@ class Persons:
 
 def read_persons(dataset: Dataset, name: str, key: str | None = None) -> Persons | None:
     """What is kept of an identity; None when there is nothing, it is damaged, or not made from `key` (None: any key)."""
-    try:
-        with np.load(dataset.persons_path(name), allow_pickle=False) as file:
-            if key is not None and str(file["key"]) != key:
-                return None
-            return Persons(file["masks"], file["background"])
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        return None
+    found = read_keyed(dataset.persons_path(name), ("masks", "background"), key)
+    return None if found is None else Persons(**found)
 
 
 def ensure_persons(dataset: Dataset, name: str, create_mask: Callable[[], PersonMask | None]) -> bool:
     """Make and keep an identity's file, unless it is there. Returns whether it is there now; False when create_mask gives None."""
-    key = _key(dataset, name)
+    key = frames_key(f"{VERSION} {MASK_SIDE} {_CLEAR}", dataset.sequences("train", name))
     if read_persons(dataset, name, key) is not None:
         return True
     mask = create_mask()
@@ -63,18 +56,8 @@ def ensure_persons(dataset: Dataset, name: str, create_mask: Callable[[], Person
     never = (weight[..., 0] == 0).astype(np.uint8)
     background = (seen / np.maximum(weight, 1)).round().astype(np.uint8)
     background = cv2.inpaint(background, never, 3, cv2.INPAINT_TELEA) if not never.all() else background
-    file = io.BytesIO()
-    np.savez_compressed(file, key=np.array(key), masks=np.stack(masks), background=background)
-    write_bytes(dataset.persons_path(name), file.getbuffer())
+    write_keyed(dataset.persons_path(name), key, masks=np.stack(masks), background=background)
     return True
-
-
-def _key(dataset: Dataset, name: str) -> str:
-    digest = hashlib.blake2b(f"{VERSION} {MASK_SIDE} {_CLEAR}".encode(), digest_size=16)
-    for sequence in dataset.sequences("train", name):
-        for frame in sequence.frames():
-            digest.update(hashlib.blake2b(sequence.path("images", frame).read_bytes(), digest_size=16).digest())
-    return digest.hexdigest()
 
 
 def _frames(dataset: Dataset, name: str) -> Iterator[np.ndarray]:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 
 import numba
 import numpy as np
 
 from preprocessing.render.common import SUBPIXEL_BITS, Renderer
+from util.ahead import map_ahead
 
 STEPS = 1 << SUBPIXEL_BITS
 HALF = STEPS // 2
@@ -115,15 +114,4 @@ class CpuRenderer(Renderer):
     def draw_many(self, frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         threads = min(cores, 8)  # more would wait for the reader of the frames
-        pending: deque = deque()
-        with ThreadPoolExecutor(threads) as pool:
-            try:
-                for vertices in frames:
-                    pending.append(pool.submit(self.draw, vertices))
-                    if len(pending) > 2 * threads:
-                        yield pending.popleft().result()
-                while pending:
-                    yield pending.popleft().result()
-            finally:  # an error, or the caller wants no more
-                for future in pending:
-                    future.cancel()
+        return map_ahead(self.draw, frames, threads=threads, depth=2 * threads)
