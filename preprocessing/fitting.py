@@ -56,6 +56,20 @@ LIPS = (61, 146, 91, 181, 84, 17, 314, 405, 321, 375, 291, 185, 40, 39, 37, 0, 2
 LIPS += (78, 95, 88, 178, 87, 14, 317, 402, 318, 324, 308, 191, 80, 81, 82, 13, 312, 311, 310, 415)
 BROWS = (46, 53, 52, 65, 55, 70, 63, 105, 66, 107, 276, 283, 282, 295, 285, 300, 293, 334, 296, 336)
 NOSE = (168, 6, 197, 195, 5, 4, 1, 19, 2, 98, 97, 326, 327, 75, 305)
+NOSE_BASE = 2  # what is below moves with the jaw
+# With points of the surface besides them (preprocessing.photometric): the weight of each, and what landmarks of the same part of the head
+# keep (all above the base of the nose but lids and irises).
+SURFACE_WEIGHT, LANDMARK_SHARE = 3.0, 0.1
+N_DENSE = 478
+
+
+@dataclass(frozen=True)
+class SurfacePoints:
+    """Points of a model's surface, the middles of triangles, that were found in frames besides the landmarks."""
+
+    triangles: np.ndarray  # int [P, 3], vertices
+    places: np.ndarray  # [N, P, 2], pixels
+    offsets: np.ndarray  # [P, 3], model units: where the person has them, less where the model has
 
 
 def dense_weights() -> np.ndarray:
@@ -63,6 +77,18 @@ def dense_weights() -> np.ndarray:
     weights = np.full(478, 0.5)
     for points, weight in ((OVAL, 0.15), (LIDS, 3.0), (LIPS, 3.0), (BROWS, 1.5), (NOSE, 1.5), (range(468, 478), 2.0)):
         weights[list(points)] = weight
+    return weights
+
+
+def _point_weights(points: np.ndarray, model: MorphableModel) -> np.ndarray:
+    """Weights of dense points, and of points of the surface, which are numbered on from them."""
+    surface = points >= N_DENSE
+    weights = np.r_[dense_weights(), SURFACE_WEIGHT][np.minimum(points, N_DENSE)]
+    if surface.any():
+        replaced = ~surface & ~np.isin(points, (*LIDS, *range(468, N_DENSE)))
+        height = dict(zip(model.landmark_ids.tolist(), model.landmark_model[0][:, 1]))
+        replaced &= np.array([height[p] for p in points.tolist()]) > height[NOSE_BASE]
+        weights[replaced] *= LANDMARK_SHARE
     return weights
 
 
@@ -93,6 +119,7 @@ def fit_video(
     points: Sequence[int] | np.ndarray | None = None,
     joined: np.ndarray | None = None,
     identity: np.ndarray | None = None,
+    surface: SurfacePoints | None = None,
 ) -> Fit:
     """Fit a model to the landmarks of one person's video.
 
@@ -102,6 +129,7 @@ def fit_video(
         points: which of the 478 dense points the columns are (default: all 478 in order).
         joined: bool [N], whether a frame goes on from the one before (default: all but the first).
         identity: [K_id] of a person already known (default: found from the video).
+        surface: what else was found in the frames; above the base of the nose it outweighs the landmarks, but for lids and irises.
 
     Raises:
         ValueError: when no frame has landmarks, they are no face, or shapes do not fit.
@@ -110,17 +138,24 @@ def fit_video(
     if landmarks.ndim != 3 or landmarks.shape[1] != len(points):
         raise ValueError(f"landmarks of shape {landmarks.shape} for {len(points)} points")
     seen = np.asarray(landmarks[..., :2], np.float64)
+    if surface is not None:
+        model, more = model.with_points(surface.triangles, first_id=N_DENSE)
+        points, seen = np.r_[points, more], np.concatenate([seen, surface.places], 1)
+        offsets = np.concatenate([np.zeros((landmarks.shape[1], 3)), surface.offsets])
+    else:
+        offsets = None
     valid = np.isfinite(seen).all((1, 2))
     if not valid.any():
         raise ValueError("no frame has landmarks")
     joined = np.arange(len(seen)) > 0 if joined is None else np.asarray(joined, bool)
 
-    fitter = VideoFitter(model, points)
+    fitter = VideoFitter(model, points, offsets)
     centre, unit = seen[valid].mean((0, 1)), fitter.image_unit(seen[valid])
     if not unit > 1e-3:
         raise ValueError("the landmarks lie in one place")
     seen = _bridge((seen - centre) / unit, valid)
-    valid &= ~_jumps(seen)
+    alone = ~joined & ~np.r_[joined[1:], False]  # a frame out of its video has no neighbours to jump away from
+    valid &= alone | ~_jumps(seen)
     seen = _bridge(seen, valid)
 
     if identity is None:
@@ -243,8 +278,8 @@ def _descend():
 class VideoFitter:
     """One model on one choice of dense points. Image space here is centred and in iod; arrays are float64."""
 
-    def __init__(self, model: MorphableModel, points: np.ndarray):
-        """points: int [L], dense points, all embedded in the model."""
+    def __init__(self, model: MorphableModel, points: np.ndarray, offsets: np.ndarray | None = None):
+        """points: int [L], dense points, all embedded in the model. offsets: [L, 3], added to the model's mean."""
         column = {int(p): i for i, p in enumerate(model.landmark_ids)}
         chosen = [column[int(p)] for p in points]
         trust = model.landmark_weights[chosen]
@@ -253,7 +288,7 @@ class VideoFitter:
         relations = [r for r in RELATIONS if all(p in place for p in (*r[0], *r[1]))]
         self.rows = np.zeros((len(points) + len(relations), len(points)))  # [R, L]
         self.rows[: len(points)] = np.eye(len(points))
-        weights = list(dense_weights()[points] * trust)
+        weights = list(_point_weights(points, model) * trust)
         for row, (plus, minus, weight) in zip(self.rows[len(points) :], relations):
             for sign, group in ((1, plus), (-1, minus)):
                 row[[place[p] for p in group]] = sign / len(group)
@@ -262,7 +297,7 @@ class VideoFitter:
         self.shifts = self.rows.sum(1)  # [R]: 1 where a row moves with the face, 0 for a relation
 
         mean, identity, expression = (self.rows @ a[..., chosen, :].astype(np.float64) for a in model.landmark_model)
-        self.mean = mean
+        self.mean = mean if offsets is None else mean + self.rows @ offsets
         self.identity = _Basis(identity.reshape(len(identity), -1), _grams(identity, identity, self.weights))
         self.expression = _Basis(expression.reshape(len(expression), -1), _grams(expression, expression, self.weights))
         self.mixed_gram = _grams(identity, expression, self.weights)  # [6, K_id, K_exp]

@@ -11,7 +11,7 @@ in centimetres. `load_face_model` is the only way in:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -90,6 +90,19 @@ class MorphableModel:
         mean, id_basis, exp_basis = self.landmark_model
         person = mean + np.tensordot(np.asarray(identity, np.float32), id_basis, 1)
         return person + np.tensordot(np.asarray(expression, np.float32), exp_basis, 1)
+
+    def with_points(self, triangles: np.ndarray, first_id: int) -> tuple[MorphableModel, np.ndarray]:
+        """The model with the middles of triangles [P, 3] embedded as well, as dense points first_id, first_id + 1, ...; and those ids."""
+        ids = first_id + np.arange(len(triangles), dtype=self.landmark_ids.dtype)
+        middles, trust = np.full((len(ids), 3), 1 / 3, np.float32), np.ones(len(ids), np.float32)
+        more = replace(
+            self,
+            landmark_ids=np.concatenate([self.landmark_ids, ids]),
+            landmark_triangles=np.concatenate([self.landmark_triangles, triangles]).astype(np.int32),
+            landmark_barycentric=np.concatenate([self.landmark_barycentric, middles]),
+            landmark_weights=np.concatenate([self.landmark_weights, trust]),
+        )
+        return more, ids
 
     def nmfc_colours(self) -> np.ndarray:
         """Normalised mean face coordinates of every triangle: uint8 [F, 3].

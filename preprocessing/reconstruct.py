@@ -27,6 +27,7 @@ from preprocessing.fitting import Fit, fit_video
 from preprocessing.identities import for_each, identities_with_frames
 from preprocessing.landmarks70 import DENSE_INDICES, from_dense
 from preprocessing.morphable import FACE_MODELS, MorphableModel, load_face_model, model_version, resolve_kind
+from preprocessing.photometric import refine
 from util.ahead import map_ahead
 from util.cli import UserError, progress, run, say, warn
 from util.image_io import read_image, write_image
@@ -34,7 +35,7 @@ from util.landmarks import INNER, interocular_distance
 from util.layout import SPLITS, Dataset, Record, read_table, write_camera, write_table
 from util.layout import Sequence as FrameSequence
 
-VERSION = 1  # of the fit: another one makes it again
+VERSION = 2  # of the fit: another one makes it again
 UPSTREAM = ("detect", "landmarks70")
 POOR_ERROR = 0.06  # of the inter-ocular distance
 BATCH = 32  # frames whose vertices are computed at once
@@ -121,10 +122,13 @@ def process(dataset: Dataset, name: str, kind: str, explicit: bool, renderer: st
         models[kind] = load_face_model(kind)
     model = models[kind]
     say(f"{name}: fitting {kind} to {len(frames)} frames")
+    joined = continues(frames, record)
     try:
-        fit = fit_video(model, landmarks, points, joined=continues(frames, record))
+        fit = fit_video(model, landmarks, points, joined=joined)
     except ValueError as e:
         raise UserError(f"the landmarks of '{name}' cannot be fitted ({e}); run preprocessing/detect_landmarks70.py again") from None
+    images = [s.path("images", number) for s, number in frames]
+    fit = refine(model, fit, landmarks, points, joined, lambda i: read_image(images[i]), desc=f"{name}: skin")
     error = landmark_error(model, fit, landmarks, points)
     say(f"{name}: landmark error {error:.4f} of the inter-ocular distance (51 inner points)")
     if error > POOR_ERROR:

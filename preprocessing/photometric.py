@@ -1,0 +1,256 @@
+"""Refining a fit by what the skin shows.
+
+A landmark detector answers with what faces usually look like: in poses and grimaces that are rare, the pose fitted to its points is
+degrees off, and skin, hairline and ears slide over the mesh. But the person's texture is the same in all frames. It is learnt from the
+video (the mean colour of every triangle, over key frames in which it faces the camera) and drawn at each frame's fit; the optical flow
+from the drawn head to the frame says where points of the upper face and the skull really are (analysis by synthesis, as in Face2Face,
+Thies et al. 2016, with flow in place of pixel differences, which reaches farther). The model is fitted again to those points together
+with the landmarks of lids, irises and all that the jaw moves. Key frames and texture are improved in turns, then all other frames.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+
+from preprocessing.fitting import LIDS, N_DENSE, NOSE_BASE, Fit, SurfacePoints, fit_video
+from preprocessing.morphable import MorphableModel
+from preprocessing.render import create_renderer
+from util.ahead import map_ahead
+from util.cli import progress
+from util.geometry import Cameras, rotation_matrix, rotation_vector
+
+POINTS = 200  # of the surface
+KEYFRAMES = 64
+ROUNDS = 5  # over the key frames
+LEAP = 1.8  # flow between a blurred texture and a frame falls short; steps so much longer arrive in half as many rounds
+FINAL_LEAP = 1.4  # of all frames, once: longer ones tremble
+PRIOR, OFFSET_MAX_CM = 0.1, 5.0  # px/cm, squared, a frame: what holds points to the surface while the head hardly turns; and how far they get
+SIDE = 256  # pixels; larger frames are looked at in this size
+_FRONT = 0.25  # cosine between a triangle's normal and the viewing direction from which on it is drawn
+_SELDOM = 30  # per cent of the triangles: those seldom seen, at the head's edge, where what is behind the head gets into their colours
+_FEATURE_CM = 1.0  # so near to lids and irises the surface changes its looks
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """What a frame shows of the drawn head."""
+
+    places: np.ndarray  # float32 [P, 2] of the surface points, pixels; where the fit has them if they are not seen
+    flow: np.ndarray  # float32 [P, 2] from where the fit has them to there, 0 if they are not seen
+    distance: float  # mean length of the flow over the drawn head, pixels
+
+
+def refine(
+    model: MorphableModel,
+    fit: Fit,
+    landmarks: np.ndarray,
+    points: np.ndarray,
+    joined: np.ndarray,
+    read_frame: Callable[[int], np.ndarray],
+    desc: str = "skin",
+) -> Fit:
+    """A fit of `fit_video`, refined by the frames themselves. The identity stays.
+
+    landmarks, points, joined: as for `fit_video`. read_frame: frame's index -> uint8 [H, W, 3] RGB; called from threads.
+    Returns the fit as it was when the texture does not come nearer to the frames by it.
+    """
+    count = len(fit.cameras)
+    valid = np.flatnonzero(np.isfinite(landmarks[..., :2]).all((1, 2)))
+    keys = valid[np.unique(np.linspace(0, len(valid) - 1, KEYFRAMES).round().astype(int))]
+    frames = [_small(read_frame(i)) for i in keys]
+    factor = frames[0].shape[0] / read_frame(keys[0]).shape[0]
+    before = _scaled(fit, factor)
+    seen = landmarks[..., :2] * factor
+    head = _Head(model, fit.identity, frames[0].shape[:2])
+
+    def fitted(chosen: np.ndarray, places: list[np.ndarray], follow: np.ndarray) -> Fit:
+        return fit_video(model, seen[chosen], points, follow, fit.identity, SurfacePoints(head.triangles, np.stack(places), head.offsets))
+
+    def look(now: Fit, colours: np.ndarray) -> list[_Frame]:
+        return head.look(range(len(keys)), frames.__getitem__, now, colours)
+
+    start = now = replace(before, expression=before.expression[keys], cameras=before.cameras[keys])
+    colours, seen_by = head.learn(frames, start)
+    head.triangles = model.triangles[surface_points(model, seen_by)]
+    head.offsets = np.zeros((len(head.triangles), 3))
+    looks = first = look(now, colours)
+    for _ in range(ROUNDS):
+        now = fitted(keys, [x.places for x in looks], np.zeros(len(keys), bool))
+        colours, _ = head.learn(frames, now)
+        looks = look(now, colours)
+        head.set_back(now.cameras, np.stack([x.flow for x in looks]))
+    first_distance, distance = (np.mean([x.distance for x in y]) for y in (first, looks))
+    if not distance < first_distance:
+        return fit
+    guess = _carried_over(before, keys, start, now)
+    looks = head.look(progress(range(count), desc=desc), lambda i: _small(read_frame(i)), guess, colours, FINAL_LEAP)
+    refined = fitted(np.arange(count), [x.places for x in looks], joined)
+    return _scaled(refined, 1 / factor)
+
+
+class _Head:
+    """A person's head in frames of one size: learns its colours, draws it, and sees where frames show it."""
+
+    def __init__(self, model: MorphableModel, identity: np.ndarray, size: tuple[int, int]):
+        self.model = model
+        self.identity = identity
+        self.size = size
+        self.triangles = model.triangles[:0]  # whose middles are tracked
+        self.offsets = np.zeros((0, 3))  # of these from the model's surface, model units
+
+    def vertices(self, fit: Fit, index: int) -> np.ndarray:
+        return self.model.in_image(self.identity, fit.expression[index : index + 1], fit.cameras[index : index + 1])[0]
+
+    def learn(self, frames: list[np.ndarray], fit: Fit) -> tuple[np.ndarray, np.ndarray]:
+        """Mean colour of every triangle, uint8 [F, 3], grey where no frame shows it; and how much the frames show it, [F].
+
+        A frame counts by how much the triangle faces the camera.
+        """
+        total = np.zeros((len(self.model.triangles), 4))
+        corner = np.array(self.size[::-1])
+
+        def colours(index: int) -> np.ndarray:
+            vertices = self.vertices(fit, index)
+            middle = _middles(vertices, self.model.triangles)
+            weight = np.clip(_facing(vertices, self.model.triangles) - _FRONT, 0, 1)
+            weight *= ((middle > 0) & (middle < corner)).all(1)
+            return np.column_stack([_at(frames[index], middle) * weight[:, None], weight])
+
+        for part in map_ahead(colours, range(len(frames)), threads=_threads(), depth=_threads()):
+            total += part
+        mean = total[:, :3] / np.maximum(total[:, 3:], 1e-6)
+        return np.where(total[:, 3:] > 1e-3, mean, 128).round().astype(np.uint8), total[:, 3]
+
+    def set_back(self, cameras: Cameras, flow: np.ndarray) -> None:
+        """Set the tracked points in front of or behind the model's surface, as hair is, by how they slide over it when the head turns.
+
+        cameras: of N frames. flow: [N, P, 2], left over after a fit. Along the mean viewing direction, as texture sticks to its mean place.
+        """
+        towards = -cameras.rotation[:, 2].mean(0)
+        towards /= np.linalg.norm(towards)
+        slide = cameras.scale[:, None] * (cameras.rotation[:, :2] @ towards)  # [N, 2], pixels a model unit
+        slide -= slide.mean(0)
+        seen = flow.any(-1)
+        pull = np.einsum("npc,nc->p", flow, slide)
+        weight = seen.T.astype(float) @ (slide**2).sum(1) + PRIOR * seen.sum(0)
+        depth = pull / np.maximum(weight, 1e-9)
+        self.offsets = np.clip(depth, -OFFSET_MAX_CM, OFFSET_MAX_CM)[:, None] * towards
+
+    def look(self, indices: Iterable[int], frame_at: Callable[[int], np.ndarray], fit: Fit, colours: np.ndarray, leap: float = LEAP) -> list[_Frame]:
+        """See where frames show the head. indices: of frames, and of the fit."""
+        drawer = create_renderer("cpu", self.model.triangles, colours, self.size)
+
+        def one(index: int) -> _Frame:
+            frame = frame_at(index)
+            vertices = self.vertices(fit, index)
+            ids = drawer.draw_ids(vertices)
+            drawn = ids >= 0
+            drawn[drawn] = _facing(vertices, self.model.triangles[ids[drawn]]) > _FRONT
+            picture = frame.copy()
+            picture[drawn] = colours[ids[drawn]]
+            flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST).calc(*(_grey(x) for x in (picture, frame)), None)
+            places = _middles(vertices, self.triangles)
+            whole = _at(drawn.astype(np.float32)[..., None], places)[:, 0] > 0.9
+            whole &= _facing(vertices, self.triangles) > _FRONT
+            away = _at(flow, places) * whole[:, None]
+            return _Frame(places + leap * away, away, float(np.linalg.norm(flow[drawn], axis=-1).mean()) if drawn.any() else 0.0)
+
+        threads = cv2.getNumThreads()
+        cv2.setNumThreads(1)  # frames are shared out to threads already
+        try:
+            return list(map_ahead(one, indices, threads=_threads(), depth=2 * _threads()))
+        finally:
+            cv2.setNumThreads(threads)
+
+
+def surface_points(model: MorphableModel, seen: np.ndarray) -> np.ndarray:
+    """Triangles whose middles are tracked: int [up to POINTS], spread evenly over what is seen of the head.
+
+    seen: [F], how much the frames show a triangle. Only above the base of the nose, where little but the brows moves; nothing behind the
+    skin or near lids and irises.
+    """
+    middles = model.mean[model.triangles].mean(1)
+    place = {int(p): x for p, x in zip(model.landmark_ids, model.landmark_model[0])}
+    good = seen > np.percentile(seen[seen > 0], _SELDOM)
+    good &= model.depth_bias[model.triangles].max(1) <= 0
+    good &= middles[:, 1] > place[NOSE_BASE][1]
+    features = np.array([place[p] for p in (*LIDS, *range(468, N_DENSE))])
+    candidates = np.flatnonzero(good)
+    near = np.min([np.linalg.norm(middles[candidates] - f, axis=1) for f in features], axis=0)
+    candidates = candidates[near > _FEATURE_CM]
+    # farthest first
+    chosen = [0]
+    away = np.full(len(candidates), np.inf)
+    while len(chosen) < min(POINTS, len(candidates)):
+        away = np.minimum(away, np.linalg.norm(middles[candidates] - middles[candidates[chosen[-1]]], axis=1))
+        chosen.append(int(away.argmax()))
+    return candidates[chosen]
+
+
+def _carried_over(fit: Fit, keys: np.ndarray, start: Fit, end: Fit) -> Fit:
+    """What the key frames' fits changed, interpolated over time for all frames."""
+    turned = rotation_vector(end.cameras.rotation @ np.swapaxes(start.cameras.rotation, 1, 2))
+    changes = np.column_stack(
+        [
+            turned,
+            np.log(end.cameras.scale / start.cameras.scale),
+            end.cameras.translation - start.cameras.translation,
+            end.expression - start.expression,
+        ]
+    )
+    time = np.arange(len(fit.cameras))
+    change = np.column_stack([np.interp(time, keys, x) for x in changes.T])
+    cameras = Cameras(
+        fit.cameras.scale * np.exp(change[:, 3]),
+        rotation_matrix(change[:, :3]) @ fit.cameras.rotation,
+        fit.cameras.translation + change[:, 4:7],
+    )
+    return replace(fit, expression=fit.expression + change[:, 7:], cameras=cameras)
+
+
+def _scaled(fit: Fit, factor: float) -> Fit:
+    """The fit in frames of another size."""
+    c = fit.cameras
+    return replace(fit, cameras=Cameras(c.scale * factor, c.rotation, c.translation * factor))
+
+
+def _small(frame: np.ndarray) -> np.ndarray:
+    height, width = frame.shape[:2]
+    side = max(height, width)
+    return frame if side <= SIDE else cv2.resize(frame, (width * SIDE // side, height * SIDE // side), interpolation=cv2.INTER_AREA)
+
+
+def _grey(frame: np.ndarray) -> np.ndarray:
+    return cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
+
+
+def _facing(vertices: np.ndarray, triangles: np.ndarray) -> np.ndarray:
+    """Cosine between triangles' normals and the direction to the camera: [F]."""
+    a, b, c = (vertices[triangles[:, i]] for i in range(3))
+    (x1, y1, z1), (x2, y2, z2) = (b - a).T, (c - a).T
+    x, y, z = y1 * z2 - z1 * y2, z1 * x2 - x1 * z2, x1 * y2 - y1 * x2
+    return -z / np.maximum(np.sqrt(x * x + y * y + z * z), 1e-9)
+
+
+def _middles(vertices: np.ndarray, triangles: np.ndarray) -> np.ndarray:
+    """Middles of triangles in the image: [F, 2]."""
+    flat = vertices[:, :2].copy()
+    return (flat[triangles[:, 0]] + flat[triangles[:, 1]] + flat[triangles[:, 2]]) / 3
+
+
+def _at(picture: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """A picture [H, W, C] at points [K, 2], bilinear: [K, C]. In rows, as OpenCV takes no more than 32,767 in one."""
+    row = 256
+    padded = np.zeros((-(-max(len(places), 1) // row) * row, 2), np.float32)
+    padded[: len(places)] = places - 0.5
+    found = cv2.remap(picture, padded.reshape(-1, row, 2), None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return found.reshape(len(padded), -1)[: len(places)]
+
+
+def _threads() -> int:
+    return min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
