@@ -20,6 +20,7 @@ PUBLISHED_OPTIONS: dict[str, Any] = {
     "ngf": 64,
     "n_downsample_G": 3,
     "n_blocks": 9,
+    "margin": 0,
     "prev_output": True,
     "eye_gaze": True,
     "ROI_size": 72,

@@ -33,6 +33,7 @@ class ModelOptions:
     ngf: int = 64
     n_downsample_G: int = 3
     n_blocks: int = 9
+    margin: int = 0  # pixels beyond the picture that the generator works on
     prev_output: bool = True  # the generator sees its last two frames
     eye_gaze: bool = True  # the generator sees the eye gaze image
     ndf: int = 64

@@ -16,6 +16,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     # The published networks and losses, trained several times faster and to better pictures (docs/experiments.md).
     "default": {
         "batch_size": 0,
+        "margin": 16,
         "use_eyes_D": True,
         "ema": 0.999,
         "augment": False,
@@ -58,6 +59,7 @@ ARCHITECTURE = (
     "ngf",
     "n_downsample_G",
     "n_blocks",
+    "margin",
     "prev_output",
     "eye_gaze",
     "ndf",
@@ -87,6 +89,7 @@ class TrainOptions(BaseOptions):
     ngf: int
     n_downsample_G: int
     n_blocks: int
+    margin: int
     prev_output: bool
     eye_gaze: bool
     ndf: int
@@ -164,6 +167,7 @@ def build_parser() -> argparse.ArgumentParser:
     _number(networks, "--ngf", 64, "base width of the generator")
     _number(networks, "--n_downsample_G", 3, "halvings in the generator")
     _number(networks, "--n_blocks", 9, "residual blocks on the generator's way")
+    _number(networks, "--margin", 0, "columns beyond the picture that the generator works on as well", "PX")
     add_flag(networks, "prev_output", True, "the generator sees its last two frames")
     add_flag(networks, "eye_gaze", True, "the generator sees the eye gaze image")
     _number(networks, "--ndf", 64, "base width of the discriminators")
@@ -227,7 +231,7 @@ def _check(o: TrainOptions) -> None:
     for name in f"{networks} {schedule}".split():
         if getattr(o, name) < 1:
             raise UserError(f"--{name} {getattr(o, name)} must be at least 1")
-    for name in "batch_size niter niter_decay n_downsample_G lambda_feat lambda_vgg lambda_warp lambda_L1 lambda_gradient seed".split():
+    for name in "batch_size niter niter_decay n_downsample_G lambda_feat lambda_vgg lambda_warp lambda_L1 lambda_gradient margin seed".split():
         if getattr(o, name) < 0:
             raise UserError(f"--{name} {getattr(o, name)} must not be negative")
     if o.niter + o.niter_decay < 1:
@@ -245,6 +249,8 @@ def _check(o: TrainOptions) -> None:
     multiple = 2**o.n_downsample_G
     if o.loadSize % multiple or o.loadSize < 4 * multiple:
         raise UserError(f"--loadSize {o.loadSize} must be a multiple of {multiple} (2 to the n_downsample_G), at least {4 * multiple}")
+    if o.margin % multiple:
+        raise UserError(f"--margin {o.margin} must be a multiple of {multiple} (2 to the n_downsample_G)")
     if o.flownet2_checkpoint is not None and o.flow == "dis":
         raise UserError("--flownet2_checkpoint has no use with --flow dis; leave one of them out")
     if o.vgg_weights is not None and not o.vgg_weights.is_file():

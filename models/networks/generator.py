@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.networks.layers import InstanceNorm2d, ResnetBlock, apply_layers, init_weights
@@ -28,6 +29,8 @@ class Generator(nn.Module):
     input_nc: channels of A; 18 = 3 frames of [NMFC, eye gaze].
     prev_output_nc: channels of P; 6 = 2 frames of RGB.
     no_prev_output: without the encoder of P; P is then ignored.
+    margin: columns that the network works on beyond the pictures' right edge; they are cut off. Instance normalisation makes such networks
+        put one strong spot into a picture, by which they steer a map's statistics (Karras et al. 2020); here is a place for it.
     The residual blocks are shared out: n_blocks - n_blocks // 2 in each encoder, n_blocks // 2 in the decoder.
     """
 
@@ -40,8 +43,10 @@ class Generator(nn.Module):
         n_downsampling: int = 3,
         n_blocks: int = 9,
         no_prev_output: bool = False,
+        margin: int = 0,
     ):
         super().__init__()
+        self.margin = margin
         decoder_blocks = n_blocks // 2
         encoder_blocks = n_blocks - decoder_blocks
         self.multiple = 2**n_downsampling
@@ -73,13 +78,17 @@ class Generator(nn.Module):
         """What the conditioning alone says, for `decode`. It does not need the frames before, so many frames can be encoded at once."""
         if A.shape[-1] % self.multiple or A.shape[-2] % self.multiple:
             raise ValueError(f"image size {tuple(A.shape[-2:])} is no multiple of {self.multiple}")
-        return apply_layers(self.model_down_seg, A)
+        return apply_layers(self.model_down_seg, self._widened(A, 1.0))  # white: no conditioning image has that colour
 
     def decode(self, features: Tensor, P: Tensor | None = None) -> Tensor:
         """The frame from `encode`'s features and the last two frames; shapes as in `forward`."""
         if self.model_down_img is not None:
-            features = features + apply_layers(self.model_down_img, P)
-        return apply_layers((*self.model_res_img, *self.model_up_img, *self.model_final_img), features)
+            features = features + apply_layers(self.model_down_img, self._widened(P, 0.0))
+        wide = apply_layers((*self.model_res_img, *self.model_up_img, *self.model_final_img), features)
+        return wide[..., : wide.shape[-1] - self.margin]
+
+    def _widened(self, x: Tensor, value: float) -> Tensor:
+        return F.pad(x, (0, self.margin), value=value) if self.margin else x
 
 
 def conditioning_channels(eye_gaze: bool) -> int:
@@ -97,4 +106,5 @@ def build_generator(run_options: Mapping[str, Any]) -> Generator:
         n_downsampling=run_options["n_downsample_G"],
         n_blocks=run_options["n_blocks"],
         no_prev_output=not run_options["prev_output"],
+        margin=run_options["margin"],
     )
