@@ -77,13 +77,13 @@ def head_fields(motion: HeadMotion, nmfcs: Sequence[np.ndarray]) -> np.ndarray:
 
 def _smooth_depth(nmfc: np.ndarray) -> np.ndarray:
     """Depth of the face less its mean, [G, G]; beyond the face's edge what is there is carried on."""
-    mask = nmfc.any(-1).astype(np.float32)
-    depth = nmfc[..., 2] * (mask / 255)  # 0 where no face is
-    narrow, wide = ([cv2.GaussianBlur(x, (0, 0), s) for x in (depth, mask)] for s in (_DEPTH_BLUR * _GRID, 0.1 * _GRID))
-    mean = depth.sum() / mask.sum()
-    trust = np.clip(2 * narrow[1], 0, 1)
-    smooth = trust * narrow[0] / np.maximum(narrow[1], 1e-3) + (1 - trust) * (wide[0] + 1e-2 * mean) / (wide[1] + 1e-2)
-    return smooth - mean
+    mask = nmfc.any(-1)
+    # each place beyond the edge gets the depth of the nearest on the face: hair beside the head is as far back as its side
+    _, nearest = cv2.distanceTransformWithLabels((~mask).astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
+    of_label = np.zeros(nearest.max() + 1, np.float32)
+    depth = nmfc[..., 2].astype(np.float32) / 255
+    of_label[nearest[mask]] = depth[mask]
+    return cv2.GaussianBlur(of_label[nearest], (0, 0), _DEPTH_BLUR * _GRID) - depth[mask].mean()
 
 
 def fade(nmfc: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
@@ -131,7 +131,7 @@ def move_heads(batch: dict[str, Any]) -> dict[str, Any]:
 
     batch: `image` uint8 [B, T, H, H, 3], `nmfc` uint8 [B, T + 2, H, H, 3], `flows` {s: [B, T - s, 2, h, w]} (if there are), and `motion`:
     `heads` float32 [B, T + 2, G, G, 2] fields of the conditioning's frames, `fades` float32 [B, T, G, G], `masks` uint8 [B, T, any, any],
-    `background` uint8 [B, H, H, 3]. All on one device. Returns the batch without `motion`, image, nmfc and flows replaced.
+    `background` uint8 [B, H, H, 4] (util.persons). All on one device. Returns the batch without `motion`, image, nmfc and flows replaced.
     """
     import torch
 
@@ -163,17 +163,21 @@ def move_heads(batch: dict[str, Any]) -> dict[str, Any]:
 
 
 def _lay_over(image: torch.Tensor, backwards: torch.Tensor, mask: torch.Tensor, background: torch.Tensor) -> torch.Tensor:
-    """The moved person before the background, uint8 [N, H, H, 3]; mask: [N, 1, any, any] in 0..1."""
+    """The moved person before the background, uint8 [N, H, H, 3]; mask: [N, 1, any, any] in 0..1; background: uint8 [N, H, H, 4].
+
+    Where the background is not known the picture bends with the person: a guess would be learnt for true.
+    """
     import torch.nn.functional as F
 
     size = image.shape[1]
-    image, background = image.movedim(-1, 1).float(), background.movedim(-1, 1).float()
+    image, background, known = (x.movedim(-1, 1).float() for x in (image, background[..., :3], background[..., 3:] / 255))
     mask = F.interpolate(mask, size=(size, size), mode="bilinear", align_corners=False)
     reach = round(_FRINGE * size)
     hidden = _blurred(F.max_pool2d(mask, 2 * reach + 1, stride=1, padding=reach), _EDGE * size)
-    behind = image + hidden * (background - image)  # the frame's own background where it shows
     source = _sources(backwards, size, size)
     person = _sample(image, source, size, "bicubic")
+    filled = person + _blurred(known, _EDGE * size) * (background - person)
+    behind = image + hidden * (filled - image)  # the frame's own background where it shows
     # whole where the person is likely, so that the background does not shine through
     cover = (2 * _sample(_blurred(mask, _EDGE * size), source, size)).clamp(0, 1)
     return (behind + cover * (person - behind) + 0.5).clamp(0, 255).byte().movedim(1, -1)

@@ -30,6 +30,7 @@ ROUNDS = 5  # over the key frames
 LEAP = 1.8  # flow between a blurred texture and a frame falls short; steps so much longer arrive in half as many rounds
 FINAL_LEAP = 1.4  # of all frames, once: longer ones tremble
 PRIOR, OFFSET_MAX_CM = 0.1, 5.0  # px/cm, squared, a frame: what holds points to the surface while the head hardly turns; and how far they get
+GAIN = 0.97  # of the difference between frames and drawn head that may be left; with less gain the texture is no help
 SIDE = 256  # pixels; larger frames are looked at in this size
 _FRONT = 0.25  # cosine between a triangle's normal and the viewing direction from which on it is drawn
 _SELDOM = 30  # per cent of the triangles: those seldom seen, at the head's edge, where what is behind the head gets into their colours
@@ -43,6 +44,7 @@ class _Frame:
     places: np.ndarray  # float32 [P, 2] of the surface points, pixels; where the fit has them if they are not seen
     flow: np.ndarray  # float32 [P, 2] from where the fit has them to there, 0 if they are not seen
     distance: float  # mean length of the flow over the drawn head, pixels
+    error: float  # mean difference of the frame from the drawn head, grey levels
 
 
 def refine(
@@ -84,8 +86,8 @@ def refine(
         colours, _ = head.learn(frames, now)
         looks = look(now, colours)
         head.set_back(now.cameras, np.stack([x.flow for x in looks]))
-    first_distance, distance = (np.mean([x.distance for x in y]) for y in (first, looks))
-    if not distance < first_distance:
+    (distance, error), (distance_then, error_then) = (np.mean([(x.distance, x.error) for x in y], axis=0) for y in (looks, first))
+    if distance > distance_then or error > GAIN * error_then:
         return fit
     guess = _carried_over(before, keys, start, now)
     looks = head.look(progress(range(count), desc=desc), lambda i: _small(read_frame(i)), guess, colours, FINAL_LEAP)
@@ -158,7 +160,8 @@ class _Head:
             whole = _at(drawn.astype(np.float32)[..., None], places)[:, 0] > 0.9
             whole &= _facing(vertices, self.triangles) > _FRONT
             away = _at(flow, places) * whole[:, None]
-            return _Frame(places + leap * away, away, float(np.linalg.norm(flow[drawn], axis=-1).mean()) if drawn.any() else 0.0)
+            distance, error = np.linalg.norm(flow, axis=-1), np.abs(picture.astype(np.float32) - frame)
+            return _Frame(places + leap * away, away, *(float(x[drawn].mean()) if drawn.any() else 0.0 for x in (distance, error)))
 
         threads = cv2.getNumThreads()
         cv2.setNumThreads(1)  # frames are shared out to threads already

@@ -39,7 +39,7 @@ def clip(motion, images, nmfcs, flows=None, mask=None, background=None):
     heads = head_fields(motion, context) if motion else no_motion(len(context))
     fades = np.stack([fade(x, points70()) for x in nmfcs])
     mask = np.full((SIZE, SIZE), 255, np.uint8) if mask is None else mask
-    background = np.zeros((SIZE, SIZE, 3), np.uint8) if background is None else background
+    background = np.zeros((SIZE, SIZE, 4), np.uint8) if background is None else background
     parts = {"heads": heads, "fades": fades, "masks": np.stack([mask] * len(nmfcs)), "background": background}
     batch = {"image": np.stack(images), "nmfc": np.stack(context), "motion": parts}
     if flows:
@@ -99,13 +99,24 @@ def test_the_background_stays_and_closes_behind_the_head():
     """A white person, 80 pixels wide, before noise moves by 6 pixels: noise as filmed far from it, the known background where it was."""
     mask = np.zeros((SIZE, SIZE), np.uint8)
     mask[20:, 40:88] = 255
-    background = np.full((SIZE, SIZE, 3), 100, np.uint8)
+    background = np.dstack([np.full((SIZE, SIZE, 3), 100, np.uint8), np.full((SIZE, SIZE), 255, np.uint8)])
     filmed = np.where(mask[..., None] > 0, 255, noise(0)).astype(np.uint8)
     batch, _ = clip(shift_by(6, 0), [filmed], [face()], mask=mask, background=background)
     picture = move_heads(batch)["image"][0, 0].numpy()
     np.testing.assert_array_equal(picture[:, :25], filmed[:, :25])
     assert (picture[50:60, 48:92] > 250).all()  # the person, further right
     np.testing.assert_allclose(picture[56, 40:42].astype(int), 100, atol=8)  # where the person was
+
+
+def test_an_unknown_background_bends_with_the_person():
+    """A white person before grey, of which nothing is known; what is guessed, black, is not shown."""
+    mask = np.zeros((SIZE, SIZE), np.uint8)
+    mask[20:, 40:88] = 255
+    filmed = np.where(mask[..., None] > 0, 255, np.full((SIZE, SIZE, 3), 100)).astype(np.uint8)
+    batch, _ = clip(shift_by(6, 0), [filmed], [face()], mask=mask, background=np.zeros((SIZE, SIZE, 4), np.uint8))
+    picture = move_heads(batch)["image"][0, 0].numpy()
+    assert (picture[50:60, 48:92] > 250).all() and picture.min() > 70  # a little dark beside bright, as bicubic sampling is
+    np.testing.assert_allclose(picture[56, 40:42].astype(int), 100, atol=8)
 
 
 def test_what_is_near_moves_past_what_is_far():

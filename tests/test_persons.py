@@ -38,7 +38,8 @@ def test_masks_and_background(dataset):
     for frame in (0, 9, 15):
         inside = persons.masks[frame, 44:96, 2 * place(frame) + 2 : 2 * place(frame) + 30]
         assert (inside == 255).all() and persons.masks[frame].mean() < 1.1 * 255 * 30 * 16 / SIZE**2
-    np.testing.assert_allclose(persons.background.astype(int), WALL, atol=1)
+    np.testing.assert_allclose(persons.background[..., :3].astype(int), WALL, atol=1)
+    assert (persons.background[..., 3] == 255).all()  # each place was seen in some frame
 
 
 def test_what_a_person_always_hides_is_filled_in(dataset):
@@ -49,6 +50,7 @@ def test_what_a_person_always_hides_is_filled_in(dataset):
 
     assert ensure_persons(dataset, "Ann", lambda: always)
     background = read_persons(dataset, "Ann").background
+    assert (background[:, 26:38, 3] == 0).all() and (background[:, [10, 50], 3] == 255).all()
     assert WALL[5, 20, 0] - 5 < background[5, 32, 0] < WALL[5, 44, 0] + 5  # from the wall's brightness left and right of it
 
 

@@ -1,8 +1,8 @@
 """Where a video shows the person, and what is behind: made once per identity and kept on disk.
 
 `train/persons/<name>.npz` (util.layout.Dataset.persons_path) holds `key`, what it was made from; `masks`, uint8 [frames, MASK_SIDE,
-MASK_SIDE], 255 where the person is, for all training frames in order; and `background`, uint8 [H, W, 3], what was seen where no person
-was, at the frames' size.
+MASK_SIDE], 255 where the person is, for all training frames in order; and `background`, uint8 [H, W, 4], what was seen where no person
+was, at the frames' size: RGB, and 255 where it was seen at all (elsewhere the colours are a guess).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from util.image_io import read_image
 from util.keyed_file import frames_key, read_keyed, write_keyed
 from util.layout import Dataset
 
-VERSION = 1  # raise it when the files must be made anew
+VERSION = 2  # raise it when the files must be made anew
 MASK_SIDE = 128
 _CLEAR = 0.03  # of the image's side: what is so near to the person does not count as background
 
@@ -29,7 +29,7 @@ PersonMask = Callable[[np.ndarray], np.ndarray]
 @dataclass(frozen=True)
 class Persons:
     masks: np.ndarray  # uint8 [N, MASK_SIDE, MASK_SIDE]
-    background: np.ndarray  # uint8 [H, W, 3]
+    background: np.ndarray  # uint8 [H, W, 4]: RGB, and 255 where it is known
 
 
 def read_persons(dataset: Dataset, name: str, key: str | None = None) -> Persons | None:
@@ -56,6 +56,7 @@ def ensure_persons(dataset: Dataset, name: str, create_mask: Callable[[], Person
     never = (weight[..., 0] == 0).astype(np.uint8)
     background = (seen / np.maximum(weight, 1)).round().astype(np.uint8)
     background = cv2.inpaint(background, never, 3, cv2.INPAINT_TELEA) if not never.all() else background
+    background = np.dstack([background, 255 * (1 - never)])
     write_keyed(dataset.persons_path(name), key, masks=np.stack(masks), background=background)
     return True
 

@@ -1,0 +1,116 @@
+"""preprocessing/photometric.py: what landmarks get wrong, the skin's texture sets right."""
+
+import numpy as np
+import pytest
+
+from preprocessing.fitting import Fit, fit_video
+from preprocessing.morphable import load_face_model
+from preprocessing.photometric import _Head, refine, surface_points
+from preprocessing.render import create_renderer
+from util.geometry import FRONTAL, Cameras, angle_between_deg, rotation_matrix
+
+SIZE, FRAMES = 256, 40
+POINTS = np.arange(478)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return load_face_model("mesh478")
+
+
+@pytest.fixture(scope="module")
+def video(model):
+    """A painted face that turns about in front of a wall: the true fit, and its frames."""
+    time = np.linspace(0, 2 * np.pi, FRAMES)
+    turn = np.stack([0.12 * np.sin(2 * time), 0.2 * np.sin(time), 0.05 * np.cos(time)], 1)
+    shift = np.stack([128 + 8 * np.sin(time), 120 + 5 * np.cos(2 * time), 0 * time], 1)
+    cameras = Cameras(np.full(FRAMES, 9.5), rotation_matrix(turn) @ FRONTAL, shift)
+    expression = np.zeros((FRAMES, len(model.expression_names)))
+    expression[:, model.expression_names.index("jawOpen")] = 0.3 * np.sin(3 * time) ** 2
+    truth = Fit(np.zeros(len(model.identity_basis)), expression, cameras)
+    x, y, z = model.mean[model.triangles].mean(1).T
+    paint = [128 + 60 * np.sin(3 * x) * np.cos(2 * y), 128 + 60 * np.sin(2 * y + z), 128 + 60 * np.cos(2 * x - y)]
+    paint = np.clip(np.stack(paint, 1) + np.random.default_rng(0).normal(0, 25, (len(x), 3)), 0, 255).astype(np.uint8)
+    drawer = create_renderer("cpu", model.triangles, paint, (SIZE, SIZE))
+    wall = np.random.default_rng(1).integers(90, 110, (SIZE, SIZE, 3), dtype=np.uint8)
+    frames = []
+    for vertices in model.in_image(truth.identity, expression, cameras):
+        picture = drawer.draw(vertices)
+        frames.append(np.where(drawer.draw_ids(vertices)[..., None] >= 0, picture, wall))
+    return truth, frames
+
+
+def detected(model, truth):
+    """Landmarks as a detector gives them that takes every head for turned by 3 degrees less, or more, than it is; and their fit."""
+    wrong = np.radians(3) * np.sin(np.linspace(0, 6 * np.pi, FRAMES))
+    cameras = Cameras(
+        truth.cameras.scale, rotation_matrix(np.stack([0 * wrong, wrong, 0 * wrong], 1)) @ truth.cameras.rotation, truth.cameras.translation
+    )
+    seen = cameras.project(model.landmarks(truth.identity, truth.expression))[..., :2]
+    joined = np.arange(FRAMES) > 0
+    return seen, joined, fit_video(model, seen, POINTS, joined, truth.identity)
+
+
+def test_a_wrong_pose_is_set_right(model, video):
+    truth, frames = video
+    seen, joined, fit = detected(model, truth)
+    refined = refine(model, fit, seen, POINTS, joined, frames.__getitem__)
+    before, after = (angle_between_deg(f.cameras.rotation, truth.cameras.rotation) for f in (fit, refined))
+    assert before.mean() > 1.5 and after.mean() < before.mean() * 2 / 3
+    np.testing.assert_array_equal(refined.identity, fit.identity)
+    # vertices of the upper face, in pixels
+    upper = model.mean[:, 1] > model.landmark_model[0][2, 1]
+    places = [model.in_image(f.identity, f.expression, f.cameras)[:, upper, :2] for f in (truth, fit, refined)]
+    errors = [np.linalg.norm(x - places[0], axis=-1).mean() for x in places[1:]]
+    assert errors[1] < errors[0] * 2 / 3
+
+
+def test_larger_frames_are_looked_at_smaller(model, video):
+    import cv2
+
+    truth, frames = video
+    seen, joined, fit = detected(model, truth)
+    c = fit.cameras
+    twice = Fit(fit.identity, fit.expression, Cameras(2 * c.scale, c.rotation, 2 * c.translation))
+    large = [cv2.resize(f, (2 * SIZE, 2 * SIZE), interpolation=cv2.INTER_NEAREST) for f in frames]
+    refined = refine(model, twice, 2 * seen, POINTS, joined, large.__getitem__)
+    assert angle_between_deg(refined.cameras.rotation, truth.cameras.rotation).mean() < 1.2
+    np.testing.assert_allclose(refined.cameras.scale, 2 * truth.cameras.scale, rtol=0.03)
+
+
+def test_frames_that_show_no_steady_texture_change_nothing(model, video):
+    truth, _ = video
+    seen, joined, fit = detected(model, truth)
+    noise = np.random.default_rng(2).integers(0, 255, (FRAMES, SIZE, SIZE, 3), dtype=np.uint8)
+    refined = refine(model, fit, seen, POINTS, joined, noise.__getitem__)
+    assert angle_between_deg(refined.cameras.rotation, fit.cameras.rotation).max() == 0
+
+
+def test_frames_without_a_face_are_borne(model, video):
+    truth, frames = video
+    seen, joined, fit = detected(model, truth)
+    seen = seen.copy()
+    seen[7:9] = np.nan
+    refined = refine(model, fit, seen, POINTS, joined, frames.__getitem__)
+    assert np.isfinite(refined.cameras.rotation).all() and np.isfinite(refined.expression).all()
+
+
+def test_points_are_on_the_upper_face(model):
+    chosen = surface_points(model, np.ones(len(model.triangles)) + np.arange(len(model.triangles)))
+    middles = model.mean[model.triangles[chosen]].mean(1)
+    assert len(set(chosen.tolist())) == len(chosen) > 50
+    assert (middles[:, 1] > model.landmark_model[0][2, 1]).all()
+
+
+def test_what_stands_off_the_surface_is_found_by_how_it_slides(model):
+    head = _Head(model, np.zeros(len(model.identity_basis)), (SIZE, SIZE))
+    head.triangles = model.triangles[:3]
+    turn = np.radians(np.linspace(-12, 12, 30))
+    cameras = Cameras(np.full(30, 10.0), rotation_matrix(np.stack([0 * turn, turn, 0 * turn], 1)) @ FRONTAL, np.zeros((30, 3)))
+    slide = -10 * np.sin(turn)  # pixels a centimetre, of what is nearer to the camera
+    flow = np.zeros((30, 3, 2))
+    flow[:, 0, 0], flow[:, 1, 0] = 2 * slide, -1 * slide
+    flow[:, :, 1] = 1e-9  # seen, and not moved
+    head.set_back(cameras, flow)
+    depth = head.offsets @ [0, 0, 1]
+    assert 1.8 < depth[0] < 2 and -1 < depth[1] < -0.9 and abs(depth[2]) < 0.01
