@@ -5,13 +5,12 @@ NMFC image tells). In the frame the motion fades out along the neck and the hair
 is laid over the background, which stays as well. Real heads move like that, and held-out or foreign poses are mostly such near
 neighbours of what was filmed.
 
-Fields say how far points move, in pixels of the frame, on a coarse grid: small arrays that the loader makes (`head_fields`, `fade`).
+Fields say how far points move, in pixels of the frame, on a coarse grid: small arrays that the loader makes (`head_shapes`, `head_fields`).
 What is as large as a frame is moved on the device that trains (`move_heads`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -55,49 +54,69 @@ def random_head_motion(rng: np.random.Generator) -> HeadMotion:
 # ---- fields, on the processor ----
 
 
-def head_fields(motion: HeadMotion, nmfcs: Sequence[np.ndarray]) -> np.ndarray:
-    """How far every point moves if it moves with the head: float32 [N, G, G, 2], x and y in pixels.
+@dataclass(frozen=True)
+class HeadShapes:
+    """What N frames say about how their heads can move, whatever the motion."""
 
-    nmfcs: uint8 [N, H, H, 3]. Frames without a face stay as they are.
-    """
-    size = nmfcs[0].shape[0]
-    small = [_on_grid(x) for x in nmfcs]
+    depth: np.ndarray  # float32 [N, G, G], 0..1 from the farthest to the nearest vertex of the model's mean, less the face's mean
+    fade: np.ndarray  # float32 [N, G, G], how far what a frame shows follows the head: 1 on the face, 0 on the body
+    centre: np.ndarray  # float32 [N, 2], of the face, in pixels; nan where there is none
+
+    def __getitem__(self, part: slice) -> HeadShapes:
+        return HeadShapes(self.depth[part], self.fade[part], self.centre[part])
+
+
+def head_shapes(nmfcs: np.ndarray, landmarks: np.ndarray) -> HeadShapes:
+    """nmfcs: uint8 [N, H, H, 3]. landmarks: [N, 70, 2] in pixels."""
+    size = nmfcs.shape[1]
+    along = ((np.arange(_GRID) + 0.5) * (size / _GRID)).astype(int)
+    small = nmfcs.take(along, 1).take(along, 2)
+    faces = (small[..., 0] | small[..., 1] | small[..., 2]) > 0
+    shapes = HeadShapes(*(np.zeros((len(small), _GRID, _GRID), np.float32) for _ in range(2)), np.full((len(small), 2), np.nan, np.float32))
     places = grid_points(size, _GRID)
-    centres = [places[x.any(-1)].mean(0) for x in small if x.any()]
-    fields = no_motion(len(small))
-    if not centres:
-        return fields
-    place = places - np.mean(centres, 0)
-    moved = place @ motion.affine[:, :2].T + motion.affine[:, 2] * size - place
-    for field, nmfc in zip(fields, small):
-        if nmfc.any():
-            field[:] = moved + _smooth_depth(nmfc)[..., None] * motion.depth_shift * size
+    for i, (face, nmfc, points) in enumerate(zip(faces, small, landmarks)):
+        if face.any():
+            shapes.depth[i] = _smooth_depth(nmfc[..., 2].astype(np.float32) / 255, face)
+            shapes.fade[i] = _fade(face, points, places)
+            shapes.centre[i] = places[face].mean(0)
+    return shapes
+
+
+def head_fields(motion: HeadMotion, shapes: HeadShapes, size: int) -> np.ndarray:
+    """How far every point of frames of `size` pixels moves if it moves with the head: float32 [N, G, G, 2], x and y in pixels.
+
+    Frames without a face stay as they are.
+    """
+    there = np.isfinite(shapes.centre[:, 0])
+    fields = no_motion(len(there))
+    if there.any():
+        place = grid_points(size, _GRID) - shapes.centre[there].mean(0)
+        moved = place @ motion.affine[:, :2].T + motion.affine[:, 2] * size - place
+        for axis in range(2):
+            fields[there, ..., axis] = moved[..., axis] + shapes.depth[there] * np.float32(motion.depth_shift[axis] * size)
     return fields
 
 
-def _smooth_depth(nmfc: np.ndarray) -> np.ndarray:
-    """Depth of the face less its mean, [G, G]; beyond the face's edge what is there is carried on."""
-    mask = nmfc.any(-1)
-    # each place beyond the edge gets the depth of the nearest on the face: hair beside the head is as far back as its side
-    _, nearest = cv2.distanceTransformWithLabels((~mask).astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
-    of_label = np.zeros(nearest.max() + 1, np.float32)
-    depth = nmfc[..., 2].astype(np.float32) / 255
-    of_label[nearest[mask]] = depth[mask]
-    return cv2.GaussianBlur(of_label[nearest], (0, 0), _DEPTH_BLUR * _GRID) - depth[mask].mean()
+def _smooth_depth(depth: np.ndarray, face: np.ndarray) -> np.ndarray:
+    """Depth of the face less its mean, [G, G]; each place beyond its edge has that of the nearest on it.
 
-
-def fade(nmfc: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
-    """How far what a frame shows follows the head: float32 [G, G], 1 on the face, 0 on the body.
-
-    nmfc: uint8 [H, H, 3]. landmarks: [70, 2] in pixels.
+    So hair beside the head is as far back as the head's side.
     """
-    away = cv2.distanceTransform((~_on_grid(nmfc).any(-1)).astype(np.uint8), cv2.DIST_L2, 5) / _GRID
+    _, nearest = cv2.distanceTransformWithLabels((~face).astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
+    of_label = np.zeros(nearest.max() + 1, np.float32)
+    of_label[nearest[face]] = depth[face]
+    return cv2.GaussianBlur(of_label[nearest], (0, 0), _DEPTH_BLUR * _GRID) - depth[face].mean()
+
+
+def _fade(face: np.ndarray, landmarks: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """As in HeadShapes. face: bool [G, G]; landmarks: [70, 2] in pixels; places: the grid's points."""
+    away = cv2.distanceTransform((~face).astype(np.uint8), cv2.DIST_L2, 5) / _GRID
     chin, eyes = landmarks[8], landmarks[EYES].mean(0)
     down = (chin - eyes) / max(float(np.sum((chin - eyes) ** 2)), 1e-6)
-    below = (grid_points(nmfc.shape[0], _GRID) - chin) @ down
+    below = (places - chin) @ down
     ramps = [np.clip((last - x) / (last - first), 0, 1) for x, (first, last) in ((away, _STILL), (below, _NECK))]
     product = ramps[0] * ramps[1]
-    return (product * product * (3 - 2 * product)).astype(np.float32)
+    return product * product * (3 - 2 * product)
 
 
 def move_points(field: np.ndarray, points: np.ndarray, size: int) -> np.ndarray:
@@ -110,12 +129,6 @@ def grid_points(size: int, count: int) -> np.ndarray:
     """Centres of a grid's cells on a frame, float32 [count, count, 2], x and y in pixels."""
     along = (np.arange(count, dtype=np.float32) + 0.5) * (size / count)
     return np.stack(np.meshgrid(along, along), -1)
-
-
-def _on_grid(nmfc: np.ndarray) -> np.ndarray:
-    """The pixels of [H, H, 3] in the middle of the grid's cells."""
-    along = ((np.arange(_GRID) + 0.5) * (nmfc.shape[0] / _GRID)).astype(int)
-    return nmfc[along[:, None], along]
 
 
 def no_motion(frames: int) -> np.ndarray:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from data.head_motion import fade, head_fields, move_points, no_motion, random_head_motion
+from data.head_motion import HeadShapes, head_fields, head_shapes, move_points, no_motion, random_head_motion
 from data.transforms import jitter_landmarks, jitter_nmfc, random_jitter, resize_image, resize_nmfc
 from util import layout
 from util.ahead import map_ahead
@@ -56,10 +56,11 @@ class _Frames:
     images: np.ndarray  # uint8 [N, H, W, 3]
     nmfcs: np.ndarray  # uint8 [N, H, W, 3]
     landmarks: np.ndarray  # float32 [N, 70, 2] in pixels at load size
+    shapes: HeadShapes | None = None  # when heads are moved and the frames are kept
 
     @property
     def nbytes(self) -> int:
-        return self.images.nbytes + self.nmfcs.nbytes + self.landmarks.nbytes
+        return sum(x.nbytes for x in (self.images, self.nmfcs, self.landmarks, *(vars(self.shapes).values() if self.shapes else ())))
 
 
 class VideoDataset:
@@ -145,8 +146,9 @@ class VideoDataset:
         jitter = random_jitter(rng, self.load_size)
         motion = None
         if self._persons is not None:
-            heads, fades, masks, background = self._move(clip, nmfcs, landmarks, own, rng)
-            landmarks = np.stack([move_points(f, x, self.load_size) for f, x in zip(heads, landmarks)]).astype(np.float32)
+            heads, fades, masks, background = self._move(clip, frames, own, rng)
+            if heads.any():
+                landmarks = np.stack([move_points(f, x, self.load_size) for f, x in zip(heads, landmarks)]).astype(np.float32)
             motion = {"heads": heads[rows], "fades": fades, "masks": masks, "background": background}
         places = landmarks[own]
         if self._augment:
@@ -166,16 +168,16 @@ class VideoDataset:
         return item
 
     def _move(
-        self, clip: ClipIndex, nmfcs: np.ndarray, landmarks: np.ndarray, own: slice, rng: np.random.Generator
+        self, clip: ClipIndex, frames: _Frames, own: slice, rng: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """A motion for the head, or none by chance: fields of all frames; fades and masks of the clip's own; the background."""
         masks, background = self._read_persons(clip.sequence)
         masks = masks[clip.start : clip.start + clip.length].copy()
         if rng.random() >= self._move_heads:
-            heads = no_motion(len(nmfcs))
+            heads = no_motion(len(frames.nmfcs))
             return heads, np.zeros(heads[own].shape[:-1], np.float32), masks, background
-        fades = np.stack([fade(x, points) for x, points in zip(nmfcs[own], landmarks[own])])
-        return head_fields(random_head_motion(rng), nmfcs), fades, masks, background
+        shapes = frames.shapes if frames.shapes is not None else head_shapes(frames.nmfcs, frames.landmarks)
+        return head_fields(random_head_motion(rng), shapes, self.load_size), shapes.fade[own].copy(), masks, background
 
     def _frames(self, sequence: int, first: int, last: int) -> _Frames:
         frames = self._cache.get(sequence)
@@ -183,7 +185,8 @@ class VideoDataset:
             frames = self._load(sequence)
         if frames is None:  # no room to keep it
             return read_frames(self.sequences[sequence], self._numbers[sequence][first:last], self.load_size)
-        return _Frames(frames.images[first:last], frames.nmfcs[first:last], frames.landmarks[first:last])
+        shapes = None if frames.shapes is None else frames.shapes[first:last]
+        return _Frames(frames.images[first:last], frames.nmfcs[first:last], frames.landmarks[first:last], shapes)
 
     def _load(self, sequence: int) -> _Frames | None:
         """Read and keep a whole sequence, if the budget allows."""
@@ -192,7 +195,10 @@ class VideoDataset:
                 need = len(self._numbers[sequence]) * self.load_size**2 * 6
                 if need > self._budget:
                     return None
-                self._cache[sequence] = read_frames(self.sequences[sequence], self._numbers[sequence], self.load_size)
+                frames = read_frames(self.sequences[sequence], self._numbers[sequence], self.load_size)
+                if self._persons is not None:
+                    frames = replace(frames, shapes=head_shapes(frames.nmfcs, frames.landmarks))
+                self._cache[sequence] = frames
                 self._budget -= self._cache[sequence].nbytes
             return self._cache[sequence]
 

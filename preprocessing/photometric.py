@@ -29,7 +29,10 @@ KEYFRAMES = 64
 ROUNDS = 5  # over the key frames
 LEAP = 1.8  # flow between a blurred texture and a frame falls short; steps so much longer arrive in half as many rounds
 FINAL_LEAP = 1.4  # of all frames, once: longer ones tremble
-PRIOR, OFFSET_MAX_CM = 0.1, 5.0  # px/cm, squared, a frame: what holds points to the surface while the head hardly turns; and how far they get
+PRIOR, OFFSET_MAX_CM = (
+    0.1,
+    5.0,
+)  # px/cm, squared, a frame: what holds points to the surface while the head hardly turns; and how far they get
 GAIN = 0.97  # of the difference between frames and drawn head that may be left; with less gain the texture is no help
 SIDE = 256  # pixels; larger frames are looked at in this size
 _FRONT = 0.25  # cosine between a triangle's normal and the viewing direction from which on it is drawn
@@ -143,7 +146,9 @@ class _Head:
         depth = pull / np.maximum(weight, 1e-9)
         self.offsets = np.clip(depth, -OFFSET_MAX_CM, OFFSET_MAX_CM)[:, None] * towards
 
-    def look(self, indices: Iterable[int], frame_at: Callable[[int], np.ndarray], fit: Fit, colours: np.ndarray, leap: float = LEAP) -> list[_Frame]:
+    def look(
+        self, indices: Iterable[int], frame_at: Callable[[int], np.ndarray], fit: Fit, colours: np.ndarray, leap: float = LEAP
+    ) -> list[_Frame]:
         """See where frames show the head. indices: of frames, and of the fit."""
         drawer = create_renderer("cpu", self.model.triangles, colours, self.size)
 

@@ -4,7 +4,17 @@ import numpy as np
 import pytest
 import torch
 
-from data.head_motion import DEPTH_SHIFT, TRANSLATION, HeadMotion, fade, head_fields, move_heads, move_points, no_motion, random_head_motion
+from data.head_motion import (
+    DEPTH_SHIFT,
+    TRANSLATION,
+    HeadMotion,
+    head_fields,
+    head_shapes,
+    move_heads,
+    move_points,
+    no_motion,
+    random_head_motion,
+)
 from util.landmarks import EYES
 
 SIZE = 128
@@ -36,8 +46,9 @@ def points70(chin_y: float = 82, eyes_y: float = 50) -> np.ndarray:
 def clip(motion, images, nmfcs, flows=None, mask=None, background=None):
     """A batch of one clip; the mask says that all is the person, unless another is given."""
     context = [nmfcs[0], nmfcs[0], *nmfcs]
-    heads = head_fields(motion, context) if motion else no_motion(len(context))
-    fades = np.stack([fade(x, points70()) for x in nmfcs])
+    shapes = head_shapes(np.stack(context), np.stack([points70()] * len(context)))
+    heads = head_fields(motion, shapes, SIZE) if motion else no_motion(len(context))
+    fades = shapes.fade[2:]
     mask = np.full((SIZE, SIZE), 255, np.uint8) if mask is None else mask
     background = np.zeros((SIZE, SIZE, 4), np.uint8) if background is None else background
     parts = {"heads": heads, "fades": fades, "masks": np.stack([mask] * len(nmfcs)), "background": background}
@@ -120,7 +131,7 @@ def test_an_unknown_background_bends_with_the_person():
 
 
 def test_what_is_near_moves_past_what_is_far():
-    heads = head_fields(HeadMotion(STAY, np.array([0.05, 0])), [face()])
+    heads = head_fields(HeadMotion(STAY, np.array([0.05, 0])), head_shapes(face()[None], points70()[None]), SIZE)
     places = np.array([[64.0, 56], [41, 56], [87, 56]])
     middle, left, right = move_points(heads[0], places, SIZE) - places
     assert middle[0] > 0.5 and left[0] < 0 and right[0] < 0
