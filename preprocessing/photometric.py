@@ -24,15 +24,13 @@ from util.ahead import map_ahead
 from util.cli import progress
 from util.geometry import Cameras, rotation_matrix, rotation_vector
 
-POINTS = 200  # of the surface
+POINTS, FEWEST = 200, 20  # of the surface
 KEYFRAMES = 64
 ROUNDS = 5  # over the key frames
 LEAP = 1.8  # flow between a blurred texture and a frame falls short; steps so much longer arrive in half as many rounds
 FINAL_LEAP = 1.4  # of all frames, once: longer ones tremble
-PRIOR, OFFSET_MAX_CM = (
-    0.1,
-    5.0,
-)  # px/cm, squared, a frame: what holds points to the surface while the head hardly turns; and how far they get
+PRIOR = 0.1  # (px/cm)^2 a frame: what holds points to the model's surface while the head hardly turns
+OFFSET_MAX_CM = 5.0  # how far they get from it
 GAIN = 0.97  # of the difference between frames and drawn head that may be left; with less gain the texture is no help
 SIDE = 256  # pixels; larger frames are looked at in this size
 _FRONT = 0.25  # cosine between a triangle's normal and the viewing direction from which on it is drawn
@@ -81,7 +79,10 @@ def refine(
 
     start = now = replace(before, expression=before.expression[keys], cameras=before.cameras[keys])
     colours, seen_by = head.learn(frames, start)
-    head.triangles = model.triangles[surface_points(model, seen_by)]
+    chosen = surface_points(model, seen_by)
+    if len(chosen) < FEWEST:
+        return fit
+    head.triangles = model.triangles[chosen]
     head.offsets = np.zeros((len(head.triangles), 3))
     looks = first = look(now, colours)
     for _ in range(ROUNDS):
@@ -184,15 +185,16 @@ def surface_points(model: MorphableModel, seen: np.ndarray) -> np.ndarray:
     """
     middles = model.mean[model.triangles].mean(1)
     place = {int(p): x for p, x in zip(model.landmark_ids, model.landmark_model[0])}
-    good = seen > np.percentile(seen[seen > 0], _SELDOM)
+    good = seen > (np.percentile(seen[seen > 0], _SELDOM) if seen.any() else 0)
     good &= model.depth_bias[model.triangles].max(1) <= 0
     good &= middles[:, 1] > place[NOSE_BASE][1]
-    features = np.array([place[p] for p in (*LIDS, *range(468, N_DENSE))])
+    features = np.array([place[p] for p in (*LIDS, *range(468, N_DENSE)) if p in place])
     candidates = np.flatnonzero(good)
     near = np.min([np.linalg.norm(middles[candidates] - f, axis=1) for f in features], axis=0)
     candidates = candidates[near > _FEATURE_CM]
-    # farthest first
-    chosen = [0]
+    if not len(candidates):
+        return candidates
+    chosen = [0]  # then the farthest from those chosen, again and again
     away = np.full(len(candidates), np.inf)
     while len(chosen) < min(POINTS, len(candidates)):
         away = np.minimum(away, np.linalg.norm(middles[candidates] - middles[candidates[chosen[-1]]], axis=1))

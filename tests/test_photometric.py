@@ -102,6 +102,14 @@ def test_points_are_on_the_upper_face(model):
     assert (middles[:, 1] > model.landmark_model[0][2, 1]).all()
 
 
+def test_a_head_that_is_not_in_the_frames_stays_as_it_is(model, video):
+    truth, frames = video
+    seen, joined, fit = detected(model, truth)
+    c = fit.cameras
+    outside = Fit(fit.identity, fit.expression, Cameras(c.scale, c.rotation, c.translation + [4 * SIZE, 0, 0]))
+    assert refine(model, outside, seen, POINTS, joined, frames.__getitem__) is outside
+
+
 def test_what_stands_off_the_surface_is_found_by_how_it_slides(model):
     head = _Head(model, np.zeros(len(model.identity_basis)), (SIZE, SIZE))
     head.triangles = model.triangles[:3]
