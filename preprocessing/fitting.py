@@ -92,12 +92,14 @@ def _point_weights(points: np.ndarray, model: MorphableModel) -> np.ndarray:
     return weights
 
 
-# Differences of points are fitted besides the points themselves: openings and gaze are what a viewer reads first, and
+# Differences of points are fitted besides the points themselves: openings, brows and gaze are what a viewer reads first, and
 # small enough to drown in the rest. (points that count +, points that count -, weight)
 RELATIONS = [((upper,), (lower,), 12.0) for upper, lower in ((161, 163), (160, 144), (159, 145), (158, 153), (157, 154))]
 RELATIONS += [((upper,), (lower,), 12.0) for upper, lower in ((384, 381), (385, 380), (386, 374), (387, 373), (388, 390))]
 RELATIONS += [((upper,), (lower,), 4.0) for upper, lower in ((80, 88), (81, 178), (82, 87), (13, 14), (312, 317), (311, 402), (310, 318))]
 RELATIONS += [((468,), (33, 133), 8.0), ((473,), (263, 362), 8.0)]
+RELATIONS += [((brow,), (33, 133), 12.0) for brow in (70, 63, 105, 66, 107)]
+RELATIONS += [((brow,), (263, 362), 12.0) for brow in (300, 293, 334, 296, 336)]
 
 
 @dataclass(frozen=True)
