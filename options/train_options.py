@@ -231,9 +231,8 @@ def _check(o: TrainOptions) -> None:
     for name in f"{networks} {schedule}".split():
         if getattr(o, name) < 1:
             raise UserError(f"--{name} {getattr(o, name)} must be at least 1")
-    for (
-        name
-    ) in "batch_size niter niter_decay n_downsample_G lambda_feat lambda_vgg lambda_warp lambda_L1 lambda_gradient margin seed".split():
+    losses = "lambda_feat lambda_vgg lambda_warp lambda_L1 lambda_gradient"
+    for name in f"batch_size niter niter_decay n_downsample_G margin {losses} seed".split():
         if getattr(o, name) < 0:
             raise UserError(f"--{name} {getattr(o, name)} must not be negative")
     if o.niter + o.niter_decay < 1:

@@ -22,6 +22,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from preprocessing.face_mesh import N_POINTS
 from preprocessing.morphable import MorphableModel
 from util.geometry import Cameras, rotation_matrix, rotation_vector
 
@@ -60,7 +61,6 @@ NOSE_BASE = 2  # what is below moves with the jaw
 # With points of the surface besides them (preprocessing.photometric): the weight of each, and what landmarks of the same part of the head
 # keep (all above the base of the nose but lids and irises).
 SURFACE_WEIGHT, LANDMARK_SHARE = 3.0, 0.1
-N_DENSE = 478
 
 
 @dataclass(frozen=True)
@@ -82,10 +82,10 @@ def dense_weights() -> np.ndarray:
 
 def _point_weights(points: np.ndarray, model: MorphableModel) -> np.ndarray:
     """Weights of dense points, and of points of the surface, which are numbered on from them."""
-    surface = points >= N_DENSE
-    weights = np.r_[dense_weights(), SURFACE_WEIGHT][np.minimum(points, N_DENSE)]
+    surface = points >= N_POINTS
+    weights = np.r_[dense_weights(), SURFACE_WEIGHT][np.minimum(points, N_POINTS)]
     if surface.any():
-        replaced = ~surface & ~np.isin(points, (*LIDS, *range(468, N_DENSE)))
+        replaced = ~surface & ~np.isin(points, (*LIDS, *range(468, N_POINTS)))
         height = dict(zip(model.landmark_ids.tolist(), model.landmark_model[0][:, 1]))
         replaced &= np.array([height[p] for p in points.tolist()]) > height[NOSE_BASE]
         weights[replaced] *= LANDMARK_SHARE
@@ -140,12 +140,11 @@ def fit_video(
     if landmarks.ndim != 3 or landmarks.shape[1] != len(points):
         raise ValueError(f"landmarks of shape {landmarks.shape} for {len(points)} points")
     seen = np.asarray(landmarks[..., :2], np.float64)
+    offsets = None
     if surface is not None:
-        model, more = model.with_points(surface.triangles, first_id=N_DENSE)
+        model, more = model.with_points(surface.triangles, first_id=N_POINTS)
         points, seen = np.r_[points, more], np.concatenate([seen, surface.places], 1)
         offsets = np.concatenate([np.zeros((landmarks.shape[1], 3)), surface.offsets])
-    else:
-        offsets = None
     valid = np.isfinite(seen).all((1, 2))
     if not valid.any():
         raise ValueError("no frame has landmarks")

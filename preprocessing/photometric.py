@@ -10,17 +10,17 @@ with the landmarks of lids, irises and all that the jaw moves. Key frames and te
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
 
-from preprocessing.fitting import LIDS, N_DENSE, NOSE_BASE, Fit, SurfacePoints, fit_video
+from preprocessing.face_mesh import N_POINTS
+from preprocessing.fitting import LIDS, NOSE_BASE, Fit, SurfacePoints, fit_video
 from preprocessing.morphable import MorphableModel
 from preprocessing.render import create_renderer
-from util.ahead import map_ahead
+from util.ahead import map_ahead, usable_cores
 from util.cli import progress
 from util.geometry import Cameras, rotation_matrix, rotation_vector
 
@@ -65,8 +65,9 @@ def refine(
     count = len(fit.cameras)
     valid = np.flatnonzero(np.isfinite(landmarks[..., :2]).all((1, 2)))
     keys = valid[np.unique(np.linspace(0, len(valid) - 1, KEYFRAMES).round().astype(int))]
-    frames = [_small(read_frame(i)) for i in keys]
-    factor = frames[0].shape[0] / read_frame(keys[0]).shape[0]
+    filmed = read_frame(keys[0])
+    frames = [_small(filmed), *(_small(read_frame(i)) for i in keys[1:])]
+    factor = frames[0].shape[0] / filmed.shape[0]
     before = _scaled(fit, factor)
     seen = landmarks[..., :2] * factor
     head = _Head(model, fit.identity, frames[0].shape[:2])
@@ -188,7 +189,7 @@ def surface_points(model: MorphableModel, seen: np.ndarray) -> np.ndarray:
     good = seen > (np.percentile(seen[seen > 0], _SELDOM) if seen.any() else 0)
     good &= model.depth_bias[model.triangles].max(1) <= 0
     good &= middles[:, 1] > place[NOSE_BASE][1]
-    features = np.array([place[p] for p in (*LIDS, *range(468, N_DENSE)) if p in place])
+    features = np.array([place[p] for p in (*LIDS, *range(468, N_POINTS)) if p in place])
     candidates = np.flatnonzero(good)
     near = np.min([np.linalg.norm(middles[candidates] - f, axis=1) for f in features], axis=0)
     candidates = candidates[near > _FEATURE_CM]
@@ -263,4 +264,4 @@ def _at(picture: np.ndarray, places: np.ndarray) -> np.ndarray:
 
 
 def _threads() -> int:
-    return min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    return min(8, usable_cores())

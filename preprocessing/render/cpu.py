@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator
 
 import numba
 import numpy as np
 
 from preprocessing.render.common import SUBPIXEL_BITS, Renderer
-from util.ahead import map_ahead
+from util.ahead import map_ahead, usable_cores
 
 STEPS = 1 << SUBPIXEL_BITS
 HALF = STEPS // 2
@@ -112,6 +111,5 @@ class CpuRenderer(Renderer):
         return ids
 
     def draw_many(self, frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        threads = min(cores, 8)  # more would wait for the reader of the frames
+        threads = min(usable_cores(), 8)  # more would wait for the reader of the frames
         return map_ahead(self.draw, frames, threads=threads, depth=2 * threads)
