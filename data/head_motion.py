@@ -27,7 +27,8 @@ SCALE = 0.05  # at most
 ANGLE_DEG = 7.0  # at most
 DEPTH_SHIFT = 0.07  # of the image's side, at most: how far the mesh's nearest vertex moves past its farthest; some 5 degrees
 _STILL = 0.04, 0.30  # of the image's side around the NMFC: the motion is whole up to the first distance, and over at the second
-_NECK = 0.0, 0.6  # the same below the chin, in distances between eyes and chin
+_NECK = 0.6  # in distances between eyes and chin: how long the motion takes to fade out below the chin,
+_THROAT = 0.3, 1.1  # and between which distances beside it that begins ever higher, so that the shoulders stay
 _EDGE = 0.012  # of the image's side: blur of the person's mask
 _FRINGE = 0.03  # of the image's side: so near to the person hair may still be seen, which must not stay behind
 _DEPTH_BLUR = 0.02  # of the image's side: depth jumps behind the nose, and a picture must not tear there
@@ -114,9 +115,14 @@ def _fade(face: np.ndarray, landmarks: np.ndarray, places: np.ndarray) -> np.nda
     chin, eyes = landmarks[8], landmarks[EYES].mean(0)
     down = (chin - eyes) / max(float(np.sum((chin - eyes) ** 2)), 1e-6)
     below = (places - chin) @ down
-    ramps = [np.clip((last - x) / (last - first), 0, 1) for x, (first, last) in ((away, _STILL), (below, _NECK))]
-    product = ramps[0] * ramps[1]
+    beside = np.abs((places - chin) @ (-down[1], down[0]))
+    product = _fall(away, *_STILL) * np.clip(_fall(beside, *_THROAT) - below / _NECK, 0, 1)
     return product * product * (3 - 2 * product)
+
+
+def _fall(x: np.ndarray, first: float, last: float) -> np.ndarray:
+    """From 1 up to the first value evenly down to 0 from the last on."""
+    return np.clip((last - x) / (last - first), 0, 1)
 
 
 def move_points(field: np.ndarray, points: np.ndarray, size: int) -> np.ndarray:

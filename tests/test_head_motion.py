@@ -106,6 +106,16 @@ def test_the_body_stays():
         np.testing.assert_allclose(spot_near(picture, point), point, atol=0.05)
 
 
+def test_the_shoulders_stay_while_the_throat_follows():
+    """On the level of the throat's upper part, points beside it stay; the throat goes with the head by more than half."""
+    points = np.array([[64.0, 88], [16, 96], [112, 96]])
+    batch, _ = clip(shift_by(6, 0), [spots(points)], [face()])
+    picture = move_heads(batch)["image"][0, 0].numpy()
+    assert spot_near(picture, [68, 88], 8)[0] > 64 + 3
+    for point in points[1:]:
+        np.testing.assert_allclose(spot_near(picture, point), point, atol=0.05)
+
+
 def test_the_background_stays_and_closes_behind_the_head():
     """A white person, 80 pixels wide, before noise moves by 6 pixels: noise as filmed far from it, the known background where it was."""
     mask = np.zeros((SIZE, SIZE), np.uint8)
