@@ -534,19 +534,19 @@ class Training:
         if not self.processes.is_first:
             return
         self.log()
-        networks = {label: snapshot(network.state_dict()) for label, network in self.model.networks.items()}
-        if not all(v.isfinite().all() for v in networks["G"].values()):
+        m = self.model
+        if not torch.stack([v.isfinite().all() for v in m.networks["G"].state_dict().values()]).all():
             raise UserError(DIVERGED.format("the generator's weights"))
         state = {
-            "networks": networks,
-            "average": snapshot(self.model.average.state()) if self.model.average is not None else None,
-            "optimizers": {name: snapshot(optimizer.state_dict()) for name, optimizer in self.model.optimizers.items()},
+            "networks": {label: network.state_dict() for label, network in m.networks.items()},
+            "average": m.average.state() if m.average is not None else None,
+            "optimizers": {name: optimizer.state_dict() for name, optimizer in m.optimizers.items()},
             "rng": torch.get_rng_state(),
             "progress": asdict(self.progress),
             "epochs": self.schedule.epochs,
             "finished": self.finished,
         }
-        self.writer.write(state, epoch)
+        self.writer.write(snapshot(state), epoch)
         self.unsaved_clips, self.saved = 0, time.monotonic()
 
 

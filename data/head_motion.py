@@ -27,8 +27,8 @@ SCALE = 0.05  # at most
 ANGLE_DEG = 7.0  # at most
 DEPTH_SHIFT = 0.07  # of the image's side, at most: how far the mesh's nearest vertex moves past its farthest; some 5 degrees
 _STILL = 0.04, 0.30  # of the image's side around the NMFC: the motion is whole up to the first distance, and over at the second
-_NECK = 0.6  # in distances between eyes and chin: how long the motion takes to fade out below the chin,
-_THROAT = 0.3, 1.1  # and between which distances beside it that begins ever higher, so that the shoulders stay
+_NECK = 0.0, 0.6  # the same below the chin, in distances between eyes and chin
+_SHOULDERS = 0.16  # of the image's side: so far from the shoulders the motion is whole again
 _EDGE = 0.012  # of the image's side: blur of the person's mask
 _FRINGE = 0.03  # of the image's side: so near to the person hair may still be seen, which must not stay behind
 _DEPTH_BLUR = 0.02  # of the image's side: depth jumps behind the nose, and a picture must not tear there
@@ -67,18 +67,18 @@ class HeadShapes:
         return HeadShapes(self.depth[part], self.fade[part], self.centre[part])
 
 
-def head_shapes(nmfcs: np.ndarray, landmarks: np.ndarray) -> HeadShapes:
-    """nmfcs: uint8 [N, H, H, 3]. landmarks: [N, 70, 2] in pixels."""
+def head_shapes(nmfcs: np.ndarray, landmarks: np.ndarray, masks: np.ndarray) -> HeadShapes:
+    """nmfcs: uint8 [N, H, H, 3]. landmarks: [N, 70, 2] in pixels. masks: uint8 [N, any, any], 255 where the person is."""
     size = nmfcs.shape[1]
     along = ((np.arange(_GRID) + 0.5) * (size / _GRID)).astype(int)
     small = nmfcs.take(along, 1).take(along, 2)
     faces = (small[..., 0] | small[..., 1] | small[..., 2]) > 0
     shapes = HeadShapes(*(np.zeros((len(small), _GRID, _GRID), np.float32) for _ in range(2)), np.full((len(small), 2), np.nan, np.float32))
     places = grid_points(size, _GRID)
-    for i, (face, nmfc, points) in enumerate(zip(faces, small, landmarks)):
+    for i, (face, nmfc, points, mask) in enumerate(zip(faces, small, landmarks, masks, strict=True)):
         if face.any():
             shapes.depth[i] = _smooth_depth(nmfc[..., 2].astype(np.float32) / 255, face)
-            shapes.fade[i] = _fade(face, points, places)
+            shapes.fade[i] = _fade(face, points, mask, places)
             shapes.centre[i] = places[face].mean(0)
     return shapes
 
@@ -109,20 +109,32 @@ def _smooth_depth(depth: np.ndarray, face: np.ndarray) -> np.ndarray:
     return cv2.GaussianBlur(of_label[nearest], (0, 0), _DEPTH_BLUR * _GRID) - depth[face].mean()
 
 
-def _fade(face: np.ndarray, landmarks: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """As in HeadShapes. face: bool [G, G]; landmarks: [70, 2] in pixels; places: the grid's points."""
+def _fade(face: np.ndarray, landmarks: np.ndarray, mask: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """As in HeadShapes. face: bool [G, G]; landmarks: [70, 2] in pixels; mask: uint8 [any, any]; places: the grid's points."""
     away = cv2.distanceTransform((~face).astype(np.uint8), cv2.DIST_L2, 5) / _GRID
     chin, eyes = landmarks[8], landmarks[EYES].mean(0)
     down = (chin - eyes) / max(float(np.sum((chin - eyes) ** 2)), 1e-6)
     below = (places - chin) @ down
-    beside = np.abs((places - chin) @ (-down[1], down[0]))
-    product = _fall(away, *_STILL) * np.clip(_fall(beside, *_THROAT) - below / _NECK, 0, 1)
-    return product * product * (3 - 2 * product)
+    ramps = [np.clip((last - x) / (last - first), 0, 1) for x, (first, last) in ((away, _STILL), (below, _NECK))]
+    shoulders = _shoulders(mask, (eyes - places[0, 0]) / (places[1, 1] - places[0, 0]))
+    if shoulders.any():
+        ramps.append(np.minimum(cv2.distanceTransform((~shoulders).astype(np.uint8), cv2.DIST_L2, 5) / (_SHOULDERS * _GRID), 1))
+    fade = np.prod(ramps, axis=0)
+    return fade * fade * (3 - 2 * fade)
 
 
-def _fall(x: np.ndarray, first: float, last: float) -> np.ndarray:
-    """From 1 up to the first value evenly down to 0 from the last on."""
-    return np.clip((last - x) / (last - first), 0, 1)
+def _shoulders(mask: np.ndarray, eyes: np.ndarray) -> np.ndarray:
+    """Where a straight line from the eyes reaches the person only across the background, unlike neck and hair: bool [G, G].
+
+    mask: uint8 [any, any]; eyes: point between them, in cells of the grid.
+    """
+    person = cv2.resize(mask, (_GRID, _GRID), interpolation=cv2.INTER_AREA)
+    reach, angles, centre = int(1.5 * _GRID), 4 * _GRID, (float(eyes[0]), float(eyes[1]))
+    rays = cv2.warpPolar(person, (reach, angles), centre, reach, cv2.WARP_POLAR_LINEAR)  # [angles, distance]
+    seen = np.minimum.accumulate(rays, axis=1)
+    seen = cv2.warpPolar(seen, (_GRID, _GRID), centre, reach, cv2.WARP_POLAR_LINEAR | cv2.WARP_INVERSE_MAP)
+    hidden = ((person > 127) & (seen < 128)).astype(np.uint8)
+    return cv2.morphologyEx(hidden, cv2.MORPH_OPEN, np.ones((2, 2), np.uint8)) > 0  # without specks at the outline
 
 
 def move_points(field: np.ndarray, points: np.ndarray, size: int) -> np.ndarray:

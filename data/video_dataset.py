@@ -172,12 +172,13 @@ class VideoDataset:
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """A motion for the head, or none by chance: fields of all frames; fades and masks of the clip's own; the background."""
         masks, background = self._read_persons(clip.sequence)
-        masks = masks[clip.start : clip.start + clip.length].copy()
+        stop = clip.start + clip.length
+        masks = masks[stop - len(frames.nmfcs) : stop]
         if rng.random() >= self._move_heads:
             heads = no_motion(len(frames.nmfcs))
-            return heads, np.zeros(heads[own].shape[:-1], np.float32), masks, background
-        shapes = frames.shapes if frames.shapes is not None else head_shapes(frames.nmfcs, frames.landmarks)
-        return head_fields(random_head_motion(rng), shapes, self.load_size), shapes.fade[own].copy(), masks, background
+            return heads, np.zeros(heads[own].shape[:-1], np.float32), masks[own].copy(), background
+        shapes = frames.shapes if frames.shapes is not None else head_shapes(frames.nmfcs, frames.landmarks, masks)
+        return head_fields(random_head_motion(rng), shapes, self.load_size), shapes.fade[own].copy(), masks[own].copy(), background
 
     def _frames(self, sequence: int, first: int, last: int) -> _Frames:
         frames = self._cache.get(sequence)
@@ -190,14 +191,15 @@ class VideoDataset:
 
     def _load(self, sequence: int) -> _Frames | None:
         """Read and keep a whole sequence, if the budget allows."""
+        masks = None if self._persons is None else self._read_persons(sequence)[0]
         with self._lock:
             if sequence not in self._cache:
                 need = len(self._numbers[sequence]) * self.load_size**2 * 6
                 if need > self._budget:
                     return None
                 frames = read_frames(self.sequences[sequence], self._numbers[sequence], self.load_size)
-                if self._persons is not None:
-                    frames = replace(frames, shapes=head_shapes(frames.nmfcs, frames.landmarks))
+                if masks is not None:
+                    frames = replace(frames, shapes=head_shapes(frames.nmfcs, frames.landmarks, masks))
                 self._cache[sequence] = frames
                 self._budget -= self._cache[sequence].nbytes
             return self._cache[sequence]

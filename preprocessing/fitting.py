@@ -287,18 +287,17 @@ class VideoFitter:
         # Rows of the problem: the points themselves, then those relations whose points are all there.
         place = {int(p): i for i, p in enumerate(points)}
         relations = [r for r in RELATIONS if all(p in place for p in (*r[0], *r[1]))]
-        self.rows = np.zeros((len(points) + len(relations), len(points)))  # [R, L]
-        self.rows[: len(points)] = np.eye(len(points))
+        self.relations = np.zeros((len(relations), len(points)))
         weights = list(_point_weights(points, model) * trust)
-        for row, (plus, minus, weight) in zip(self.rows[len(points) :], relations):
+        for row, (plus, minus, weight) in zip(self.relations, relations):
             for sign, group in ((1, plus), (-1, minus)):
                 row[[place[p] for p in group]] = sign / len(group)
             weights.append(weight * trust[row != 0].min())
         self.weights = np.array(weights) / NOISE**2  # [R]
-        self.shifts = self.rows.sum(1)  # [R]: 1 where a row moves with the face, 0 for a relation
+        self.shifts = np.repeat([1.0, 0.0], [len(points), len(relations)])  # [R]: 1 where a row moves with the face
 
-        mean, identity, expression = (self.rows @ a[..., chosen, :].astype(np.float64) for a in model.landmark_model)
-        self.mean = mean if offsets is None else mean + self.rows @ offsets
+        mean, identity, expression = (self._rows(a[..., chosen, :].astype(np.float64)) for a in model.landmark_model)
+        self.mean = mean if offsets is None else mean + self._rows(offsets)
         self.identity = _Basis(identity.reshape(len(identity), -1), _grams(identity, identity, self.weights))
         self.expression = _Basis(expression.reshape(len(expression), -1), _grams(expression, expression, self.weights))
         self.mixed_gram = _grams(identity, expression, self.weights)  # [6, K_id, K_exp]
@@ -311,11 +310,11 @@ class VideoFitter:
 
     def image_unit(self, landmarks: np.ndarray) -> float:
         """Inter-ocular distance in pixels of the face seen in [N, L, 2]."""
-        return float(np.median(self._affine_cameras(self.rows @ landmarks, self.mean).scale)) * self.iod
+        return float(np.median(self._affine_cameras(self._rows(landmarks), self.mean).scale)) * self.iod
 
     def find_identity(self, landmarks: np.ndarray, rounds: int = 5) -> np.ndarray:
         """Identity [K_id] from frames of any order [N, L, 2]."""
-        seen = self.rows @ landmarks
+        seen = self._rows(landmarks)
         trust, apart = np.ones(len(seen)), np.zeros(len(seen), bool)
         identity = np.zeros(self.identity.count)
         expression = np.zeros((len(seen), self.expression.count))
@@ -329,7 +328,7 @@ class VideoFitter:
         self, landmarks: np.ndarray, identity: np.ndarray, valid: np.ndarray, joined: np.ndarray, rounds: int = 6
     ) -> tuple[np.ndarray, Cameras]:
         """Expressions [N, K_exp] and cameras of a video [N, L, 2] for a known identity."""
-        seen = self.rows @ landmarks
+        seen = self._rows(landmarks)
         trust = np.where(valid, 1.0, 0.05)
         expression = np.zeros((len(seen), self.expression.count))
         cameras = self._affine_cameras(seen, self._shapes(identity, expression[:1])[0])
@@ -338,6 +337,10 @@ class VideoFitter:
         return expression, cameras
 
     # ---- their steps ----
+
+    def _rows(self, points: np.ndarray) -> np.ndarray:
+        """Rows of the problem [..., R, C] for points [..., L, C]."""
+        return np.concatenate([points, self.relations @ points], -2)
 
     def _shapes(self, identity: np.ndarray, expression: np.ndarray) -> np.ndarray:
         """Rows in model space [N, R, 3]."""

@@ -11,6 +11,7 @@ in centimetres. `load_face_model` is the only way in:
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +23,7 @@ from util.geometry import Cameras
 from util.layout import root
 
 FACE_MODELS = ("ict", "mesh478", "lsfm")
+BATCH = 32  # frames whose vertices are computed at once
 
 
 def default_files_dir() -> Path:
@@ -75,6 +77,12 @@ class MorphableModel:
         vertices = cameras.project(self.shape(identity, expression))
         vertices[..., 2] += cameras.scale[:, None].astype(np.float32) * self.depth_bias
         return vertices
+
+    def in_images(self, identity: np.ndarray, expression: np.ndarray, cameras: Cameras) -> Iterator[np.ndarray]:
+        """As `in_image`, frame by frame, float32 [V, 3]; computed some frames at a time, so that memory does not grow with their number."""
+        for start in range(0, len(cameras), BATCH):
+            part = slice(start, start + BATCH)
+            yield from self.in_image(identity, expression[part], cameras[part])
 
     def at_landmarks(self, values: np.ndarray) -> np.ndarray:
         """Interpolate per-vertex values [..., V, 3] at the embedded dense points: [..., L, 3]."""

@@ -10,7 +10,7 @@ with the landmarks of lids, irises and all that the jaw moves. Key frames and te
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import cv2
@@ -73,29 +73,31 @@ def refine(
     head = _Head(model, fit.identity, frames[0].shape[:2])
 
     def fitted(chosen: np.ndarray, places: list[np.ndarray], follow: np.ndarray) -> Fit:
-        return fit_video(model, seen[chosen], points, follow, fit.identity, SurfacePoints(head.triangles, np.stack(places), head.offsets))
+        return fit_video(model, seen[chosen], points, follow, fit.identity, SurfacePoints(head.tracked, np.stack(places), head.offsets))
 
-    def look(now: Fit, colours: np.ndarray) -> list[_Frame]:
-        return head.look(range(len(keys)), frames.__getitem__, now, colours)
-
-    start = now = replace(before, expression=before.expression[keys], cameras=before.cameras[keys])
-    colours, seen_by = head.learn(frames, start)
+    start = replace(before, expression=before.expression[keys], cameras=before.cameras[keys])
+    vertices = list(head.vertices(start))
+    colours, seen_by = head.learn(frames, vertices)
     chosen = surface_points(model, seen_by)
     if len(chosen) < FEWEST:
         return fit
-    head.triangles = model.triangles[chosen]
-    head.offsets = np.zeros((len(head.triangles), 3))
-    looks = first = look(now, colours)
+    head.tracked = model.triangles[chosen]
+    head.offsets = np.zeros((len(head.tracked), 3))
+    shown = head.shown(vertices)
+    head.triangles, colours = model.triangles[shown], colours[shown]
+    looks = first = head.look(frames.__getitem__, vertices, colours)
     for _ in range(ROUNDS):
         now = fitted(keys, [x.places for x in looks], np.zeros(len(keys), bool))
-        colours, _ = head.learn(frames, now)
-        looks = look(now, colours)
+        vertices = list(head.vertices(now))
+        colours, _ = head.learn(frames, vertices)
+        looks = head.look(frames.__getitem__, vertices, colours)
         head.set_back(now.cameras, np.stack([x.flow for x in looks]))
     (distance, error), (distance_then, error_then) = (np.mean([(x.distance, x.error) for x in y], axis=0) for y in (looks, first))
     if distance > distance_then or error > GAIN * error_then:
         return fit
     guess = _carried_over(before, keys, start, now)
-    looks = head.look(progress(range(count), desc=desc), lambda i: _small(read_frame(i)), guess, colours, FINAL_LEAP)
+    vertices = progress(head.vertices(guess), desc=desc, total=count)
+    looks = head.look(lambda i: _small(read_frame(i)), vertices, colours, FINAL_LEAP)
     refined = fitted(np.arange(count), [x.places for x in looks], joined)
     return _scaled(refined, 1 / factor)
 
@@ -107,25 +109,36 @@ class _Head:
         self.model = model
         self.identity = identity
         self.size = size
-        self.triangles = model.triangles[:0]  # whose middles are tracked
+        self.triangles = model.triangles  # that are coloured and drawn
+        self.tracked = model.triangles[:0]  # whose middles are tracked
         self.offsets = np.zeros((0, 3))  # of these from the model's surface, model units
 
-    def vertices(self, fit: Fit, index: int) -> np.ndarray:
-        return self.model.in_image(self.identity, fit.expression[index : index + 1], fit.cameras[index : index + 1])[0]
+    def vertices(self, fit: Fit) -> Iterator[np.ndarray]:
+        """Every frame's vertices in the image: float32 [V, 3]."""
+        return self.model.in_images(self.identity, fit.expression, fit.cameras)
 
-    def learn(self, frames: list[np.ndarray], fit: Fit) -> tuple[np.ndarray, np.ndarray]:
+    def shown(self, vertices: list[np.ndarray]) -> np.ndarray:
+        """Which triangles are seen in any of these frames: bool [F], a third of some models; the others need not be drawn."""
+        drawer = create_renderer("cpu", self.triangles, np.zeros(self.triangles.shape, np.uint8), self.size)
+        shown = np.zeros(len(self.triangles) + 1, bool)
+        for ids in map_ahead(drawer.draw_ids, vertices, threads=_threads(), depth=_threads()):
+            shown[ids] = True  # -1, for none, is the last one
+        return shown[:-1]
+
+    def learn(self, frames: list[np.ndarray], vertices: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """Mean colour of every triangle, uint8 [F, 3], grey where no frame shows it; and how much the frames show it, [F].
 
         A frame counts by how much the triangle faces the camera.
         """
-        total = np.zeros((len(self.model.triangles), 4))
-        corner = np.array(self.size[::-1])
+        total = np.zeros((len(self.triangles), 4))
+        height, width = self.size
 
         def colours(index: int) -> np.ndarray:
-            vertices = self.vertices(fit, index)
-            middle = _middles(vertices, self.model.triangles)
-            weight = np.clip(_facing(vertices, self.model.triangles) - _FRONT, 0, 1)
-            weight *= ((middle > 0) & (middle < corner)).all(1)
+            corners = _corners(vertices[index], self.triangles)
+            middle = _middles(corners)
+            weight = np.clip(_facing(corners) - _FRONT, 0, 1)
+            x, y = middle.T
+            weight *= (x > 0) & (x < width) & (y > 0) & (y < height)
             return np.column_stack([_at(frames[index], middle) * weight[:, None], weight])
 
         for part in map_ahead(colours, range(len(frames)), threads=_threads(), depth=_threads()):
@@ -149,31 +162,31 @@ class _Head:
         self.offsets = np.clip(depth, -OFFSET_MAX_CM, OFFSET_MAX_CM)[:, None] * towards
 
     def look(
-        self, indices: Iterable[int], frame_at: Callable[[int], np.ndarray], fit: Fit, colours: np.ndarray, leap: float = LEAP
+        self, frame_at: Callable[[int], np.ndarray], vertices: Iterable[np.ndarray], colours: np.ndarray, leap: float = LEAP
     ) -> list[_Frame]:
-        """See where frames show the head. indices: of frames, and of the fit."""
-        drawer = create_renderer("cpu", self.model.triangles, colours, self.size)
+        """See where frames show the head. vertices: of frames 0, 1, ..."""
+        drawer = create_renderer("cpu", self.triangles, colours, self.size)
 
-        def one(index: int) -> _Frame:
+        def one(item: tuple[int, np.ndarray]) -> _Frame:
+            index, placed = item
             frame = frame_at(index)
-            vertices = self.vertices(fit, index)
-            ids = drawer.draw_ids(vertices)
-            drawn = ids >= 0
-            drawn[drawn] = _facing(vertices, self.model.triangles[ids[drawn]]) > _FRONT
+            ids = drawer.draw_ids(placed)
+            front = _facing(_corners(placed, self.triangles)) > _FRONT
+            drawn = np.append(front, False)[ids].view(np.uint8)  # -1, for none, is the last one
             picture = frame.copy()
-            picture[drawn] = colours[ids[drawn]]
+            cv2.copyTo(drawer.paint(ids), drawn, picture)
             flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST).calc(*(_grey(x) for x in (picture, frame)), None)
-            places = _middles(vertices, self.triangles)
-            whole = _at(drawn.astype(np.float32)[..., None], places)[:, 0] > 0.9
-            whole &= _facing(vertices, self.triangles) > _FRONT
+            corners = _corners(placed, self.tracked)
+            places = _middles(corners)
+            whole = (_at(drawn.astype(np.float32), places)[:, 0] > 0.9) & (_facing(corners) > _FRONT)
             away = _at(flow, places) * whole[:, None]
-            distance, error = np.linalg.norm(flow, axis=-1), np.abs(picture.astype(np.float32) - frame)
-            return _Frame(places + leap * away, away, *(float(x[drawn].mean()) if drawn.any() else 0.0 for x in (distance, error)))
+            distance, error = cv2.magnitude(*cv2.split(flow)), cv2.absdiff(picture, frame)
+            return _Frame(places + leap * away, away, cv2.mean(distance, drawn)[0], sum(cv2.mean(error, drawn)[:3]) / 3)
 
         threads = cv2.getNumThreads()
         cv2.setNumThreads(1)  # frames are shared out to threads already
         try:
-            return list(map_ahead(one, indices, threads=_threads(), depth=2 * _threads()))
+            return list(map_ahead(one, enumerate(vertices), threads=_threads(), depth=2 * _threads()))
         finally:
             cv2.setNumThreads(threads)
 
@@ -240,22 +253,25 @@ def _grey(frame: np.ndarray) -> np.ndarray:
     return cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
 
 
-def _facing(vertices: np.ndarray, triangles: np.ndarray) -> np.ndarray:
+def _corners(vertices: np.ndarray, triangles: np.ndarray) -> np.ndarray:
+    """Corners of triangles: [3 (axes), 3 (corners), F]. Axis by axis, as numpy is many times quicker so than row by row."""
+    return np.take(np.ascontiguousarray(vertices.T), triangles.T, axis=1)
+
+
+def _facing(corners: np.ndarray) -> np.ndarray:
     """Cosine between triangles' normals and the direction to the camera: [F]."""
-    a, b, c = (vertices[triangles[:, i]] for i in range(3))
-    (x1, y1, z1), (x2, y2, z2) = (b - a).T, (c - a).T
+    (x1, y1, z1), (x2, y2, z2) = (corners[:, i] - corners[:, 0] for i in (1, 2))
     x, y, z = y1 * z2 - z1 * y2, z1 * x2 - x1 * z2, x1 * y2 - y1 * x2
     return -z / np.maximum(np.sqrt(x * x + y * y + z * z), 1e-9)
 
 
-def _middles(vertices: np.ndarray, triangles: np.ndarray) -> np.ndarray:
+def _middles(corners: np.ndarray) -> np.ndarray:
     """Middles of triangles in the image: [F, 2]."""
-    flat = vertices[:, :2].copy()
-    return (flat[triangles[:, 0]] + flat[triangles[:, 1]] + flat[triangles[:, 2]]) / 3
+    return corners[:2].sum(1).T / 3
 
 
 def _at(picture: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """A picture [H, W, C] at points [K, 2], bilinear: [K, C]. In rows, as OpenCV takes no more than 32,767 in one."""
+    """A picture [H, W] or [H, W, C] at points [K, 2], bilinear: [K, C]. In rows, as OpenCV takes no more than 32,767 in one."""
     row = 256
     padded = np.zeros((-(-max(len(places), 1) // row) * row, 2), np.float32)
     padded[: len(places)] = places - 0.5

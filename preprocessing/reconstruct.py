@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,10 +35,9 @@ from util.landmarks import INNER, interocular_distance
 from util.layout import SPLITS, Dataset, Record, read_table, write_camera, write_table
 from util.layout import Sequence as FrameSequence
 
-VERSION = 2  # of the fit: another one makes it again
+VERSION = 3  # of the fit: another one makes it again
 UPSTREAM = ("detect", "landmarks70")
 POOR_ERROR = 0.06  # of the inter-ocular distance
-BATCH = 32  # frames whose vertices are computed at once
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -206,13 +205,6 @@ def landmark_error(model: MorphableModel, fit: Fit, landmarks: np.ndarray, point
     return float((distance / interocular_distance(seen)).mean())
 
 
-def vertices(model: MorphableModel, fit: Fit) -> Iterator[np.ndarray]:
-    """Every frame's vertices in the image: float32 [V, 3]."""
-    for start in range(0, len(fit.cameras), BATCH):
-        part = slice(start, start + BATCH)
-        yield from model.in_image(fit.identity, fit.expression[part], fit.cameras[part])
-
-
 def write_frames(name: str, model: MorphableModel, fit: Fit, frames: list[tuple[FrameSequence, int]], renderer: str) -> None:
     """Write every frame's camera, expression and NMFC image."""
     from preprocessing.render import create_renderer
@@ -227,7 +219,7 @@ def write_frames(name: str, model: MorphableModel, fit: Fit, frames: list[tuple[
         write_table(sequence.path("exp_coeffs", number), fit.expression[i][:, None])
         write_camera(sequence.path("misc", number), fit.cameras.scale[i], fit.cameras.rotation[i], fit.cameras.translation[i])
 
-    pictures = enumerate(drawer.draw_many(vertices(model, fit)))
+    pictures = enumerate(drawer.draw_many(model.in_images(fit.identity, fit.expression, fit.cameras)))
     for _ in progress(map_ahead(write, pictures, depth=16), desc=f"{name}: NMFC images", total=len(frames)):
         pass
 

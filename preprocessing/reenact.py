@@ -17,7 +17,7 @@ import hashlib
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -33,7 +33,7 @@ import numpy as np
 
 from preprocessing.morphable import FACE_MODELS, MorphableModel, load_face_model, model_version, resolve_kind
 from preprocessing.motion import Edit, Motion, check_edits, head_rotation, parse_edits, read_arkit, read_template, save_template, to_angles
-from preprocessing.reconstruct import BATCH, continues
+from preprocessing.reconstruct import continues
 from preprocessing.render import create_renderer
 from preprocessing.retarget import Driven, Person, drive, even_out, read_motion, repeated_frames, steady_motion, target_frames
 from util.ahead import map_ahead
@@ -349,11 +349,6 @@ def write_frames(
         shutil.rmtree(sequence.folder(kind), ignore_errors=True)
     drawer = create_renderer(o.renderer, model.triangles, model.nmfc_colours(), (person.size, person.size))
 
-    def vertices() -> Iterator[np.ndarray]:
-        for start in range(0, len(numbers), BATCH):
-            part = slice(start, start + BATCH)
-            yield from model.in_image(person.identity, driven.expression[part], driven.cameras[part])
-
     def write(drawn: tuple[int, np.ndarray]) -> None:
         i, picture = drawn
         write_image(sequence.path("source_nmfcs", numbers[i]), picture)
@@ -363,7 +358,7 @@ def write_frames(
             own, number = source.frames[i]
             link(own.path("images", number), sequence.path("source_images", numbers[i]))
 
-    pictures = enumerate(drawer.draw_many(vertices()))
+    pictures = enumerate(drawer.draw_many(model.in_images(person.identity, driven.expression, driven.cameras)))
     for _ in progress(map_ahead(write, pictures, depth=16), desc=f"{sequence.id}: NMFC images", total=len(numbers)):
         pass
 

@@ -46,10 +46,10 @@ def points70(chin_y: float = 82, eyes_y: float = 50) -> np.ndarray:
 def clip(motion, images, nmfcs, flows=None, mask=None, background=None):
     """A batch of one clip; the mask says that all is the person, unless another is given."""
     context = [nmfcs[0], nmfcs[0], *nmfcs]
-    shapes = head_shapes(np.stack(context), np.stack([points70()] * len(context)))
+    mask = np.full((SIZE, SIZE), 255, np.uint8) if mask is None else mask
+    shapes = head_shapes(np.stack(context), *(np.stack([x] * len(context)) for x in (points70(), mask)))
     heads = head_fields(motion, shapes, SIZE) if motion else no_motion(len(context))
     fades = shapes.fade[2:]
-    mask = np.full((SIZE, SIZE), 255, np.uint8) if mask is None else mask
     background = np.zeros((SIZE, SIZE, 4), np.uint8) if background is None else background
     parts = {"heads": heads, "fades": fades, "masks": np.stack([mask] * len(nmfcs)), "background": background}
     batch = {"image": np.stack(images), "nmfc": np.stack(context), "motion": parts}
@@ -106,14 +106,18 @@ def test_the_body_stays():
         np.testing.assert_allclose(spot_near(picture, point), point, atol=0.05)
 
 
-def test_the_shoulders_stay_while_the_throat_follows():
-    """On the level of the throat's upper part, points beside it stay; the throat goes with the head by more than half."""
-    points = np.array([[64.0, 88], [28, 90], [100, 90]])
-    batch, _ = clip(shift_by(6, 0), [spots(points)], [face()])
-    picture = move_heads(batch)["image"][0, 0].numpy()
-    assert spot_near(picture, [68, 88], 8)[0] > 64 + 3
-    for point in points[1:]:
-        np.testing.assert_allclose(spot_near(picture, point), point, atol=0.05)
+def test_shoulders_stay_while_throat_and_hair_follow():
+    """Shoulders that rise to the chin's level beside it stay; what no background parts from the head, as long hair, follows."""
+    x, y = np.meshgrid(np.arange(SIZE) + 0.5, np.arange(SIZE) + 0.5)
+    head = (np.hypot(x - 64, y - 56) < 30) | ((abs(x - 64) < 20) & (y > 56))
+    points = np.array([[64.0, 88], [38, 90], [90, 90]])
+    for body, moves in ((head | (y > 84), False), (head | (abs(x - 64) < 40) & (y > 20), True)):
+        batch, _ = clip(shift_by(6, 0), [spots(points)], [face()], mask=255 * body.astype(np.uint8))
+        picture = move_heads(batch)["image"][0, 0].numpy()
+        assert spot_near(picture, [68, 88], 8)[0] > 64 + 3
+        for point in points[1:]:
+            shift = spot_near(picture, point, 8) - point
+            assert shift[0] > 1.5 if moves else np.abs(shift).max() < 0.05
 
 
 def test_the_background_stays_and_closes_behind_the_head():
@@ -141,7 +145,8 @@ def test_an_unknown_background_bends_with_the_person():
 
 
 def test_what_is_near_moves_past_what_is_far():
-    heads = head_fields(HeadMotion(STAY, np.array([0.05, 0])), head_shapes(face()[None], points70()[None]), SIZE)
+    shapes = head_shapes(face()[None], points70()[None], np.full((1, SIZE, SIZE), 255, np.uint8))
+    heads = head_fields(HeadMotion(STAY, np.array([0.05, 0])), shapes, SIZE)
     places = np.array([[64.0, 56], [41, 56], [87, 56]])
     middle, left, right = move_points(heads[0], places, SIZE) - places
     assert middle[0] > 0.5 and left[0] < 0 and right[0] < 0

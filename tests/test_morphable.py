@@ -9,7 +9,7 @@ import pytest
 from preprocessing import ict, mesh478
 from preprocessing.fitting import LIDS, LIPS
 from preprocessing.landmarks70 import DENSE_INDICES
-from preprocessing.morphable import default_files_dir, load_face_model, model_version, resolve_kind
+from preprocessing.morphable import BATCH, default_files_dir, load_face_model, model_version, resolve_kind
 from preprocessing.render import create_renderer
 from util.cli import UserError
 from util.geometry import FRONTAL, Cameras, rotation_matrix
@@ -69,6 +69,16 @@ def test_one_and_many_shapes_agree(model):
     np.testing.assert_allclose(many[1], by_hand, atol=1e-4)
     np.testing.assert_allclose(model.shape(identity, e[1]), many[1], atol=1e-4)
     np.testing.assert_allclose(model.landmarks(identity, e), model.at_landmarks(many), atol=1e-4)
+
+
+def test_vertices_frame_by_frame_are_those_of_all_frames(model):
+    count = BATCH + 3
+    weights = np.random.default_rng(0).uniform(0, 1, (count, len(model.expression_names)))
+    turn = rotation_matrix(np.linspace([0, -0.5, 0], [0, 0.5, 0], count))
+    cameras = Cameras(np.linspace(8, 12, count), turn @ FRONTAL, np.zeros((count, 3)))
+    identity = np.ones(len(model.identity_basis))
+    found = list(model.in_images(identity, weights, cameras))
+    np.testing.assert_allclose(found, model.in_image(identity, weights, cameras), atol=1e-3)
 
 
 def test_axes_and_size_of_a_head_in_centimetres(model):

@@ -112,7 +112,7 @@ def test_a_head_that_is_not_in_the_frames_stays_as_it_is(model, video):
 
 def test_what_stands_off_the_surface_is_found_by_how_it_slides(model):
     head = _Head(model, np.zeros(len(model.identity_basis)), (SIZE, SIZE))
-    head.triangles = model.triangles[:3]
+    head.tracked = model.triangles[:3]
     turn = np.radians(np.linspace(-12, 12, 30))
     cameras = Cameras(np.full(30, 10.0), rotation_matrix(np.stack([0 * turn, turn, 0 * turn], 1)) @ FRONTAL, np.zeros((30, 3)))
     slide = -10 * np.sin(turn)  # pixels a centimetre, of what is nearer to the camera
@@ -122,3 +122,16 @@ def test_what_stands_off_the_surface_is_found_by_how_it_slides(model):
     head.set_back(cameras, flow)
     depth = head.offsets @ [0, 0, 1]
     assert 1.8 < depth[0] < 2 and -1 < depth[1] < -0.9 and abs(depth[2]) < 0.01
+
+
+def test_only_what_is_seen_is_drawn(model, video):
+    truth, _ = video
+    head = _Head(model, truth.identity, (SIZE, SIZE))
+    vertices = list(head.vertices(truth))
+    shown = head.shown(vertices)
+    assert 0.3 < shown.mean() < 1
+    black = np.zeros(model.triangles.shape, np.uint8)
+    all_of_it, seen = (create_renderer("cpu", model.triangles[x], black[x], (SIZE, SIZE)) for x in (slice(None), shown))
+    for v in vertices[::10]:
+        ids = seen.draw_ids(v)
+        np.testing.assert_array_equal(np.where(ids >= 0, np.flatnonzero(shown)[ids], -1), all_of_it.draw_ids(v))

@@ -71,7 +71,7 @@ class Renderer:
         Raises:
             ValueError: when `vertices` has another shape, or holds NaN, infinity or anything beyond MAX_COORDINATE.
         """
-        return self._paint(self.draw_ids(vertices))
+        return self.paint(self.draw_ids(vertices))
 
     def draw_ids(self, vertices: np.ndarray) -> np.ndarray:
         """The index of the triangle seen at each pixel: float [V, 3] -> int32 [H, W], -1 for none. Raises as `draw`."""
@@ -85,7 +85,8 @@ class Renderer:
         """
         raise NotImplementedError
 
-    def _paint(self, ids: np.ndarray) -> np.ndarray:
+    def paint(self, ids: np.ndarray) -> np.ndarray:
+        """The picture for the result of `draw_ids`: uint8 [H, W, 3] RGB."""
         words = self._palette[ids].view(np.uint8).reshape(*self.size, 4)
         picture = np.empty((*self.size, 3), np.uint8)
         for channel in range(3):  # plane by plane: half the time of one copy of [..., :3]
