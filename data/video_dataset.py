@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from data.head_motion import HeadShapes, head_fields, head_shapes, move_points, no_motion, random_head_motion
+from data.head_motion import HeadShapes, head_fields, head_shapes, move_points, no_motion, outline_depth, random_head_motion
 from data.transforms import jitter_landmarks, jitter_nmfc, random_jitter, resize_image, resize_nmfc
 from util import layout
 from util.ahead import map_ahead
@@ -37,6 +37,7 @@ CONTEXT = 2  # frames of conditioning before the current one
 _COMMANDS = {"images": "detect.py", "nmfcs": "reconstruct.py", "landmarks70": "detect_landmarks70.py"}
 _STEPS = {"detect": "detect.py", "landmarks70": "detect_landmarks70.py", "reconstruct": "reconstruct.py"}
 _READERS = 4
+_OUTLINE_FRAMES = 100
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,15 @@ class _Frames:
     @property
     def nbytes(self) -> int:
         return sum(x.nbytes for x in (self.images, self.nmfcs, self.landmarks, *(vars(self.shapes).values() if self.shapes else ())))
+
+
+@dataclass(frozen=True)
+class _Person:
+    """Where frames show the person, and what is behind."""
+
+    masks: np.ndarray  # uint8 [N, any, any], 255 where the person is
+    background: np.ndarray  # uint8 [H, W, 4] at load size, as in util.persons
+    outline: float  # depth of the head's outline (data.head_motion)
 
 
 class VideoDataset:
@@ -122,7 +132,7 @@ class VideoDataset:
         self._budget = _quarter_of_memory() if cache_gb is None else cache_gb * 1e9
         self._cache: dict[int, _Frames] = {}
         self._flow_cache: dict[int, dict[int, np.ndarray]] = {}
-        self._person_cache: dict[str, Persons] = {}
+        self._person_cache: dict[str, _Person] = {}
         self._lock = Lock()
 
     @property
@@ -171,14 +181,14 @@ class VideoDataset:
         self, clip: ClipIndex, frames: _Frames, own: slice, rng: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """A motion for the head, or none by chance: fields of all frames; fades and masks of the clip's own; the background."""
-        masks, background = self._read_persons(clip.sequence)
+        person = self._person(clip.sequence)
         stop = clip.start + clip.length
-        masks = masks[stop - len(frames.nmfcs) : stop]
+        masks = person.masks[stop - len(frames.nmfcs) : stop]
         if rng.random() >= self._move_heads:
             heads = no_motion(len(frames.nmfcs))
-            return heads, np.zeros(heads[own].shape[:-1], np.float32), masks[own].copy(), background
-        shapes = frames.shapes if frames.shapes is not None else head_shapes(frames.nmfcs, frames.landmarks, masks)
-        return head_fields(random_head_motion(rng), shapes, self.load_size), shapes.fade[own].copy(), masks[own].copy(), background
+            return heads, np.zeros(heads[own].shape[:-1], np.float32), masks[own].copy(), person.background
+        shapes = frames.shapes if frames.shapes is not None else head_shapes(frames.nmfcs, frames.landmarks, masks, person.outline)
+        return head_fields(random_head_motion(rng), shapes, self.load_size), shapes.fade[own].copy(), masks[own].copy(), person.background
 
     def _frames(self, sequence: int, first: int, last: int) -> _Frames:
         frames = self._cache.get(sequence)
@@ -191,29 +201,39 @@ class VideoDataset:
 
     def _load(self, sequence: int) -> _Frames | None:
         """Read and keep a whole sequence, if the budget allows."""
-        masks = None if self._persons is None else self._read_persons(sequence)[0]
+        person = None if self._persons is None else self._person(sequence)
         with self._lock:
             if sequence not in self._cache:
                 need = len(self._numbers[sequence]) * self.load_size**2 * 6
                 if need > self._budget:
                     return None
                 frames = read_frames(self.sequences[sequence], self._numbers[sequence], self.load_size)
-                if masks is not None:
-                    frames = replace(frames, shapes=head_shapes(frames.nmfcs, frames.landmarks, masks))
+                if person is not None:
+                    frames = replace(frames, shapes=head_shapes(frames.nmfcs, frames.landmarks, person.masks, person.outline))
                 self._cache[sequence] = frames
                 self._budget -= self._cache[sequence].nbytes
             return self._cache[sequence]
 
-    def _read_persons(self, sequence: int) -> tuple[np.ndarray, np.ndarray]:
-        """Masks of a sequence's frames, and the background at load size."""
+    def _person(self, sequence: int) -> _Person:
+        """The person of a sequence, with the masks of its frames."""
         name = self._names[sequence]
         with self._lock:
             if name not in self._person_cache:
-                persons = self._persons(name)
-                self._person_cache[name] = replace(persons, background=resize_image(persons.background, self.load_size))
-            persons = self._person_cache[name]
+                found = self._persons(name)
+                background = resize_image(found.background, self.load_size)
+                self._person_cache[name] = _Person(found.masks, background, self._outline(name, found.masks))
+            person = self._person_cache[name]
         before = sum(len(n) for n, other in zip(self._numbers[:sequence], self._names) if other == name)
-        return persons.masks[before : before + len(self._numbers[sequence])], persons.background
+        return replace(person, masks=person.masks[before : before + len(self._numbers[sequence])])
+
+    def _outline(self, name: str, masks: np.ndarray) -> float:
+        """The depth of the outline of a person's head, from some of all training frames."""
+        frames = [(s, n) for s, numbers, other in zip(self.sequences, self._numbers, self._names) if other == name for n in numbers]
+        chosen = np.unique(np.linspace(0, len(frames) - 1, _OUTLINE_FRAMES).round().astype(int))
+        with ThreadPoolExecutor(_READERS) as pool:
+            nmfcs = list(pool.map(lambda i: _read_square(frames[i][0], "nmfcs", frames[i][1], None), chosen))
+        landmarks = [read_landmarks(frames[i][0], "landmarks70", frames[i][1]) for i in chosen]
+        return outline_depth(np.stack(nmfcs), np.stack(landmarks), masks[chosen])
 
     def _read_flows(self, sequence: int) -> dict[int, np.ndarray]:
         if self._flows is None:

@@ -13,6 +13,7 @@ from data.head_motion import (
     move_heads,
     move_points,
     no_motion,
+    outline_depth,
     random_head_motion,
 )
 from util.landmarks import EYES
@@ -47,7 +48,7 @@ def clip(motion, images, nmfcs, flows=None, mask=None, background=None):
     """A batch of one clip; the mask says that all is the person, unless another is given."""
     context = [nmfcs[0], nmfcs[0], *nmfcs]
     mask = np.full((SIZE, SIZE), 255, np.uint8) if mask is None else mask
-    shapes = head_shapes(np.stack(context), *(np.stack([x] * len(context)) for x in (points70(), mask)))
+    shapes = head_shapes(np.stack(context), *(np.stack([x] * len(context)) for x in (points70(), mask)), 0.4)
     heads = head_fields(motion, shapes, SIZE) if motion else no_motion(len(context))
     fades = shapes.fade[2:]
     background = np.zeros((SIZE, SIZE, 4), np.uint8) if background is None else background
@@ -145,7 +146,7 @@ def test_an_unknown_background_bends_with_the_person():
 
 
 def test_what_is_near_moves_past_what_is_far():
-    shapes = head_shapes(face()[None], points70()[None], np.full((1, SIZE, SIZE), 255, np.uint8))
+    shapes = head_shapes(face()[None], points70()[None], np.full((1, SIZE, SIZE), 255, np.uint8), 0.4)
     heads = head_fields(HeadMotion(STAY, np.array([0.05, 0])), shapes, SIZE)
     places = np.array([[64.0, 56], [41, 56], [87, 56]])
     middle, left, right = move_points(heads[0], places, SIZE) - places
@@ -180,6 +181,35 @@ def test_a_clip_without_motion_or_face_stays_exactly_as_it_is(motion):
     for kind in ("image", "nmfc"):
         assert torch.equal(moved[kind], batch[kind])
     assert torch.equal(moved["flows"][1], batch["flows"][1])
+
+
+def turning_ball(yaw: np.ndarray, depth: float, radius: float = 30) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """NMFC images of a ball that turns, landmarks, and masks whose outline goes with a point of that depth, 0..1, behind the nose."""
+    along = (np.arange(SIZE) + 0.5 - 64) / radius
+    x, y = np.meshgrid(along, along)
+    z = np.sqrt(np.clip(1 - x**2 - y**2, 0, 1))
+    sine, cosine = np.sin(yaw)[:, None, None], np.cos(yaw)[:, None, None]
+    ball = np.stack([cosine * x - sine * z, np.broadcast_to(y, (len(yaw), *y.shape)), sine * x + cosine * z], -1)
+    nmfcs = np.where((z > 0)[..., None], np.round(127.5 + 127.5 * ball), 0).astype(np.uint8)
+    eyes = np.where(np.arange(70) < 42, -0.4, 0.4)
+    landmarks = np.stack([64 + radius * eyes, np.full(70, 64.0)], -1)
+    middles = 64 + radius * np.sin(yaw) * (2 * depth - 1)
+    inside = 40 - np.abs(np.arange(SIZE) + 0.5 - middles[:, None]) + 0.5
+    masks = np.repeat((255 * inside.clip(0, 1))[:, None], SIZE, 1).round().astype(np.uint8)
+    return nmfcs, np.stack([landmarks] * len(yaw)), masks
+
+
+@pytest.mark.parametrize("depth", [0.6, 0.75, 0.9])
+def test_the_outlines_depth_is_found_by_how_it_moves_when_the_head_turns(depth):
+    frames = turning_ball(np.radians(np.linspace(-15, 15, 40)), depth)
+    assert abs(outline_depth(*frames) - depth) < 0.02
+
+
+def test_without_turns_the_outlines_depth_is_the_usual_one():
+    nmfcs, landmarks, masks = turning_ball(np.zeros(10), 0.6)
+    shown = nmfcs[0, ..., 2][nmfcs[0].any(-1)] / 255
+    assert np.percentile(shown, 5) < outline_depth(nmfcs, landmarks, masks) < shown.mean()
+    assert outline_depth(nmfcs, landmarks, np.full_like(masks, 255)) == 0.5  # no outline in the picture
 
 
 def test_motions_reach_their_limits_and_no_further():
