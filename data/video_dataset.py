@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from data.head_motion import HeadShapes, head_fields, head_shapes, move_points, no_motion, outline_depth, random_head_motion
+from data.head_motion import head_fields, move_points, no_motion, random_head_motion
+from data.head_shapes import HeadShapes, head_shapes, outline_depth
 from data.transforms import jitter_landmarks, jitter_nmfc, random_jitter, resize_image, resize_nmfc
 from util import layout
 from util.ahead import map_ahead
@@ -70,7 +71,7 @@ class _Person:
 
     masks: np.ndarray  # uint8 [N, any, any], 255 where the person is
     background: np.ndarray  # uint8 [H, W, 4] at load size, as in util.persons
-    outline: float  # depth of the head's outline (data.head_motion)
+    outline: float  # depth of the head's outline (data.head_shapes)
 
 
 class VideoDataset:

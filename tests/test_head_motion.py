@@ -1,4 +1,4 @@
-"""data/head_motion.py: the head moves in frame, NMFC image, landmarks and flow alike; body and background stay."""
+"""data/head_motion.py and head_shapes.py: the head moves in frame, NMFC image, landmarks and flow alike; body and background stay."""
 
 import numpy as np
 import pytest
@@ -9,13 +9,12 @@ from data.head_motion import (
     TRANSLATION,
     HeadMotion,
     head_fields,
-    head_shapes,
     move_heads,
     move_points,
     no_motion,
-    outline_depth,
     random_head_motion,
 )
+from data.head_shapes import head_shapes, outline_depth
 from util.landmarks import EYES
 
 SIZE = 128
