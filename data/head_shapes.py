@@ -16,6 +16,7 @@ GRID = 64  # points a side of a field
 _STILL = 0.04, 0.30  # of the image's side around the NMFC: the motion is whole up to the first distance, and over at the second
 _NECK = 0.0, 0.6  # the same below the chin, in distances between eyes and chin
 _SHOULDERS = 0.16  # of the image's side: so far from the shoulders the motion is whole again
+_PAD = 2  # cells
 _DEPTH_BLUR = 0.02  # of the image's side: depth jumps behind the nose, and a picture must not tear there
 _ABOVE = 0.0, 0.6  # in distances between the eyes' middles: how far above the eyes the head's outline is looked at,
 _ROWS = 6  # in so many rows
@@ -144,10 +145,12 @@ def _shoulders(mask: np.ndarray, eyes: np.ndarray) -> np.ndarray:
     mask: uint8 [any, any]; eyes: point between them, in cells of the grid.
     """
     person = cv2.resize(mask, (GRID, GRID), interpolation=cv2.INTER_AREA)
-    reach, angles, centre = int(1.5 * GRID), 4 * GRID, (float(eyes[0]), float(eyes[1]))
-    rays = cv2.warpPolar(person, (reach, angles), centre, reach, cv2.WARP_POLAR_LINEAR)  # [angles, distance]
+    padded = cv2.copyMakeBorder(person, *[_PAD] * 4, cv2.BORDER_REPLICATE)  # beyond the picture it goes on as at its edge
+    reach, angles, centre = 2 * GRID, 4 * GRID, (float(eyes[0] + _PAD), float(eyes[1] + _PAD))
+    how = cv2.WARP_POLAR_LINEAR | cv2.INTER_LINEAR | cv2.WARP_FILL_OUTLIERS  # without the last, memory as it happens to be
+    rays = cv2.warpPolar(padded, (reach, angles), centre, reach, how)  # [angles, distance]
     seen = np.minimum.accumulate(rays, axis=1)
-    seen = cv2.warpPolar(seen, (GRID, GRID), centre, reach, cv2.WARP_POLAR_LINEAR | cv2.WARP_INVERSE_MAP)
+    seen = cv2.warpPolar(seen, padded.shape, centre, reach, how | cv2.WARP_INVERSE_MAP)[_PAD:-_PAD, _PAD:-_PAD]
     hidden = ((person > 127) & (seen < 128)).astype(np.uint8)
     return cv2.morphologyEx(hidden, cv2.MORPH_OPEN, np.ones((2, 2), np.uint8)) > 0  # without specks at the outline
 

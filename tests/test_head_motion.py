@@ -120,6 +120,17 @@ def test_shoulders_stay_while_throat_and_hair_follow():
             assert shift[0] > 1.5 if moves else np.abs(shift).max() < 0.05
 
 
+def test_a_picture_full_of_person_has_no_shoulders():
+    """Whatever lies in memory: nothing is hidden, not at the picture's edges either."""
+    full, landmarks = np.full((1, SIZE, SIZE), 255, np.uint8), points70()[None]
+    first = head_shapes(face()[None], landmarks, full, 0.4)
+    for value in (0, 255):
+        junk = [np.full(n, value, np.uint8) for n in (64 * 64, 68 * 68, 96 * 256, 128 * 256) for _ in range(8)]
+        del junk
+        np.testing.assert_array_equal(head_shapes(face()[None], landmarks, full, 0.4).fade, first.fade)
+    assert first.fade[0, 44, 16] > 0 and first.fade[0, 44, 48] > 0  # beside the throat
+
+
 def test_the_background_stays_and_closes_behind_the_head():
     """A white person, 80 pixels wide, before noise moves by 6 pixels: noise as filmed far from it, the known background where it was."""
     mask = np.zeros((SIZE, SIZE), np.uint8)
