@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from util.landmarks import EYES
+from util.landmarks import EYES, LEFT_EYE, RIGHT_EYE
 
 GRID = 64  # points a side of a field
 _STILL = 0.04, 0.30  # of the image's side around the NMFC: the motion is whole up to the first distance, and over at the second
@@ -86,7 +86,7 @@ def outline_depth(nmfcs: np.ndarray, landmarks: np.ndarray, masks: np.ndarray) -
 
 def _outline_middle(mask: np.ndarray, landmarks: np.ndarray, size: int) -> float | None:
     """x of the middle between the head's outlines above the eyes, in pixels of the frame; None where they are not in the picture."""
-    right, left = landmarks[36:42].mean(0), landmarks[42:48].mean(0)
+    right, left = landmarks[RIGHT_EYE].mean(0), landmarks[LEFT_EYE].mean(0)
     step = mask.shape[0] / size
     x, y = (right + left) / 2 * step
     middles = []

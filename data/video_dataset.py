@@ -185,11 +185,12 @@ class VideoDataset:
         person = self._person(clip.sequence)
         stop = clip.start + clip.length
         masks = person.masks[stop - len(frames.nmfcs) : stop]
+        still = masks[own].copy(), person.background
         if rng.random() >= self._move_heads:
             heads = no_motion(len(frames.nmfcs))
-            return heads, np.zeros(heads[own].shape[:-1], np.float32), masks[own].copy(), person.background
+            return heads, np.zeros(heads[own].shape[:-1], np.float32), *still
         shapes = frames.shapes if frames.shapes is not None else head_shapes(frames.nmfcs, frames.landmarks, masks, person.outline)
-        return head_fields(random_head_motion(rng), shapes, self.load_size), shapes.fade[own].copy(), masks[own].copy(), person.background
+        return head_fields(random_head_motion(rng), shapes, self.load_size), shapes.fade[own].copy(), *still
 
     def _frames(self, sequence: int, first: int, last: int) -> _Frames:
         frames = self._cache.get(sequence)
