@@ -24,6 +24,7 @@ from util.eye_gaze import draw_eye_gaze
 from util.image_io import read_image
 from util.layout import Dataset, Record, read_table
 from util.persons import Persons
+from util.sampling import spread
 
 if TYPE_CHECKING:
     import torch
@@ -231,7 +232,7 @@ class VideoDataset:
     def _outline(self, name: str, masks: np.ndarray) -> float:
         """The depth of the outline of a person's head, from some of all training frames."""
         frames = [(s, n) for s, numbers, other in zip(self.sequences, self._numbers, self._names) if other == name for n in numbers]
-        chosen = np.unique(np.linspace(0, len(frames) - 1, _OUTLINE_FRAMES).round().astype(int))
+        chosen = spread(len(frames), _OUTLINE_FRAMES)
         with ThreadPoolExecutor(_READERS) as pool:
             nmfcs = list(pool.map(lambda i: _read_square(frames[i][0], "nmfcs", frames[i][1], None), chosen))
         landmarks = [read_landmarks(frames[i][0], "landmarks70", frames[i][1]) for i in chosen]

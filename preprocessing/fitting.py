@@ -25,6 +25,7 @@ import numpy as np
 from preprocessing.face_mesh import N_POINTS
 from preprocessing.morphable import MorphableModel
 from util.geometry import Cameras, rotation_matrix, rotation_vector
+from util.sampling import spread
 
 NOISE = 0.02  # iod; errors of neighbouring points agree, so this is larger than the scatter of one
 HUBER = 0.08  # iod; larger residuals pull no harder
@@ -161,7 +162,7 @@ def fit_video(
 
     if identity is None:
         some = np.flatnonzero(valid)
-        some = some[np.unique(np.linspace(0, len(some) - 1, IDENTITY_FRAMES).round().astype(int))]
+        some = some[spread(len(some), IDENTITY_FRAMES)]
         identity = fitter.find_identity(seen[some])
     expression, cameras = fitter.find_motion(seen, np.asarray(identity, np.float64), valid, joined)
     translation = cameras.translation * unit + np.array([*centre, 0.0])

@@ -23,6 +23,7 @@ from preprocessing.render import create_renderer
 from util.ahead import map_ahead, usable_cores
 from util.cli import progress
 from util.geometry import Cameras, rotation_matrix, rotation_vector
+from util.sampling import spread
 
 POINTS, FEWEST = 200, 20  # of the surface
 KEYFRAMES = 64
@@ -64,7 +65,7 @@ def refine(
     """
     count = len(fit.cameras)
     valid = np.flatnonzero(np.isfinite(landmarks[..., :2]).all((1, 2)))
-    keys = valid[np.unique(np.linspace(0, len(valid) - 1, KEYFRAMES).round().astype(int))]
+    keys = valid[spread(len(valid), KEYFRAMES)]
     filmed = read_frame(keys[0])
     frames = [_small(filmed), *(_small(read_frame(i)) for i in keys[1:])]
     factor = frames[0].shape[0] / filmed.shape[0]
