@@ -3,7 +3,8 @@
 The head is shifted, scaled, turned in the picture, and turned a little out of it (points move in proportion to their depth, which the
 NMFC image tells). In the frame the motion fades out along neck and hair, so that shoulders and body stay where they are, and the person
 is laid over the background, which stays as well. Real heads move like that, and held-out or foreign poses are mostly such near
-neighbours of what was filmed.
+neighbours of what was filmed. In half of the moved heads the brows are raised or lowered too, by an amount that changes in the course
+of the clip: brows that hardly move in the video would otherwise be learnt as fixed to the skull.
 
 Fields say how far points move, in pixels of the frame, on a coarse grid: small arrays that the loader makes (`head_fields`) from what the
 frames show (data.head_shapes). What is as large as a frame is moved on the device that trains (`move_heads`).
@@ -26,9 +27,14 @@ TRANSLATION = 0.05  # of the image's side, at most
 SCALE = 0.05  # at most
 ANGLE_DEG = 7.0  # at most
 DEPTH_SHIFT = 0.07  # of the image's side, at most: how far the mesh's nearest vertex moves past its farthest; some 5 degrees
+BROWS = -0.04, 0.09  # lowered and raised, in distances of the outer eye corners, at most
+BROWS_ENDS = 0.02  # how much their ends may differ from that
+BROWS_CHANGE = 0.05  # in the course of a clip, at most
+_BROWS_SHARE = 0.5
 _EDGE = 0.012  # of the image's side: blur of the person's mask
 _FRINGE = 0.03  # of the image's side: so near to the person hair may still be seen, which must not stay behind
-_INVERSIONS = 6
+_INVERSIONS = 10
+_TOWARDS = 0.6
 
 
 @dataclass(frozen=True)
@@ -37,14 +43,23 @@ class HeadMotion:
 
     affine: np.ndarray  # float64 [2, 3], maps points to points relative to the head's centre, in parts of the side
     depth_shift: np.ndarray  # float64 [2], in parts of the side
+    # float64 [2, 4]: by how much the brows' ends (right outer, right inner, left inner, left outer) are raised at the clip's first and
+    # last frame, in distances of the outer eye corners
+    brows: np.ndarray
 
 
 def random_head_motion(rng: np.random.Generator) -> HeadMotion:
-    """Draw a motion: each part evenly up to its largest value, both ways."""
+    """Draw a motion: each part evenly up to its largest value, both ways; brows in some motions only."""
     angle, scale = np.radians(rng.uniform(-ANGLE_DEG, ANGLE_DEG)), rng.uniform(1 - SCALE, 1 + SCALE)
     linear = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     shift = rng.uniform(-TRANSLATION, TRANSLATION, 2)
-    return HeadMotion(np.column_stack([linear, shift]), rng.uniform(-DEPTH_SHIFT, DEPTH_SHIFT, 2))
+    depth_shift = rng.uniform(-DEPTH_SHIFT, DEPTH_SHIFT, 2)
+    brows = np.zeros((2, 4))
+    if rng.random() < _BROWS_SHARE:
+        first = rng.uniform(*BROWS)
+        last = np.clip(first + rng.uniform(-BROWS_CHANGE, BROWS_CHANGE), *BROWS)
+        brows = np.array([[first], [last]]) + rng.uniform(-BROWS_ENDS, BROWS_ENDS, 4)
+    return HeadMotion(np.column_stack([linear, shift]), depth_shift, brows)
 
 
 # ---- fields, on the processor ----
@@ -62,6 +77,11 @@ def head_fields(motion: HeadMotion, shapes: HeadShapes, size: int) -> np.ndarray
         moved = place @ motion.affine[:, :2].T + motion.affine[:, 2] * size - place
         for axis in range(2):
             fields[there, ..., axis] = moved[..., axis] + shapes.depth[there] * np.float32(motion.depth_shift[axis] * size)
+    if motion.brows.any():
+        for i in np.flatnonzero(there):
+            share = i / max(len(there) - 1, 1)
+            raised = (1 - share) * motion.brows[0] + share * motion.brows[1]
+            fields[i] += (shapes.brows[i] * np.interp(shapes.along[i], range(4), raised))[..., None] * shapes.up[i]
     return fields
 
 
@@ -154,12 +174,15 @@ def _move_flow(flow: torch.Tensor, forwards: torch.Tensor, backwards: torch.Tens
 def _inverse(forwards: torch.Tensor, size: int) -> torch.Tensor:
     """The field that undoes a field [N, 2, G, G].
 
-    It is -forwards where a point comes from: backwards(p) = -forwards(p + backwards(p)), iterated; the field's slope is below 1.
+    It is -forwards where a point comes from: backwards(p) = -forwards(p + backwards(p)), iterated. By a part of the way only, since
+    the field's slope may be above 1 below raised brows.
     """
+    import torch
+
     grid = _grid(forwards, size)
     backwards = -forwards
     for _ in range(_INVERSIONS):
-        backwards = -_sample(forwards, grid + backwards, size)
+        backwards = torch.lerp(backwards, -_sample(forwards, grid + backwards, size), _TOWARDS)
     return backwards
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from util.landmarks import EYES, LEFT_EYE, RIGHT_EYE
+from util.landmarks import BROWS, EYES, LEFT_EYE, RIGHT_EYE, interocular_distance
 
 GRID = 64  # points a side of a field
 _STILL = 0.04, 0.30  # of the image's side around the NMFC: the motion is whole up to the first distance, and over at the second
@@ -22,6 +22,8 @@ _ABOVE = 0.0, 0.6  # in distances between the eyes' middles: how far above the e
 _ROWS = 6  # in so many rows
 _OUTLINE_ERROR = 0.004  # of the image's side, in frames that count as independent: one in
 _ALIKE = 10
+_BROWS_HEIGHT = 0.06  # in distances of the outer eye corners; landmarks lie on their upper edge
+_BROWS_REACH = 0.20, 0.05, 0.08  # the same above, below and beside the brows: what moves with them
 _USUAL_DEPTH = 0.5, 0.15  # of the outline: mean, from the edge of the mesh (0) to the mean of the face (1), and spread, of all depth
 
 
@@ -32,9 +34,12 @@ class HeadShapes:
     depth: np.ndarray  # float32 [N, G, G], 0..1 from the farthest to the nearest vertex of the model's mean, less the face's mean
     fade: np.ndarray  # float32 [N, G, G], how far what a frame shows follows the head: 1 on the face, 0 on the body
     centre: np.ndarray  # float32 [N, 2], of the face, in pixels; nan where there is none
+    brows: np.ndarray  # float32 [N, G, G], how far a place follows the brows: 1 on them
+    along: np.ndarray  # float32 [N, G, G], how far along the brows it is: 0 and 3 at their outer, 1 and 2 at their inner ends
+    up: np.ndarray  # float32 [N, 2], up the face in the frame, as long as the outer eye corners are apart, in pixels
 
     def __getitem__(self, part: slice) -> HeadShapes:
-        return HeadShapes(self.depth[part], self.fade[part], self.centre[part])
+        return HeadShapes(**{k: v[part] for k, v in vars(self).items()})
 
 
 def head_shapes(nmfcs: np.ndarray, landmarks: np.ndarray, masks: np.ndarray, outline: float) -> HeadShapes:
@@ -44,13 +49,16 @@ def head_shapes(nmfcs: np.ndarray, landmarks: np.ndarray, masks: np.ndarray, out
     """
     size = nmfcs.shape[1]
     small, faces = _on_grid(nmfcs)
-    shapes = HeadShapes(*(np.zeros((len(small), GRID, GRID), np.float32) for _ in range(2)), np.full((len(small), 2), np.nan, np.float32))
+    count = len(small)
+    depth, fade, brows, along = np.zeros((4, count, GRID, GRID), np.float32)
+    shapes = HeadShapes(depth, fade, np.full((count, 2), np.nan, np.float32), brows, along, np.zeros((count, 2), np.float32))
     places = grid_points(size, GRID)
     for i, (face, nmfc, points, mask) in enumerate(zip(faces, small, landmarks, masks, strict=True)):
         if face.any():
             shapes.depth[i] = _smooth_depth(nmfc[..., 2].astype(np.float32) / 255, face, outline)
             shapes.fade[i] = _fade(face, points, mask, places)
             shapes.centre[i] = places[face].mean(0)
+            shapes.brows[i], shapes.along[i], shapes.up[i] = _brows(points, places)
     return shapes
 
 
@@ -153,6 +161,25 @@ def _shoulders(mask: np.ndarray, eyes: np.ndarray) -> np.ndarray:
     seen = cv2.warpPolar(seen, padded.shape, centre, reach, how | cv2.WARP_INVERSE_MAP)[_PAD:-_PAD, _PAD:-_PAD]
     hidden = ((person > 127) & (seen < 128)).astype(np.uint8)
     return cv2.morphologyEx(hidden, cv2.MORPH_OPEN, np.ones((2, 2), np.uint8)) > 0  # without specks at the outline
+
+
+def _brows(landmarks: np.ndarray, places: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """brows, along and up as in HeadShapes, of one frame; landmarks: [70, 2] in pixels; places: the grid's points."""
+    apart = float(interocular_distance(landmarks))
+    if apart < 1:  # seen from the side: nothing to go by
+        return np.zeros((GRID, GRID)), np.zeros((GRID, GRID)), np.zeros(2)
+    across = (landmarks[45] - landmarks[36]) / apart
+    up = np.array([across[1], -across[0]])
+    axes = np.column_stack([across, up]) / apart
+    x, y = np.moveaxis(places @ axes, -1, 0)
+    ends, heights = (landmarks[BROWS] @ axes).T
+    ends = np.maximum.accumulate(ends)
+    above, below, beside = _BROWS_REACH
+    away = y - np.interp(x, ends, heights)
+    away = np.maximum(away, 0) + np.minimum(away + _BROWS_HEIGHT, 0)
+    beyond = np.maximum(np.maximum(ends[0] - x, x - ends[-1]), 0)
+    near = np.exp(-0.5 * ((away / np.where(away > 0, above, below)) ** 2 + (beyond / beside) ** 2))
+    return near, np.interp(x, ends, np.r_[np.linspace(0, 1, 5), np.linspace(2, 3, 5)]), up * apart
 
 
 def grid_points(size: int, count: int) -> np.ndarray:

@@ -5,6 +5,11 @@ import pytest
 import torch
 
 from data.head_motion import (
+    BROWS as RAISED,
+)
+from data.head_motion import (
+    BROWS_CHANGE,
+    BROWS_ENDS,
     DEPTH_SHIFT,
     TRANSLATION,
     HeadMotion,
@@ -15,15 +20,16 @@ from data.head_motion import (
     random_head_motion,
 )
 from data.head_shapes import head_shapes, outline_depth
-from util.landmarks import EYES
+from util.landmarks import BROWS, EYES
 
 SIZE = 128
 STAY = np.array([[1.0, 0, 0], [0, 1, 0]])
+CALM = np.zeros((2, 4))
 
 
 def shift_by(x: float, y: float) -> HeadMotion:
     """In pixels."""
-    return HeadMotion(STAY + [[0, 0, x / SIZE], [0, 0, y / SIZE]], np.zeros(2))
+    return HeadMotion(STAY + [[0, 0, x / SIZE], [0, 0, y / SIZE]], np.zeros(2), CALM)
 
 
 def face(x: float = 64, y: float = 56, radius: float = 26) -> np.ndarray:
@@ -36,10 +42,12 @@ def face(x: float = 64, y: float = 56, radius: float = 26) -> np.ndarray:
     return np.where(inside[..., None], image, 0).astype(np.uint8)
 
 
-def points70(chin_y: float = 82, eyes_y: float = 50) -> np.ndarray:
-    """Landmarks of which only chin and eyes matter."""
+def points70() -> np.ndarray:
+    """Landmarks of which only chin, eyes and brows matter; the outer eye corners are 32 pixels apart."""
     points = np.full((70, 2), 64.0)
-    points[8, 1], points[EYES, 1] = chin_y, eyes_y
+    points[8, 1], points[EYES, 1], points[BROWS, 1] = 82, 50, 42
+    points[[36, 45], 0] = 48, 80
+    points[BROWS, 0] = [*np.linspace(48, 60, 5), *np.linspace(68, 80, 5)]
     return points
 
 
@@ -157,11 +165,35 @@ def test_an_unknown_background_bends_with_the_person():
 
 def test_what_is_near_moves_past_what_is_far():
     shapes = head_shapes(face()[None], points70()[None], np.full((1, SIZE, SIZE), 255, np.uint8), 0.4)
-    heads = head_fields(HeadMotion(STAY, np.array([0.05, 0])), shapes, SIZE)
+    heads = head_fields(HeadMotion(STAY, np.array([0.05, 0]), CALM), shapes, SIZE)
     places = np.array([[64.0, 56], [41, 56], [87, 56]])
     middle, left, right = move_points(heads[0], places, SIZE) - places
     assert middle[0] > 0.5 and left[0] < 0 and right[0] < 0
     assert abs(middle[1]) < 1e-5
+
+
+def test_brows_are_raised_end_by_end_while_eyes_and_head_stay():
+    """The right brow (on the left) by 0.1 of 32 pixels, the left one by nothing at its inner and 0.05 at its outer end."""
+    points = points70()
+    batch, heads = clip(HeadMotion(STAY, np.zeros(2), np.array([[0.1, 0.1, 0, 0.05]] * 2)), [spots(points[[19, 26]])], [face()])
+    raised = np.r_[[3.2] * 5, np.linspace(0, 1.6, 5)]
+    np.testing.assert_allclose(points[BROWS] - move_points(heads[0], points[BROWS], SIZE), np.column_stack([0 * raised, raised]), atol=0.3)
+    assert np.abs(move_points(heads[0], points[EYES], SIZE) - points[EYES]).max() < 0.15
+    far = np.array([[64.0, 80], [30, 42], [98, 42]])
+    np.testing.assert_allclose(move_points(heads[0], far, SIZE), far, atol=0.02)
+    moved = move_heads(batch)
+    for i in (19, 26):
+        picture = spot_near(moved["image"][0, 0].numpy(), points[i] - [0, raised[i - 17]])
+        np.testing.assert_allclose(picture, points[i] - [0, raised[i - 17]], atol=0.5)
+    before, after = (x["nmfc"][0, 2].numpy() for x in (batch, moved))  # the mesh goes with the skin
+    np.testing.assert_allclose(after[39, 54].astype(int), before[42, 54], atol=4)
+    np.testing.assert_array_equal(after[60:], before[60:])
+
+
+def test_brows_move_in_the_course_of_a_clip():
+    batch, heads = clip(HeadMotion(STAY, np.zeros(2), np.array([[0.0] * 4, [0.1] * 4])), [noise(0)] * 3, [face()] * 3)
+    ys = [move_points(f, points70()[BROWS], SIZE)[2, 1] for f in heads]  # the two frames of context come before
+    np.testing.assert_allclose(ys, 42 - 3.2 * np.array([0.5, 0.75, 1]), atol=0.25)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -227,3 +259,8 @@ def test_motions_reach_their_limits_and_no_further():
     shifts, depths = np.array([m.affine[:, 2] for m in drawn]), np.array([m.depth_shift for m in drawn])
     for values, limit in ((shifts, TRANSLATION), (depths, DEPTH_SHIFT)):
         assert (np.abs(values) <= limit).all() and values.min() < -0.95 * limit and values.max() > 0.95 * limit
+    brows = np.array([m.brows for m in drawn])
+    still = ~brows.any((1, 2))
+    assert 110 < still.sum() < 190
+    assert brows.min() >= RAISED[0] - BROWS_ENDS and brows.max() <= RAISED[1] + BROWS_ENDS
+    assert (np.abs(brows[:, 1] - brows[:, 0]) <= BROWS_CHANGE + 1e-9).all() and np.ptp(brows) > 0.9 * np.ptp(RAISED)
