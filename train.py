@@ -430,7 +430,7 @@ class Training:
         lengths, on_gpu = self.videos.lengths, self.device.type == "cuda"
         while True:
             n_frames = self.schedule.clip_length(self.position)
-            first = self.progress.epoch * len(lengths) + self.progress.clip
+            first = self.progress.epoch * self.schedule.clips(lengths) + self.progress.clip
             batches = (range(i, i + self.clips_at_once) for i in itertools.count(first, self.clips_at_once))
             indices = (self.own_part(choose_clips(lengths, n_frames, batch, self.options.seed)) for batch in batches)
             with contextlib.closing(load_clips(self.videos, indices, workers=_LOADERS if on_gpu else 1, pin_memory=on_gpu)) as batches:
@@ -473,7 +473,7 @@ class Training:
         """Count the clip; log, show and save when it is time to."""
         p, now = self.progress, time.monotonic()
         before = p.epoch
-        more, p.clip = divmod(p.clip + self.clips_at_once, len(self.videos.lengths))
+        more, p.clip = divmod(p.clip + self.clips_at_once, self.schedule.clips(self.videos.lengths))
         p.epoch += more
         p.frames += self.clips_at_once * clip.length
         self.unsaved_clips += self.clips_at_once

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,7 +12,8 @@ class Schedule:
     """`niter` epochs, then `niter_decay` epochs of linear decay of the learning rate.
 
     A clip has `n_frames_total` frames, doubled every `niter_step` epochs, and is never longer than its sequence. Positions are
-    in epochs, 0 to `epochs`.
+    in epochs, 0 to `epochs`. An epoch has a clip of every sequence; where that is less than `epoch_frames` frames, so many more clips,
+    so that a short video is learnt from for as long as one of that length.
     """
 
     lr: float = 2e-4
@@ -19,6 +21,7 @@ class Schedule:
     niter_decay: int = 20
     niter_step: int = 5
     n_frames_total: int = 12
+    epoch_frames: int = 0
 
     @property
     def epochs(self) -> int:
@@ -38,12 +41,17 @@ class Schedule:
         """Frames of a clip at a position, if its sequence has that many."""
         return self.n_frames_total * 2 ** min(int(position // self.niter_step), 20)
 
+    def clips(self, lengths: Sequence[int]) -> int:
+        """Clips of an epoch, with sequences of these lengths."""
+        return max(len(lengths), math.ceil(len(lengths) * self.epoch_frames / sum(lengths)))
+
     def frames(self, lengths: Sequence[int]) -> int:
         """Frames of all clips of all epochs, with sequences of these lengths."""
         total = 0
         for epoch in range(self.epochs):
             length = self.clip_length(epoch)
             if length >= max(lengths):  # from here on every clip is a whole sequence
-                return total + (self.epochs - epoch) * sum(lengths)
+                total += (self.epochs - epoch) * sum(lengths)
+                break
             total += sum(min(length, n) for n in lengths)
-        return total
+        return total * self.clips(lengths) // len(lengths)

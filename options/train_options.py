@@ -26,6 +26,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "niter": 100,
         "niter_decay": 50,
         "niter_step": 8,
+        "epoch_frames": 650,
     },
     "literal": {"precision": "fp32", "cuda_graphs": False},  # the published recipe to the letter: the reference
     # For a processor without a GPU: the best picture after a few minutes on two cores.
@@ -115,6 +116,7 @@ class TrainOptions(BaseOptions):
     niter: int
     niter_decay: int
     niter_step: int
+    epoch_frames: int
     n_frames_total: int
     max_frames_per_gpu: int
     ema: float
@@ -196,6 +198,8 @@ def build_parser() -> argparse.ArgumentParser:
     _number(schedule, "--niter", 40, "epochs at the full learning rate")
     _number(schedule, "--niter_decay", 20, "epochs of its linear decay")
     _number(schedule, "--niter_step", 5, "epochs after which clips become twice as long")
+    text = "frames that an epoch has at least: it goes through a shorter video more than once"
+    _number(schedule, "--epoch_frames", 0, text)
     _number(schedule, "--n_frames_total", 12, "frames of a clip at first")
     _number(schedule, "--max_frames_per_gpu", 4, "frames of a chunk, i.e. of one step")
     _number(schedule, "--ema", 0.0, "decay of the moving average of the generator's weights, which is what is saved; 0: none", "D")
@@ -234,7 +238,7 @@ def _check(o: TrainOptions) -> None:
         if getattr(o, name) < 1:
             raise UserError(f"--{name} {getattr(o, name)} must be at least 1")
     losses = "lambda_feat lambda_vgg lambda_warp lambda_L1 lambda_gradient"
-    for name in f"batch_size niter niter_decay n_downsample_G margin {losses} seed".split():
+    for name in f"batch_size niter niter_decay epoch_frames n_downsample_G margin {losses} seed".split():
         if getattr(o, name) < 0:
             raise UserError(f"--{name} {getattr(o, name)} must not be negative")
     if o.niter + o.niter_decay < 1:

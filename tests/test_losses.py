@@ -202,6 +202,13 @@ def test_schedule_by_epochs_is_the_published_one():
     assert Schedule(niter=7, niter_decay=0).frames([50]) == 5 * 12 + 2 * 24 and Schedule(niter=10**9).clip_length(10**9 - 1) > 10**6
 
 
+def test_epochs_of_short_videos_are_filled_up():
+    s = Schedule(niter=7, niter_decay=0, epoch_frames=650)
+    assert s.clips([50] * 8) == 13 and s.clips([50] * 13) == 13 and s.clips([50] * 20) == 20 and s.clips([7]) == 93
+    assert s.frames([50] * 8) == 13 * (5 * 12 + 2 * 24)
+    assert Schedule().clips([50, 50, 7]) == 3
+
+
 def test_schedule_by_time_is_complete_when_time_is_over():
     s = Schedule(niter=40, niter_decay=20)
     assert s.position(3, 0.5) == 30 and s.position(45, 0.5) == 45

@@ -24,7 +24,7 @@ TINY = (
     "--loadSize 32 --ngf 4 --n_downsample_G 2 --n_blocks 2 --ndf 4 --n_layers_D 2 --gpu_ids -1 --no_vgg --niter 2 --niter_decay 1".split()
 )
 TINY += "--batch_size 1 --ema 0.9 --n_frames_total 6 --niter_step 1 --max_frames_per_gpu 4 --no_tensorboard".split()
-TINY += "--move_heads 0 --lambda_L1 0 --lambda_gradient 0".split()
+TINY += "--move_heads 0 --lambda_L1 0 --lambda_gradient 0 --epoch_frames 0".split()
 
 
 @pytest.fixture(autouse=True)
@@ -123,8 +123,12 @@ def test_a_run_and_its_files(command, capsys):
 
 @pytest.mark.parametrize(
     ("batch", "clips", "epoch", "clip", "more"),
-    # within an epoch, also with batches across its end, and with what is random in the frames
-    [("1", 4, 1, 1, []), ("2", 4, 2, 2, []), ("2", 4, 2, 2, ["--augment", "--move_heads", "0.5", "--lambda_gradient", "9"])],
+    [
+        ("1", 4, 1, 1, []),
+        ("2", 4, 2, 2, []),  # batches go across the epochs' ends
+        ("2", 4, 2, 2, ["--augment", "--move_heads", "0.5", "--lambda_gradient", "9"]),  # what is random in the frames
+        ("1", 4, 0, 4, ["--epoch_frames", "100"]),  # epochs of 5 clips from 3 sequences
+    ],
 )
 def test_resumed_run_equals_an_uninterrupted_one(command, datasets, tmp_path, monkeypatch, batch, clips, epoch, clip, more):
     monkeypatch.setattr("preprocessing.person.create_person_mask", lambda: lambda image: np.ones(image.shape[:2], np.float32))
