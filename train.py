@@ -273,7 +273,7 @@ class Progress:
     """Where a run stands; saved with it."""
 
     epoch: int = 0  # complete epochs
-    clip: int = 0  # batches of clips done in the present epoch
+    clip: int = 0  # clips done in the present epoch
     steps: int = 0  # optimiser steps in all
     frames: int = 0  # frames in all
     seconds: float = 0.0  # of training in all

@@ -27,10 +27,10 @@ TRANSLATION = 0.05  # of the image's side, at most
 SCALE = 0.05  # at most
 ANGLE_DEG = 7.0  # at most
 DEPTH_SHIFT = 0.07  # of the image's side, at most: how far the mesh's nearest vertex moves past its farthest; some 5 degrees
-BROWS = -0.04, 0.09  # lowered and raised, in distances of the outer eye corners, at most
+BROWS_RAISED = -0.04, 0.09  # lowered and raised, in distances of the outer eye corners, at most
 BROWS_ENDS = 0.03  # how much their ends may differ from that
 BROWS_CHANGE = 0.05  # in the course of a clip, at most
-_BROWS_SHARE = 0.5
+_BROWS_SHARE = 0.5  # of the motions
 _EDGE = 0.012  # of the image's side: blur of the person's mask
 _FRINGE = 0.03  # of the image's side: so near to the person hair may still be seen, which must not stay behind
 _INVERSIONS = 10
@@ -56,8 +56,8 @@ def random_head_motion(rng: np.random.Generator) -> HeadMotion:
     depth_shift = rng.uniform(-DEPTH_SHIFT, DEPTH_SHIFT, 2)
     brows = np.zeros((2, 4))
     if rng.random() < _BROWS_SHARE:
-        first = rng.uniform(*BROWS)
-        last = np.clip(first + rng.uniform(-BROWS_CHANGE, BROWS_CHANGE), *BROWS)
+        first = rng.uniform(*BROWS_RAISED)
+        last = np.clip(first + rng.uniform(-BROWS_CHANGE, BROWS_CHANGE), *BROWS_RAISED)
         brows = np.array([[first], [last]]) + rng.uniform(-BROWS_ENDS, BROWS_ENDS, 4)
     return HeadMotion(np.column_stack([linear, shift]), depth_shift, brows)
 

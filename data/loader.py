@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 def choose_clips(lengths: Sequence[int], n_frames: int, numbers: Iterable[int], seed: int) -> list[ClipIndex]:
     """The clips of those numbers in the endless stream that a run learns from.
 
-    The stream is a row of epochs. An epoch takes every sequence once, in random order, and of each a random window of `n_frames`
+    The stream is a row of turns. A turn takes every sequence once, in random order, and of each a random window of `n_frames`
     frames (or the whole sequence, if it is shorter). A clip depends on its number, `n_frames` and the seed alone, so training can be
     resumed anywhere.
     lengths: frames of each sequence.
     """
     clips = []
     for number in numbers:
-        epoch, place = divmod(number, len(lengths))
-        sequence = int(np.random.default_rng([seed, epoch]).permutation(len(lengths))[place])
-        rng = np.random.default_rng([seed, epoch, place])
+        turn, place = divmod(number, len(lengths))
+        sequence = int(np.random.default_rng([seed, turn]).permutation(len(lengths))[place])
+        rng = np.random.default_rng([seed, turn, place])
         length = min(n_frames, lengths[sequence])
         start = int(rng.integers(lengths[sequence] - length + 1))
         clips.append(ClipIndex(sequence, start, length, int(rng.integers(2**63))))

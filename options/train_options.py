@@ -198,8 +198,7 @@ def build_parser() -> argparse.ArgumentParser:
     _number(schedule, "--niter", 40, "epochs at the full learning rate")
     _number(schedule, "--niter_decay", 20, "epochs of its linear decay")
     _number(schedule, "--niter_step", 5, "epochs after which clips become twice as long")
-    text = "frames that an epoch has at least: it goes through a shorter video more than once"
-    _number(schedule, "--epoch_frames", 0, text)
+    _number(schedule, "--epoch_frames", 0, "frames that an epoch has at least: it goes through a shorter video more than once")
     _number(schedule, "--n_frames_total", 12, "frames of a clip at first")
     _number(schedule, "--max_frames_per_gpu", 4, "frames of a chunk, i.e. of one step")
     _number(schedule, "--ema", 0.0, "decay of the moving average of the generator's weights, which is what is saved; 0: none", "D")

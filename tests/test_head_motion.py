@@ -5,11 +5,9 @@ import pytest
 import torch
 
 from data.head_motion import (
-    BROWS as RAISED,
-)
-from data.head_motion import (
     BROWS_CHANGE,
     BROWS_ENDS,
+    BROWS_RAISED,
     DEPTH_SHIFT,
     TRANSLATION,
     HeadMotion,
@@ -263,5 +261,5 @@ def test_motions_reach_their_limits_and_no_further():
     brows = np.array([m.brows for m in drawn])
     still = ~brows.any((1, 2))
     assert 110 < still.sum() < 190
-    assert brows.min() >= RAISED[0] - BROWS_ENDS and brows.max() <= RAISED[1] + BROWS_ENDS
-    assert (np.abs(brows[:, 1] - brows[:, 0]) <= BROWS_CHANGE + 1e-9).all() and np.ptp(brows) > 0.9 * np.ptp(RAISED)
+    assert brows.min() >= BROWS_RAISED[0] - BROWS_ENDS and brows.max() <= BROWS_RAISED[1] + BROWS_ENDS
+    assert (np.abs(brows[:, 1] - brows[:, 0]) <= BROWS_CHANGE + 1e-9).all() and np.ptp(brows) > 0.9 * np.ptp(BROWS_RAISED)
