@@ -1,7 +1,8 @@
 """Training frames with the head in poses that the video does not show: frame, NMFC image, landmarks and flow are moved together.
 
 The head is shifted, scaled, turned in the picture, and turned a little out of it (points move in proportion to their depth, which the
-NMFC image tells). In the frame the motion fades out along neck and hair, so that shoulders and body stay where they are, and the person
+NMFC image tells). The frame shows that in perspective, as the person's camera does; the NMFC image, drawn by a parallel camera, does not.
+In the frame the motion fades out along neck and hair, so that shoulders and body stay where they are, and the person
 is laid over the background, which stays as well. Real heads move like that, and held-out or foreign poses are mostly such near
 neighbours of what was filmed. In half of the moved heads the brows are raised or lowered too, by an amount that changes in the course
 of the clip: brows that hardly move in the video would otherwise be learnt as fixed to the skull.
@@ -18,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
-from data.head_shapes import GRID, HeadShapes, grid_points
+from data.head_geometry import GRID, grid_points
+from data.head_shapes import HeadShapes
 
 if TYPE_CHECKING:
     import torch
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 TRANSLATION = 0.05  # of the image's side, at most
 SCALE = 0.05  # at most
 ANGLE_DEG = 7.0  # at most
-DEPTH_SHIFT = 0.07  # of the image's side, at most: how far the mesh's nearest vertex moves past its farthest; some 5 degrees
+TURN_DEG = 5.0  # out of the picture, at most, sideways and up or down
 BROWS_RAISED = -0.04, 0.09  # lowered and raised, in distances of the outer eye corners, at most
 BROWS_ENDS = 0.03  # how much their ends may differ from that
 BROWS_CHANGE = 0.05  # in the course of a clip, at most
@@ -42,7 +44,7 @@ class HeadMotion:
     """How a head is to be moved, for a whole clip."""
 
     affine: np.ndarray  # float64 [2, 3], maps points to points relative to the head's centre, in parts of the side
-    depth_shift: np.ndarray  # float64 [2], in parts of the side
+    turn: np.ndarray  # float64 [2], radians: how far what is near turns to the right and down in the picture
     # float64 [2, 4]: by how much the brows' ends (right outer, right inner, left inner, left outer) are raised at the clip's first and
     # last frame, in distances of the outer eye corners
     brows: np.ndarray
@@ -53,35 +55,57 @@ def random_head_motion(rng: np.random.Generator) -> HeadMotion:
     angle, scale = np.radians(rng.uniform(-ANGLE_DEG, ANGLE_DEG)), rng.uniform(1 - SCALE, 1 + SCALE)
     linear = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     shift = rng.uniform(-TRANSLATION, TRANSLATION, 2)
-    depth_shift = rng.uniform(-DEPTH_SHIFT, DEPTH_SHIFT, 2)
+    turn = np.radians(rng.uniform(-TURN_DEG, TURN_DEG, 2))
     brows = np.zeros((2, 4))
     if rng.random() < _BROWS_SHARE:
         first = rng.uniform(*BROWS_RAISED)
         last = np.clip(first + rng.uniform(-BROWS_CHANGE, BROWS_CHANGE), *BROWS_RAISED)
         brows = np.array([[first], [last]]) + rng.uniform(-BROWS_ENDS, BROWS_ENDS, 4)
-    return HeadMotion(np.column_stack([linear, shift]), depth_shift, brows)
+    return HeadMotion(np.column_stack([linear, shift]), turn, brows)
 
 
 # ---- fields, on the processor ----
 
 
-def head_fields(motion: HeadMotion, shapes: HeadShapes, size: int) -> np.ndarray:
+def head_fields(motion: HeadMotion, shapes: HeadShapes, size: int, perspective: float) -> np.ndarray:
     """How far every point of frames of `size` pixels moves if it moves with the head: float32 [N, G, G, 2], x and y in pixels.
 
-    Frames without a face stay as they are.
+    Frames without a face stay as they are. perspective: as in data.head_geometry.Head.
     """
+    return _posed(motion, shapes, size, perspective) + _brows_raised(motion, shapes, shapes.brows)
+
+
+def nmfc_fields(motion: HeadMotion, shapes: HeadShapes, size: int) -> np.ndarray:
+    """The same for the NMFC images: their camera is a parallel one, and the model's brows do not draw the scalp down."""
+    return _posed(motion, shapes, size, 0.0) + _brows_raised(motion, shapes, np.maximum(shapes.brows, 0))
+
+
+def _posed(motion: HeadMotion, shapes: HeadShapes, size: int, perspective: float) -> np.ndarray:
     there = np.isfinite(shapes.centre[:, 0])
     fields = no_motion(len(there))
     if there.any():
-        place = grid_points(size, GRID) - shapes.centre[there].mean(0)
-        moved = place @ motion.affine[:, :2].T + motion.affine[:, 2] * size - place
-        for axis in range(2):
-            fields[there, ..., axis] = moved[..., axis] + shapes.depth[there] * np.float32(motion.depth_shift[axis] * size)
+        centre, strength = shapes.centre[there].mean(0), perspective / size
+        place, near = grid_points(size, GRID) - centre, shapes.nearer[there]
+        flat = place * (1 - strength * near)[..., None]  # as a parallel camera would see it
+        angle = float(np.linalg.norm(motion.turn))
+        towards = motion.turn / max(angle, 1e-9)
+        along = flat @ towards
+        turned = flat + ((np.cos(angle) - 1) * along + np.sin(angle) * near)[..., None] * towards
+        near = np.cos(angle) * near - np.sin(angle) * along
+        scale = np.sqrt(np.linalg.det(motion.affine[:, :2]))
+        turned = turned / (1 - strength * scale * near)[..., None]
+        fields[there] = turned @ motion.affine[:, :2].T + motion.affine[:, 2] * size - place
+    return fields
+
+
+def _brows_raised(motion: HeadMotion, shapes: HeadShapes, share: np.ndarray) -> np.ndarray:
+    """share: [N, G, G], how far places follow the brows."""
+    fields = no_motion(len(share))
     if motion.brows.any():
-        for i in np.flatnonzero(there):
-            share = i / max(len(there) - 1, 1)
-            raised = (1 - share) * motion.brows[0] + share * motion.brows[1]
-            fields[i] += (shapes.brows[i] * np.interp(shapes.along[i], range(4), raised))[..., None] * shapes.up[i]
+        for i in np.flatnonzero(np.isfinite(shapes.centre[:, 0])):
+            done = i / max(len(share) - 1, 1)
+            raised = (1 - done) * motion.brows[0] + done * motion.brows[1]
+            fields[i] = (share[i] * np.interp(shapes.along[i], range(4), raised))[..., None] * shapes.up[i]
     return fields
 
 
@@ -103,8 +127,9 @@ def move_heads(batch: dict[str, Any]) -> dict[str, Any]:
     """Move what is as large as a frame in a batch of clips; a clip whose fields are zero stays exactly as it is.
 
     batch: `image` uint8 [B, T, H, H, 3], `nmfc` uint8 [B, T + 2, H, H, 3], `flows` {s: [B, T - s, 2, h, w]} (if there are), and `motion`:
-    `heads` float32 [B, T + 2, G, G, 2] fields of the conditioning's frames, `fades` float32 [B, T, G, G], `masks` uint8 [B, T, any, any],
-    `background` uint8 [B, H, H, 4] (util.persons). All on one device. Returns the batch without `motion`, image, nmfc and flows replaced.
+    `heads` float32 [B, T, G, G, 2] fields of the frames, `nmfcs` [B, T + 2, G, G, 2] those of the NMFC images, `fades` float32
+    [B, T, G, G], `masks` uint8 [B, T, any, any], `background` uint8 [B, H, H, 4] (util.persons). All on one device. Returns the batch
+    without `motion`, image, nmfc and flows replaced.
     """
     import torch
 
@@ -112,8 +137,7 @@ def move_heads(batch: dict[str, Any]) -> dict[str, Any]:
     moved = motion["heads"].flatten(1).any(1)
     rest = {k: v for k, v in batch.items() if k != "motion"}
     b, count, size = batch["image"].shape[:3]
-    heads = motion["heads"].movedim(-1, 2)  # [B, T + 2, 2, G, G]
-    forwards = heads[:, -count:] * motion["fades"][:, :, None]
+    forwards = motion["heads"].movedim(-1, 2) * motion["fades"][:, :, None]  # [B, T, 2, G, G]
     backwards = _inverse(forwards.flatten(0, 1), size).unflatten(0, (b, count))
 
     def keep(new: torch.Tensor, old: torch.Tensor) -> torch.Tensor:
@@ -123,7 +147,7 @@ def move_heads(batch: dict[str, Any]) -> dict[str, Any]:
     image = _lay_over(batch["image"].flatten(0, 1), backwards.flatten(0, 1), masks, motion["background"].repeat_interleave(count, 0))
     rest["image"] = keep(image.unflatten(0, (b, count)), batch["image"])
     nmfc = batch["nmfc"].flatten(0, 1).movedim(-1, 1).float()
-    source = _sources(_inverse(heads.flatten(0, 1), size), size, size)
+    source = _sources(_inverse(motion["nmfcs"].movedim(-1, 2).flatten(0, 1), size), size, size)
     nmfc = _sample(nmfc, source, size, "nearest", "zeros").movedim(1, -1)
     rest["nmfc"] = keep(nmfc.unflatten(0, (b, count + 2)), batch["nmfc"])
     if "flows" in batch:

@@ -10,31 +10,32 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from util.landmarks import BROWS, EYES, LEFT_EYE, RIGHT_EYE, interocular_distance
+from data.head_geometry import GRID, Head, View, grid_points, on_grid
+from util.landmarks import BROWS, EYES, JAW, interocular_distance
 
-GRID = 64  # points a side of a field
 _STILL = 0.04, 0.30  # of the image's side around the NMFC: the motion is whole up to the first distance, and over at the second
 _NECK = 0.0, 0.6  # the same below the chin, in distances between eyes and chin
 _SHOULDERS = 0.16  # of the image's side: so far from the shoulders the motion is whole again
 _PAD = 2  # cells
 _DEPTH_BLUR = 0.02  # of the image's side: depth jumps behind the nose, and a picture must not tear there
-_ABOVE = 0.0, 0.6  # in distances between the eyes' middles: how far above the eyes the head's outline is looked at,
-_ROWS = 6  # in so many rows
-_OUTLINE_ERROR = 0.004  # of the image's side, in frames that count as independent: one in
-_ALIKE = 10
+_STAYS = 0.15, 0.45  # in Head.follows: what is below the first stays, what is above the second goes with the head whole
+_STAYS_BLUR = 0.03  # of the image's side
+_JUDGED = 0.45, 0.2  # in distances between eyes and chin above the chin: not above the first, below the second in full
 _BROWS_HEIGHT = 0.06  # in distances of the outer eye corners; landmarks lie on their upper edge
-_BROWS_REACH = 0.20, 0.05, 0.08  # the same above, below and beside the brows: what moves with them
-_USUAL_DEPTH = 0.5, 0.15  # of the outline: mean, from the edge of the mesh (0) to the mean of the face (1), and spread, of all depth
+# How far the forehead goes with the brows, by the height above them (in distances of the outer eye corners). The frontalis muscle draws
+# brows and scalp towards each other: hairline and front of the scalp go down a little (face_a and face_c, regression on flow).
+_FOREHEAD = (0.0, 0.08, 0.15, 0.22, 0.32, 0.45, 0.6, 0.75, 0.95), (1.0, 0.97, 0.75, 0.42, 0.02, -0.12, -0.15, -0.12, 0.0)
+_BROWS_REACH = 0.05, 0.08  # the same below and beside the brows: what moves with them
 
 
 @dataclass(frozen=True)
 class HeadShapes:
     """What N frames say about how their heads can move, whatever the motion."""
 
-    depth: np.ndarray  # float32 [N, G, G], 0..1 from the farthest to the nearest vertex of the model's mean, less the face's mean
+    nearer: np.ndarray  # float32 [N, G, G], how much nearer to the camera a place is than the face's mean, in pixels
     fade: np.ndarray  # float32 [N, G, G], how far what a frame shows follows the head: 1 on the face, 0 on the body
     centre: np.ndarray  # float32 [N, 2], of the face, in pixels; nan where there is none
-    brows: np.ndarray  # float32 [N, G, G], how far a place follows the brows: 1 on them
+    brows: np.ndarray  # float32 [N, G, G], how far a place follows the brows: 1 on them, below 0 where it goes the other way
     along: np.ndarray  # float32 [N, G, G], how far along the brows it is: 0 and 3 at their outer, 1 and 2 at their inner ends
     up: np.ndarray  # float32 [N, 2], up the face in the frame, as long as the outer eye corners are apart, in pixels
 
@@ -42,99 +43,34 @@ class HeadShapes:
         return HeadShapes(**{k: v[part] for k, v in vars(self).items()})
 
 
-def head_shapes(nmfcs: np.ndarray, landmarks: np.ndarray, masks: np.ndarray, outline: float) -> HeadShapes:
-    """nmfcs: uint8 [N, H, H, 3]. landmarks: [N, 70, 2] in pixels. masks: uint8 [N, any, any], 255 where the person is.
-
-    outline: the depth of the head's outline (`outline_depth`).
-    """
+def head_shapes(nmfcs: np.ndarray, landmarks: np.ndarray, masks: np.ndarray, head: Head) -> HeadShapes:
+    """nmfcs: uint8 [N, H, H, 3]. landmarks: [N, 70, 2] in pixels. masks: uint8 [N, any, any], 255 where the person is."""
     size = nmfcs.shape[1]
-    small, faces = _on_grid(nmfcs)
+    small, faces = on_grid(nmfcs)
     count = len(small)
-    depth, fade, brows, along = np.zeros((4, count, GRID, GRID), np.float32)
-    shapes = HeadShapes(depth, fade, np.full((count, 2), np.nan, np.float32), brows, along, np.zeros((count, 2), np.float32))
+    nearer, fade, brows, along = np.zeros((4, count, GRID, GRID), np.float32)
+    shapes = HeadShapes(nearer, fade, np.full((count, 2), np.nan, np.float32), brows, along, np.zeros((count, 2), np.float32))
     places = grid_points(size, GRID)
     for i, (face, nmfc, points, mask) in enumerate(zip(faces, small, landmarks, masks, strict=True)):
         if face.any():
-            shapes.depth[i] = _smooth_depth(nmfc[..., 2].astype(np.float32) / 255, face, outline)
-            shapes.fade[i] = _fade(face, points, mask, places)
+            shapes.nearer[i] = _nearer(View.of(nmfc, size, head.box), head)
+            shapes.fade[i] = _fade(face, points, mask, places, head.follows)
             shapes.centre[i] = places[face].mean(0)
             shapes.brows[i], shapes.along[i], shapes.up[i] = _brows(points, places)
     return shapes
 
 
-def outline_depth(nmfcs: np.ndarray, landmarks: np.ndarray, masks: np.ndarray) -> float:
-    """At what depth the outline of a person's head lies above the ears, 0..1 from the farthest to the nearest vertex of the model's mean.
+def _nearer(view: View, head: Head) -> np.ndarray:
+    """As in HeadShapes."""
+    near = (view.head(head.outline) @ view.nearer).astype(np.float32)
+    return cv2.GaussianBlur(near, (0, 0), _DEPTH_BLUR * GRID) - np.float32(view.colours[view.face].mean(0) @ view.nearer)
 
-    From how it moves when the head turns: an NMFC image tells where the camera sees each point (X, Y, Z) of the model, so also where it
-    would see the middle between the outlines left and right, if that were a point of the head; the point that explains N frames best is
-    found by least squares. Frames that hardly turn say little; then the answer is near to what is usual.
-    nmfcs, landmarks, masks: as for `head_shapes`, of frames from the whole video.
+
+def _fade(face: np.ndarray, landmarks: np.ndarray, mask: np.ndarray, places: np.ndarray, follows: np.ndarray) -> np.ndarray:
+    """As in HeadShapes.
+
+    face: bool [G, G]; landmarks: [70, 2] in pixels; mask: uint8 [any, any]; places: the grid's points; follows: as in Head.
     """
-    size = nmfcs.shape[1]
-    places = grid_points(size, GRID)
-    normal, right, edges, means = np.zeros((3, 3)), np.zeros(3), [], []
-    for nmfc, face, points, mask in zip(*_on_grid(nmfcs), landmarks, masks, strict=True):
-        middle = _outline_middle(mask, points, size)
-        if middle is None or face.sum() < GRID:
-            continue
-        model = np.column_stack([nmfc[face] / 255, np.ones(face.sum())])
-        *camera, start = np.linalg.lstsq(model, places[face][:, 0], rcond=None)[0]
-        normal += np.outer(camera, camera)
-        right += np.multiply(camera, middle - start)
-        edges.append(np.percentile(model[:, 2], 5))
-        means.append(model[:, 2].mean())
-    if not means:
-        return 0.5
-    edge, mean = np.mean(edges), np.mean(means)
-    usual, spread = edge + _USUAL_DEPTH[0] * (mean - edge), _USUAL_DEPTH[1]
-    prior = np.diag([1e-6, 1e-6, ((_OUTLINE_ERROR * size) / spread) ** 2 * _ALIKE])
-    found = np.linalg.solve(normal + prior, right + prior @ (0.5, 0.5, usual))
-    return float(np.clip(found[2], edge, 1))
-
-
-def _outline_middle(mask: np.ndarray, landmarks: np.ndarray, size: int) -> float | None:
-    """x of the middle between the head's outlines above the eyes, in pixels of the frame; None where they are not in the picture."""
-    right, left = landmarks[RIGHT_EYE].mean(0), landmarks[LEFT_EYE].mean(0)
-    step = mask.shape[0] / size
-    x, y = (right + left) / 2 * step
-    middles = []
-    for up in np.linspace(*_ABOVE, _ROWS) * np.linalg.norm(left - right) * step:
-        if not (0 <= y - up < len(mask) and 0 <= x < len(mask)):
-            continue
-        row = mask[int(y - up)] / 255
-        ends = [_half_way(row[int(x) :: -1]), _half_way(row[int(x) :])]
-        if None not in ends:
-            middles.append(int(x) + 0.5 + (ends[1] - ends[0]) / 2)
-    return float(np.median(middles)) / step if len(middles) > _ROWS // 2 else None
-
-
-def _half_way(row: np.ndarray) -> float | None:
-    """How far along a row, which begins inside, its values fall below a half; None if they do not."""
-    below = np.flatnonzero(row < 0.5)
-    if not len(below) or below[0] == 0:
-        return None
-    i = int(below[0])
-    return i - (0.5 - row[i]) / (row[i - 1] - row[i])
-
-
-def _on_grid(nmfcs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The images at the grid's points, uint8 [N, G, G, 3], and where they show the face, bool [N, G, G]."""
-    along = ((np.arange(GRID) + 0.5) * (nmfcs.shape[1] / GRID)).astype(int)
-    small = nmfcs.take(along, 1).take(along, 2)
-    return small, (small[..., 0] | small[..., 1] | small[..., 2]) > 0
-
-
-def _smooth_depth(depth: np.ndarray, face: np.ndarray, outline: float) -> np.ndarray:
-    """Depth of the face less its mean, [G, G]; beyond its edge that of the nearest place on it, if that is not behind the outline."""
-    _, nearest = cv2.distanceTransformWithLabels((~face).astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
-    of_label = np.zeros(nearest.max() + 1, np.float32)
-    of_label[nearest[face]] = depth[face]
-    whole = np.where(face, depth, np.maximum(of_label[nearest], np.float32(outline)))
-    return cv2.GaussianBlur(whole, (0, 0), _DEPTH_BLUR * GRID) - depth[face].mean()
-
-
-def _fade(face: np.ndarray, landmarks: np.ndarray, mask: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """As in HeadShapes. face: bool [G, G]; landmarks: [70, 2] in pixels; mask: uint8 [any, any]; places: the grid's points."""
     away = cv2.distanceTransform((~face).astype(np.uint8), cv2.DIST_L2, 5) / GRID
     chin, eyes = landmarks[8], landmarks[EYES].mean(0)
     down = (chin - eyes) / max(float(np.sum((chin - eyes) ** 2)), 1e-6)
@@ -144,7 +80,13 @@ def _fade(face: np.ndarray, landmarks: np.ndarray, mask: np.ndarray, places: np.
     if shoulders.any():
         ramps.append(np.minimum(cv2.distanceTransform((~shoulders).astype(np.uint8), cv2.DIST_L2, 5) / (_SHOULDERS * GRID), 1))
     fade = np.prod(ramps, axis=0)
-    return fade * fade * (3 - 2 * fade)
+    fade = fade * fade * (3 - 2 * fade)
+    # Collar, throat and what lies on the shoulders stay if they do in the video; what the jaw encloses goes with the head in any case.
+    cell = places[0, 1, 0] - places[0, 0, 0]
+    jaw = cv2.fillPoly(np.zeros((GRID, GRID), np.uint8), [np.rint(landmarks[JAW] / cell - 0.5).astype(np.int32)], 1)
+    judged = np.where(jaw > 0, 0, np.clip((below + _JUDGED[0]) / (_JUDGED[0] - _JUDGED[1]), 0, 1))
+    goes = np.clip((follows - _STAYS[0]) / (_STAYS[1] - _STAYS[0]), 0, 1)
+    return fade * cv2.GaussianBlur(1 - judged * (1 - goes), (0, 0), _STAYS_BLUR * GRID)
 
 
 def _shoulders(mask: np.ndarray, eyes: np.ndarray) -> np.ndarray:
@@ -174,15 +116,8 @@ def _brows(landmarks: np.ndarray, places: np.ndarray) -> tuple[np.ndarray, np.nd
     x, y = np.moveaxis(places @ axes, -1, 0)
     ends, heights = (landmarks[BROWS] @ axes).T
     ends = np.maximum.accumulate(ends)
-    above, below, beside = _BROWS_REACH
-    away = y - np.interp(x, ends, heights)
-    away = np.maximum(away, 0) + np.minimum(away + _BROWS_HEIGHT, 0)
+    below, beside = _BROWS_REACH
+    above = y - np.interp(x, ends, heights)
     beyond = np.maximum(np.maximum(ends[0] - x, x - ends[-1]), 0)
-    near = np.exp(-0.5 * ((away / np.where(away > 0, above, below)) ** 2 + (beyond / beside) ** 2))
+    near = np.exp(-0.5 * ((np.minimum(above + _BROWS_HEIGHT, 0) / below) ** 2 + (beyond / beside) ** 2)) * np.interp(above, *_FOREHEAD)
     return near, np.interp(x, ends, np.r_[np.linspace(0, 1, 5), np.linspace(2, 3, 5)]), up * apart
-
-
-def grid_points(size: int, count: int) -> np.ndarray:
-    """Centres of a grid's cells on a frame, float32 [count, count, 2], x and y in pixels."""
-    along = (np.arange(count, dtype=np.float32) + 0.5) * (size / count)
-    return np.stack(np.meshgrid(along, along), -1)

@@ -14,15 +14,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from data.head_motion import head_fields, move_points, no_motion, random_head_motion
-from data.head_shapes import HeadShapes, head_shapes, outline_depth
+from data.head_geometry import Head, measure_head
+from data.head_motion import head_fields, move_points, nmfc_fields, no_motion, random_head_motion
+from data.head_shapes import HeadShapes, head_shapes
 from data.transforms import jitter_landmarks, jitter_nmfc, random_jitter, resize_image, resize_nmfc
 from util import layout
 from util.ahead import map_ahead
 from util.cli import UserError
 from util.eye_gaze import draw_eye_gaze
 from util.image_io import read_image
-from util.layout import Dataset, Record, read_table
+from util.layout import Dataset, Record, read_camera, read_table
 from util.persons import Persons
 from util.sampling import spread
 
@@ -39,7 +40,7 @@ CONTEXT = 2  # frames of conditioning before the current one
 _COMMANDS = {"images": "detect.py", "nmfcs": "reconstruct.py", "landmarks70": "detect_landmarks70.py"}
 _STEPS = {"detect": "detect.py", "landmarks70": "detect_landmarks70.py", "reconstruct": "reconstruct.py"}
 _READERS = 4
-_OUTLINE_FRAMES = 100
+_HEAD_FRAMES = 100  # that a person's head is measured from
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class _Person:
 
     masks: np.ndarray  # uint8 [N, any, any], 255 where the person is
     background: np.ndarray  # uint8 [H, W, 4] at load size, as in util.persons
-    outline: float  # depth of the head's outline (data.head_shapes)
+    head: Head
 
 
 class VideoDataset:
@@ -158,10 +159,10 @@ class VideoDataset:
         jitter = random_jitter(rng, self.load_size)
         motion = None
         if self._persons is not None:
-            heads, fades, masks, background = self._move(clip, frames, own, rng)
+            heads, meshes, rest = self._move(clip, frames, own, rng)
             if heads.any():
                 landmarks = np.stack([move_points(f, x, self.load_size) for f, x in zip(heads, landmarks)]).astype(np.float32)
-            motion = {"heads": heads[rows], "fades": fades, "masks": masks, "background": background}
+            motion = {"heads": heads[own], "nmfcs": meshes[rows], **rest}
         places = landmarks[own]
         if self._augment:
             nmfcs = np.stack([jitter_nmfc(x, jitter) for x in nmfcs])
@@ -181,17 +182,19 @@ class VideoDataset:
 
     def _move(
         self, clip: ClipIndex, frames: _Frames, own: slice, rng: np.random.Generator
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """A motion for the head, or none by chance: fields of all frames; fades and masks of the clip's own; the background."""
+    ) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+        """A motion for the head, or none by chance: fields of all frames and of their NMFC images; and the rest that move_heads needs."""
         person = self._person(clip.sequence)
         stop = clip.start + clip.length
         masks = person.masks[stop - len(frames.nmfcs) : stop]
-        still = masks[own].copy(), person.background
+        rest = {"masks": masks[own].copy(), "background": person.background}
         if rng.random() >= self._move_heads:
             heads = no_motion(len(frames.nmfcs))
-            return heads, np.zeros(heads[own].shape[:-1], np.float32), *still
-        shapes = frames.shapes if frames.shapes is not None else head_shapes(frames.nmfcs, frames.landmarks, masks, person.outline)
-        return head_fields(random_head_motion(rng), shapes, self.load_size), shapes.fade[own].copy(), *still
+            return heads, heads, {"fades": np.zeros(heads[own].shape[:-1], np.float32), **rest}
+        shapes = frames.shapes if frames.shapes is not None else head_shapes(frames.nmfcs, frames.landmarks, masks, person.head)
+        motion = random_head_motion(rng)
+        heads = head_fields(motion, shapes, self.load_size, person.head.perspective)
+        return heads, nmfc_fields(motion, shapes, self.load_size), {"fades": shapes.fade[own].copy(), **rest}
 
     def _frames(self, sequence: int, first: int, last: int) -> _Frames:
         frames = self._cache.get(sequence)
@@ -212,7 +215,7 @@ class VideoDataset:
                     return None
                 frames = read_frames(self.sequences[sequence], self._numbers[sequence], self.load_size)
                 if person is not None:
-                    frames = replace(frames, shapes=head_shapes(frames.nmfcs, frames.landmarks, person.masks, person.outline))
+                    frames = replace(frames, shapes=head_shapes(frames.nmfcs, frames.landmarks, person.masks, person.head))
                 self._cache[sequence] = frames
                 self._budget -= self._cache[sequence].nbytes
             return self._cache[sequence]
@@ -224,19 +227,28 @@ class VideoDataset:
             if name not in self._person_cache:
                 found = self._persons(name)
                 background = resize_image(found.background, self.load_size)
-                self._person_cache[name] = _Person(found.masks, background, self._outline(name, found.masks))
+                self._person_cache[name] = _Person(found.masks, background, self._head(name, found.masks))
             person = self._person_cache[name]
         before = sum(len(n) for n, other in zip(self._numbers[:sequence], self._names) if other == name)
         return replace(person, masks=person.masks[before : before + len(self._numbers[sequence])])
 
-    def _outline(self, name: str, masks: np.ndarray) -> float:
-        """The depth of the outline of a person's head, from some of all training frames."""
+    def _head(self, name: str, masks: np.ndarray) -> Head:
+        """A person's head, measured from some of all training frames."""
         frames = [(s, n) for s, numbers, other in zip(self.sequences, self._numbers, self._names) if other == name for n in numbers]
-        chosen = spread(len(frames), _OUTLINE_FRAMES)
+        chosen = spread(len(frames), _HEAD_FRAMES)
+
+        def read(i: int) -> tuple[np.ndarray, np.ndarray]:
+            sequence, number = frames[i]
+            return _read_square(sequence, "nmfcs", number, None), _read_square(sequence, "images", number, None)
+
         with ThreadPoolExecutor(_READERS) as pool:
-            nmfcs = list(pool.map(lambda i: _read_square(frames[i][0], "nmfcs", frames[i][1], None), chosen))
+            nmfcs, images = map(np.stack, zip(*pool.map(read, chosen)))
         landmarks = [read_landmarks(frames[i][0], "landmarks70", frames[i][1]) for i in chosen]
-        return outline_depth(np.stack(nmfcs), np.stack(landmarks), masks[chosen])
+        paths = [frames[i][0].path("misc", frames[i][1]) for i in chosen]
+        cameras = None
+        if all(p.is_file() for p in paths):
+            cameras = np.array([scale * rotation for scale, rotation, _ in map(read_camera, paths)])
+        return measure_head(nmfcs, np.stack(landmarks), masks[chosen], images, cameras)
 
     def _read_flows(self, sequence: int) -> dict[int, np.ndarray]:
         if self._flows is None:

@@ -1,4 +1,4 @@
-"""data/head_motion.py and head_shapes.py: the head moves in frame, NMFC image, landmarks and flow alike; body and background stay."""
+"""data/head_motion.py, head_shapes.py and head_geometry.py: the head moves in frame, NMFC image, landmarks and flow alike; body and background stay."""
 
 import numpy as np
 import pytest
@@ -8,21 +8,24 @@ from data.head_motion import (
     BROWS_CHANGE,
     BROWS_ENDS,
     BROWS_RAISED,
-    DEPTH_SHIFT,
     TRANSLATION,
+    TURN_DEG,
     HeadMotion,
     head_fields,
     move_heads,
     move_points,
+    nmfc_fields,
     no_motion,
     random_head_motion,
 )
-from data.head_shapes import head_shapes, outline_depth
+from data.head_geometry import USUAL_HEAD, Head, measure_head
+from data.head_shapes import head_shapes
 from util.landmarks import BROWS, EYES
 
 SIZE = 128
 STAY = np.array([[1.0, 0, 0], [0, 1, 0]])
 CALM = np.zeros((2, 4))
+FLAT = Head(np.ones(3), 0.4, 0.0)  # of a ball as wide as high and deep, before a camera that is far away
 
 
 def shift_by(x: float, y: float) -> HeadMotion:
@@ -53,11 +56,12 @@ def clip(motion, images, nmfcs, flows=None, mask=None, background=None):
     """A batch of one clip; the mask says that all is the person, unless another is given."""
     context = [nmfcs[0], nmfcs[0], *nmfcs]
     mask = np.full((SIZE, SIZE), 255, np.uint8) if mask is None else mask
-    shapes = head_shapes(np.stack(context), *(np.stack([x] * len(context)) for x in (points70(), mask)), 0.4)
-    heads = head_fields(motion, shapes, SIZE) if motion else no_motion(len(context))
+    shapes = head_shapes(np.stack(context), *(np.stack([x] * len(context)) for x in (points70(), mask)), FLAT)
+    heads = head_fields(motion, shapes, SIZE, FLAT.perspective) if motion else no_motion(len(context))
+    meshes = nmfc_fields(motion, shapes, SIZE) if motion else heads
     fades = shapes.fade[2:]
     background = np.zeros((SIZE, SIZE, 4), np.uint8) if background is None else background
-    parts = {"heads": heads, "fades": fades, "masks": np.stack([mask] * len(nmfcs)), "background": background}
+    parts = {"heads": heads[2:], "nmfcs": meshes, "fades": fades, "masks": np.stack([mask] * len(nmfcs)), "background": background}
     batch = {"image": np.stack(images), "nmfc": np.stack(context), "motion": parts}
     if flows:
         batch["flows"] = flows
@@ -129,11 +133,11 @@ def test_shoulders_stay_while_throat_and_hair_follow():
 def test_a_picture_full_of_person_has_no_shoulders():
     """Whatever lies in memory: nothing is hidden, not at the picture's edges either."""
     full, landmarks = np.full((1, SIZE, SIZE), 255, np.uint8), points70()[None]
-    first = head_shapes(face()[None], landmarks, full, 0.4)
+    first = head_shapes(face()[None], landmarks, full, FLAT)
     for value in (0, 255):
         junk = [np.full(n, value, np.uint8) for n in (64 * 64, 68 * 68, 96 * 256, 128 * 256) for _ in range(8)]
         del junk
-        np.testing.assert_array_equal(head_shapes(face()[None], landmarks, full, 0.4).fade, first.fade)
+        np.testing.assert_array_equal(head_shapes(face()[None], landmarks, full, FLAT).fade, first.fade)
     assert first.fade[0, 44, 16] > 0 and first.fade[0, 44, 48] > 0  # beside the throat
 
 
