@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from data.head_geometry import Head, measure_head
-from data.head_motion import head_fields, move_points, nmfc_fields, no_motion, random_head_motion
+from data.head_motion import frame_fields, head_fields, move_points, nmfc_fields, no_motion, random_head_motion
 from data.head_shapes import HeadShapes, head_shapes
 from data.transforms import jitter_landmarks, jitter_nmfc, random_jitter, resize_image, resize_nmfc
 from util import layout
@@ -159,10 +159,9 @@ class VideoDataset:
         jitter = random_jitter(rng, self.load_size)
         motion = None
         if self._persons is not None:
-            heads, meshes, rest = self._move(clip, frames, own, rng)
+            heads, motion = self._move(clip, frames, own, rows, rng)
             if heads.any():
                 landmarks = np.stack([move_points(f, x, self.load_size) for f, x in zip(heads, landmarks)]).astype(np.float32)
-            motion = {"heads": heads[own], "nmfcs": meshes[rows], **rest}
         places = landmarks[own]
         if self._augment:
             nmfcs = np.stack([jitter_nmfc(x, jitter) for x in nmfcs])
@@ -181,20 +180,21 @@ class VideoDataset:
         return item
 
     def _move(
-        self, clip: ClipIndex, frames: _Frames, own: slice, rng: np.random.Generator
-    ) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
-        """A motion for the head, or none by chance: fields of all frames and of their NMFC images; and the rest that move_heads needs."""
+        self, clip: ClipIndex, frames: _Frames, own: slice, rows: np.ndarray, rng: np.random.Generator
+    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """A motion for the head, or none by chance: the fields of all frames' heads, and what data.head_motion.move_heads needs."""
         person = self._person(clip.sequence)
         stop = clip.start + clip.length
         masks = person.masks[stop - len(frames.nmfcs) : stop]
         rest = {"masks": masks[own].copy(), "background": person.background}
         if rng.random() >= self._move_heads:
-            heads = no_motion(len(frames.nmfcs))
-            return heads, heads, {"fades": np.zeros(heads[own].shape[:-1], np.float32), **rest}
+            still = no_motion(len(frames.nmfcs))
+            return still, {"frames": still[own], "nmfcs": still[rows], **rest}
         shapes = frames.shapes if frames.shapes is not None else head_shapes(frames.nmfcs, frames.landmarks, masks, person.head)
         motion = random_head_motion(rng)
         heads = head_fields(motion, shapes, self.load_size, person.head.perspective)
-        return heads, nmfc_fields(motion, shapes, self.load_size), {"fades": shapes.fade[own].copy(), **rest}
+        moved = frame_fields(motion, heads[own], shapes.fade[own], person.head, self.load_size)
+        return heads, {"frames": moved, "nmfcs": nmfc_fields(motion, shapes, self.load_size)[rows], **rest}
 
     def _frames(self, sequence: int, first: int, last: int) -> _Frames:
         frames = self._cache.get(sequence)

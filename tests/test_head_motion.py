@@ -1,9 +1,13 @@
-"""data/head_motion.py, head_shapes.py and head_geometry.py: the head moves in frame, NMFC image, landmarks and flow alike; body and background stay."""
+"""data/head_motion.py and head_shapes.py: the head moves in frame, NMFC image, landmarks and flow alike; body and background stay."""
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from test_head_geometry import turning_ball
 
+from data.head_geometry import GRID, USUAL_HEAD
 from data.head_motion import (
     BROWS_CHANGE,
     BROWS_ENDS,
@@ -11,6 +15,7 @@ from data.head_motion import (
     TRANSLATION,
     TURN_DEG,
     HeadMotion,
+    frame_fields,
     head_fields,
     move_heads,
     move_points,
@@ -18,14 +23,14 @@ from data.head_motion import (
     no_motion,
     random_head_motion,
 )
-from data.head_geometry import USUAL_HEAD, Head, measure_head
 from data.head_shapes import head_shapes
 from util.landmarks import BROWS, EYES
 
 SIZE = 128
 STAY = np.array([[1.0, 0, 0], [0, 1, 0]])
 CALM = np.zeros((2, 4))
-FLAT = Head(np.ones(3), 0.4, 0.0)  # of a ball as wide as high and deep, before a camera that is far away
+BALL = np.array([1, 1, 100 / 155])  # the box of `face`
+FLAT = replace(USUAL_HEAD, box=BALL, outline=0.4, perspective=0.0)  # before a camera that is far away
 
 
 def shift_by(x: float, y: float) -> HeadMotion:
@@ -34,12 +39,12 @@ def shift_by(x: float, y: float) -> HeadMotion:
 
 
 def face(x: float = 64, y: float = 56, radius: float = 26) -> np.ndarray:
-    """NMFC image of a ball: blue is depth, nearest in the middle."""
+    """NMFC image of a ball: green is height, blue is depth, nearest in the middle."""
     along = np.arange(SIZE) + 0.5
     dx, dy = (along - x)[None] / radius, (along - y)[:, None] / radius
     inside = dx**2 + dy**2 < 1
     depth = np.sqrt(np.clip(1 - dx**2 - dy**2, 0, 1))
-    image = np.stack([128 + 100 * dx + 0 * dy, 128 + 100 * dy + 0 * dx, 100 + 155 * depth], -1)
+    image = np.stack([128 + 100 * dx + 0 * dy, 128 - 100 * dy + 0 * dx, 100 + 155 * depth], -1)
     return np.where(inside[..., None], image, 0).astype(np.uint8)
 
 
@@ -57,11 +62,12 @@ def clip(motion, images, nmfcs, flows=None, mask=None, background=None):
     context = [nmfcs[0], nmfcs[0], *nmfcs]
     mask = np.full((SIZE, SIZE), 255, np.uint8) if mask is None else mask
     shapes = head_shapes(np.stack(context), *(np.stack([x] * len(context)) for x in (points70(), mask)), FLAT)
-    heads = head_fields(motion, shapes, SIZE, FLAT.perspective) if motion else no_motion(len(context))
-    meshes = nmfc_fields(motion, shapes, SIZE) if motion else heads
-    fades = shapes.fade[2:]
+    heads = meshes = frames = no_motion(len(context))
+    if motion:
+        heads, meshes = head_fields(motion, shapes, SIZE, FLAT.perspective), nmfc_fields(motion, shapes, SIZE)
+        frames = frame_fields(motion, heads, shapes.fade, FLAT, SIZE)
     background = np.zeros((SIZE, SIZE, 4), np.uint8) if background is None else background
-    parts = {"heads": heads[2:], "nmfcs": meshes, "fades": fades, "masks": np.stack([mask] * len(nmfcs)), "background": background}
+    parts = {"frames": frames[2:], "nmfcs": meshes, "masks": np.stack([mask] * len(nmfcs)), "background": background}
     batch = {"image": np.stack(images), "nmfc": np.stack(context), "motion": parts}
     if flows:
         batch["flows"] = flows
@@ -166,12 +172,73 @@ def test_an_unknown_background_bends_with_the_person():
 
 
 def test_what_is_near_moves_past_what_is_far():
-    shapes = head_shapes(face()[None], points70()[None], np.full((1, SIZE, SIZE), 255, np.uint8), 0.4)
-    heads = head_fields(HeadMotion(STAY, np.array([0.05, 0]), CALM), shapes, SIZE)
+    shapes = head_shapes(face()[None], points70()[None], np.full((1, SIZE, SIZE), 255, np.uint8), FLAT)
+    heads = head_fields(HeadMotion(STAY, np.array([0.1, 0]), CALM), shapes, SIZE, 0.0)
     places = np.array([[64.0, 56], [41, 56], [87, 56]])
     middle, left, right = move_points(heads[0], places, SIZE) - places
     assert middle[0] > 0.5 and left[0] < 0 and right[0] < 0
     assert abs(middle[1]) < 1e-5
+
+
+def pinhole(points: np.ndarray, distance: float) -> np.ndarray:
+    """Points [n, 3] (right, down, towards the camera) as a camera at that distance from the origin sees them."""
+    return points[:, :2] * distance / (distance - points[:, 2:])
+
+
+@pytest.mark.parametrize(("turn", "scale"), [((0, 0), 1.05), ((0, 0.08), 1.0), ((-0.06, 0), 1.0), ((0.05, -0.05), 0.95)])
+def test_a_frame_moves_as_a_camera_near_by_sees_it(turn, scale):
+    """A ball of radius 26 pixels before a pinhole camera that is 1.25 sides of the frame away turns, or comes nearer."""
+    shapes = head_shapes(face()[None], points70()[None], np.full((1, SIZE, SIZE), 255, np.uint8), FLAT)
+    centre = shapes.centre[0]
+    flat = np.array([[0.0, -14], [12, 0], [-8, 9], [3, -3]])
+    points = np.column_stack([flat, np.sqrt(26**2 - (flat**2).sum(1))])
+    points[:, 2] -= 26 * 2 / 3  # the mean of a half ball's depths over its picture
+    distance, angle = 1.25 * SIZE, np.hypot(*turn)
+    axis = np.array([*turn, 0]) / max(angle, 1e-9)
+    along, near = points @ axis, points[:, 2]
+    turned = points + ((np.cos(angle) - 1) * along + np.sin(angle) * near)[:, None] * axis
+    turned[:, 2] = np.cos(angle) * near - np.sin(angle) * along
+    motion = HeadMotion(scale * STAY, np.array(turn, float), CALM)
+    heads = head_fields(motion, shapes, SIZE, 1 / 1.25)
+    before, after = pinhole(points, distance), pinhole(turned, distance / scale) * scale
+    moved = move_points(heads[0], centre + before, SIZE) - centre
+    np.testing.assert_allclose(moved, after, atol=0.35)
+    assert np.abs(after - before).max() > 0.5
+    parallel = head_fields(motion, shapes, SIZE, 0.0)
+    np.testing.assert_allclose(nmfc_fields(motion, shapes, SIZE), parallel)  # its camera is far away
+
+
+def test_depth_is_towards_the_camera_however_the_head_is_turned():
+    nmfcs, landmarks, masks = turning_ball(np.radians([0.0, 25, -25]), 0.6)
+    shapes = head_shapes(nmfcs, landmarks, masks, replace(FLAT, box=np.ones(3)))
+    for nearer in shapes.nearer:
+        inside = nearer[26:38, 24:40]
+        np.testing.assert_allclose(inside, inside[:, ::-1], atol=1.0)
+        assert abs(inside[6, 8] - inside[6, 0] - (30 - np.sqrt(30**2 - 15**2))) < 1.0
+
+
+def test_what_stays_in_the_video_stays_and_sways_as_there():
+    """A collar at the chin's height stays, though neither mask nor distance tells it from the neck; shoulders go 0.2 of the way."""
+    follows = np.full((GRID, GRID), 0.5, np.float32)
+    follows[39:, :26] = 0.05
+    sway = np.zeros((GRID, GRID, 2, 6), np.float32)
+    sway[..., 0, 0] = 0.2
+    collar, throat, shoulder = np.array([[44.0, 84], [64, 84], [100, 122]])
+    full = np.full((1, SIZE, SIZE), 255, np.uint8)
+    moved = {}
+    for name, head in {"usual": FLAT, "measured": replace(FLAT, follows=follows, sway=sway)}.items():
+        shapes = head_shapes(face()[None], points70()[None], full, head)
+        heads = head_fields(shift_by(5, 0), shapes, SIZE, 0.0)
+        field = frame_fields(shift_by(5, 0), heads, shapes.fade, head, SIZE)[0]
+        moved[name] = [move_points(field, x[None], SIZE)[0, 0] - x[0] for x in (collar, throat, shoulder)]
+    assert moved["usual"][0] > 3 and moved["usual"][1] > 4 and abs(moved["usual"][2]) < 0.1
+    assert moved["measured"][0] < 1.5 and moved["measured"][1] > 4 and abs(moved["measured"][2] - 1) < 0.1
+
+
+def test_a_body_sways_no_farther_than_makes_sense():
+    sway = np.full((GRID, GRID, 2, 6), 10, np.float32)
+    field = frame_fields(shift_by(5, 0), no_motion(1), np.zeros((1, GRID, GRID), np.float32), replace(FLAT, sway=sway), SIZE)
+    np.testing.assert_allclose(np.linalg.norm(field, axis=-1), 0.03 * SIZE, rtol=1e-5)
 
 
 def test_brows_are_raised_end_by_end_while_eyes_and_head_stay():
@@ -183,6 +250,8 @@ def test_brows_are_raised_end_by_end_while_eyes_and_head_stay():
     assert np.abs(move_points(heads[0], points[EYES], SIZE) - points[EYES]).max() < 0.15
     far = np.array([[64.0, 80], [30, 42], [98, 42]])
     np.testing.assert_allclose(move_points(heads[0], far, SIZE), far, atol=0.02)
+    hairline = np.array([[54.0, 42 - 0.6 * 32]])  # goes down by 0.15 of what the brow goes up
+    np.testing.assert_allclose(move_points(heads[0], hairline, SIZE) - hairline, [[0, 0.15 * 3.2]], atol=0.05)
     moved = move_heads(batch)
     picture = moved["image"][0, 0].numpy()
     brightest = np.where(picture > 220, picture, 0)  # below it the spot is drawn out
@@ -228,39 +297,10 @@ def test_a_clip_without_motion_or_face_stays_exactly_as_it_is(motion):
     assert torch.equal(moved["flows"][1], batch["flows"][1])
 
 
-def turning_ball(yaw: np.ndarray, depth: float, radius: float = 30) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """NMFC images of a ball that turns, landmarks, and masks whose outline goes with a point of that depth, 0..1, behind the nose."""
-    along = (np.arange(SIZE) + 0.5 - 64) / radius
-    x, y = np.meshgrid(along, along)
-    z = np.sqrt(np.clip(1 - x**2 - y**2, 0, 1))
-    sine, cosine = np.sin(yaw)[:, None, None], np.cos(yaw)[:, None, None]
-    ball = np.stack([cosine * x - sine * z, np.broadcast_to(y, (len(yaw), *y.shape)), sine * x + cosine * z], -1)
-    nmfcs = np.where((z > 0)[..., None], np.round(127.5 + 127.5 * ball), 0).astype(np.uint8)
-    eyes = np.where(np.arange(70) < 42, -0.4, 0.4)
-    landmarks = np.stack([64 + radius * eyes, np.full(70, 64.0)], -1)
-    middles = 64 + radius * np.sin(yaw) * (2 * depth - 1)
-    inside = 40 - np.abs(np.arange(SIZE) + 0.5 - middles[:, None]) + 0.5
-    masks = np.repeat((255 * inside.clip(0, 1))[:, None], SIZE, 1).round().astype(np.uint8)
-    return nmfcs, np.stack([landmarks] * len(yaw)), masks
-
-
-@pytest.mark.parametrize("depth", [0.6, 0.75, 0.9])
-def test_the_outlines_depth_is_found_by_how_it_moves_when_the_head_turns(depth):
-    frames = turning_ball(np.radians(np.linspace(-15, 15, 40)), depth)
-    assert abs(outline_depth(*frames) - depth) < 0.02
-
-
-def test_without_turns_the_outlines_depth_is_the_usual_one():
-    nmfcs, landmarks, masks = turning_ball(np.zeros(10), 0.6)
-    shown = nmfcs[0, ..., 2][nmfcs[0].any(-1)] / 255
-    assert np.percentile(shown, 5) < outline_depth(nmfcs, landmarks, masks) < shown.mean()
-    assert outline_depth(nmfcs, landmarks, np.full_like(masks, 255)) == 0.5  # no outline in the picture
-
-
 def test_motions_reach_their_limits_and_no_further():
     drawn = [random_head_motion(np.random.default_rng(i)) for i in range(300)]
-    shifts, depths = np.array([m.affine[:, 2] for m in drawn]), np.array([m.depth_shift for m in drawn])
-    for values, limit in ((shifts, TRANSLATION), (depths, DEPTH_SHIFT)):
+    shifts, turns = np.array([m.affine[:, 2] for m in drawn]), np.array([m.turn for m in drawn])
+    for values, limit in ((shifts, TRANSLATION), (turns, np.radians(TURN_DEG))):
         assert (np.abs(values) <= limit).all() and values.min() < -0.95 * limit and values.max() > 0.95 * limit
     brows = np.array([m.brows for m in drawn])
     still = ~brows.any((1, 2))
