@@ -1,5 +1,4 @@
-"""What the training frames of a person say about the head as a whole: how deep it is, how strongly the camera foreshortens it, and what
-in the frame goes with it.
+"""What the training frames of a person say about the head as a whole: how deep it is, and how strongly the camera foreshortens it.
 
 A fit's camera is a parallel one (weak perspective). A real one shows what is near larger than what is far: hair, 10 cm behind the eyes,
 grows less than the face when the head comes nearer, and more when it is bowed. How much so depends on the camera's distance, which one
@@ -9,7 +8,6 @@ picture does not tell but the outline of a head that moves does.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import cv2
@@ -31,13 +29,6 @@ _USUAL_PERSPECTIVE = 0.5, 0.3  # a frame 26 cm wide at the head, filmed from hal
 _MOST_PERSPECTIVE = 1.0
 _KNOWN_TURN = 0.05  # sine of the turns from which on a video's frames say more about the model's box than what is usual
 _SIDEWAYS = 0.1  # of its width: a face that shows less does not say which place of the head is seen beside it
-_PAIRS = 150  # of frames between which optical flow is looked at,
-_APART = 0.012, 0.055  # in which the face is so far from where it was, in parts of the image's side
-_FLOW_SIZE = 128  # of the frames, in pixels
-_FLOW_ERROR = 0.004  # of the image's side
-_SWAY_PRIOR = 5e-4  # how small the changes of a pose are that say nothing about the body, squared
-_SWAY_BLUR = 0.05  # of the image's side: shoulders move as a whole
-_THREADS = 4
 
 
 @dataclass(frozen=True)
@@ -47,16 +38,9 @@ class Head:
     box: np.ndarray  # float64 [3], what the colours' axes span, in widths of the face model
     outline: float  # depth of the head's outline above the ears: 0..1 from the farthest to the nearest vertex of the model's mean
     perspective: float  # the frame's side where the head is, in distances of the camera; 0 if that is very far
-    # float32 [G, G] over the frame, 0..1: does what is seen there go with the head (1), or does it stay (0)? 0.5 where that is not known
-    follows: np.ndarray
-    # float32 [G, G, 2, 6] over the frame: how far, in sides of the frame, what does not go with the head moves in the video when the
-    # head's pose changes by one (`pose_change`); it is what shoulders do
-    sway: np.ndarray
 
 
-USUAL_HEAD = Head(
-    np.array(_USUAL_BOX), 0.5, _USUAL_PERSPECTIVE[0], np.full((GRID, GRID), 0.5, np.float32), np.zeros((GRID, GRID, 2, 6), np.float32)
-)
+USUAL_HEAD = Head(np.array(_USUAL_BOX), 0.5, _USUAL_PERSPECTIVE[0])
 
 
 @dataclass(frozen=True)
@@ -70,7 +54,6 @@ class View:
     start: np.ndarray  # float64 [2]
     nearer: np.ndarray  # float64 [3]: how many pixels nearer to the camera places are, as nearer @ c
     width: float  # of the face model, in pixels
-    box: np.ndarray  # as in Head
 
     @classmethod
     def of(cls, small: np.ndarray, size: int, box: np.ndarray) -> View:
@@ -80,18 +63,11 @@ class View:
         x, y = across = np.transpose(across)
         away = np.cross(x / box, y / box)
         width = max(float(np.sqrt(np.linalg.norm(away))), 1e-6)
-        return cls(colours, face, points, across, start, -away / width * box, width, box)
+        return cls(colours, face, points, across, start, -away / width * box, width)
 
     def see(self, places: np.ndarray) -> np.ndarray:
         """Where places on the head [..., 3] are seen, [..., 2] in pixels."""
         return places @ self.across.T + self.start
-
-    @property
-    def rotation(self) -> np.ndarray:
-        """Of the head, [3, 3]; x to the right, y down and z away from the camera."""
-        x, y = self.across / self.box / self.width
-        left, _, right = np.linalg.svd([x, y, np.cross(x, y)])
-        return left @ right
 
     def head(self, outline: float) -> np.ndarray:
         """The place on the head that each of the grid's points shows: float32 [G, G, 3].
@@ -105,20 +81,17 @@ class View:
         places[..., 2] = np.where(self.face, places[..., 2], np.maximum(places[..., 2], np.float32(outline)))
         # from the nearest place on the face, at that depth, to the sides and upwards
         sideways = self.across[:, :2]
-        solve = np.linalg.solve(sideways.T @ sideways + (_SIDEWAYS * self.width) ** 2 * np.eye(2), sideways.T)
+        solve = np.linalg.solve(sideways.T @ sideways + ((_SIDEWAYS * self.width) ** 2 + 1e-6) * np.eye(2), sideways.T)
         places[..., :2] += np.where(self.face[..., None], 0, (self.points - self.see(places)) @ solve.T)
         return places
 
 
-def measure_head(
-    nmfcs: np.ndarray, landmarks: np.ndarray, masks: np.ndarray, images: np.ndarray | None = None, cameras: np.ndarray | None = None
-) -> Head:
+def measure_head(nmfcs: np.ndarray, landmarks: np.ndarray, masks: np.ndarray, cameras: np.ndarray | None = None) -> Head:
     """The head of a person, from N frames of the whole video.
 
     Where they say little (the head hardly moves, its outline is not in the picture) the answer is near to what is usual.
-    nmfcs: uint8 [N, H, H, 3]. landmarks: [N, 70, 2] in pixels. masks: uint8 [N, any, any], 255 where the person is. images: uint8
-    [N, H, H, 3]; without them it is not known what goes with the head. cameras: the fits' scales times their rotations, [N, 3, 3];
-    without them the face model's box is taken to be a usual one.
+    nmfcs: uint8 [N, H, H, 3]. landmarks: [N, 70, 2] in pixels. masks: uint8 [N, any, any], 255 where the person is. cameras: the fits'
+    scales times their rotations, [N, 3, 3]; without them the face model's box is taken to be a usual one.
     """
     size = nmfcs.shape[1]
     small, faces = on_grid(nmfcs)
@@ -131,15 +104,7 @@ def measure_head(
         box = _box(np.array([View.of(x, size, box).across for x in small]), cameras[shown, :2])
     views = [View.of(x, size, box) for x in small]
     outline = _outline_depth(views, landmarks, masks, size)
-    perspective = _perspective(views, landmarks, masks, size, outline)
-    if images is None:
-        return Head(box, outline, perspective, USUAL_HEAD.follows, USUAL_HEAD.sway)
-    return Head(box, outline, perspective, *_follows_and_sways(views, masks, images[shown], size, outline))
-
-
-def pose_change(shift: np.ndarray, scale: float, rotation: np.ndarray) -> np.ndarray:
-    """[6]: by how much a head moves right and down, in sides of the frame, grows (logarithm), and turns, as a rotation vector."""
-    return np.concatenate([shift, [np.log(scale)], rotation])
+    return Head(box, outline, _perspective(views, landmarks, masks, size, outline))
 
 
 def _box(seen: np.ndarray, fitted: np.ndarray) -> np.ndarray:
@@ -236,65 +201,6 @@ def _outline_ends(mask: np.ndarray, start: np.ndarray, across: np.ndarray, size:
         i = int(below[0])
         ends.append((i - (0.5 - row[i]) / (row[i - 1] - row[i])) / step)
     return ends[0], ends[1]
-
-
-def _follows_and_sways(
-    views: Sequence[View], masks: np.ndarray, images: np.ndarray, size: int, outline: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Head.follows and Head.sway, from the optical flow between pairs of frames in which the head has moved.
-
-    follows: is the flow rather that of the head, or none? Of squared differences, the share that is from none.
-    sway: regression of the flow on the change of the pose, where the person is.
-    """
-    small = [cv2.resize(cv2.cvtColor(x, cv2.COLOR_RGB2GRAY), (_FLOW_SIZE, _FLOW_SIZE), interpolation=cv2.INTER_AREA) for x in images]
-    persons = [cv2.resize(x, (GRID, GRID), interpolation=cv2.INTER_AREA).astype(np.float32) / 255 for x in masks]
-    pairs = _pairs(views, size)
-
-    def flow(pair: tuple[int, int]) -> np.ndarray:
-        estimate = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST)  # each call its own: they keep their pictures
-        found = estimate.calc(small[pair[0]], small[pair[1]], None)
-        return cv2.resize(found, (GRID, GRID), interpolation=cv2.INTER_AREA) / _FLOW_SIZE
-
-    from_none, from_head = np.full((2, GRID, GRID), _ALIKE * _FLOW_ERROR**2)
-    normal, right = np.zeros((GRID, GRID, 6, 6)), np.zeros((GRID, GRID, 6, 2))
-    middle = np.mean([v.colours[v.face].mean(0) for v in views], axis=0)
-    with ThreadPoolExecutor(_THREADS) as pool:
-        for (i, j), moved in zip(pairs, pool.map(flow, pairs), strict=True):
-            before, after, person = views[i], views[j], persons[i]
-            head = before.head(outline)
-            going = (after.see(head) - before.see(head)) / size
-            from_none += person * (moved**2).sum(-1)
-            from_head += person * ((moved - going) ** 2).sum(-1)
-            turn = cv2.Rodrigues(after.rotation @ before.rotation.T)[0][:, 0]
-            change = pose_change((after.see(middle) - before.see(middle)) / size, after.width / before.width, turn)
-            normal += person[..., None, None] * np.outer(change, change)
-            right += person[..., None, None] * (change[:, None] * moved[..., None, :])
-    follows = from_none / (from_none + from_head)
-    extent = (round(6 * _SWAY_BLUR * GRID) // 2 * 2 + 1,) * 2  # of three times the blur: what is beyond knows nothing of the shoulders
-
-    def blurred(x: np.ndarray) -> np.ndarray:
-        planes = [cv2.GaussianBlur(p, extent, _SWAY_BLUR * GRID) for p in np.moveaxis(x.reshape(GRID, GRID, -1), -1, 0)]
-        return np.stack(planes, -1).reshape(x.shape)
-
-    stays = 1 - cv2.GaussianBlur(follows, (0, 0), 1)[..., None, None]
-    normal, right = blurred(normal * stays), blurred(right * stays)
-    sway = np.linalg.solve(normal + _SWAY_PRIOR * max(len(pairs), 1) * np.eye(6), right)
-    return cv2.GaussianBlur(follows, (0, 0), 1).astype(np.float32), np.swapaxes(sway, -1, -2).astype(np.float32)
-
-
-def _pairs(views: Sequence[View], size: int) -> list[tuple[int, int]]:
-    """Pairs of frames, at random, in which the face is neither near to where it was nor too far for optical flow."""
-    every = [(i, j) for i in range(len(views)) for j in range(len(views)) if i != j]
-    chosen: list[tuple[int, int]] = []
-    for k in np.random.default_rng(0).permutation(len(every)):
-        i, j = every[k]
-        face = views[i].colours[views[i].face]
-        distance = np.sqrt(np.mean(np.sum((views[j].see(face) - views[i].see(face)) ** 2, -1))) / size
-        if _APART[0] < distance < _APART[1]:
-            chosen.append((i, j))
-        if len(chosen) == _PAIRS:
-            break
-    return chosen
 
 
 def on_grid(nmfcs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -2,10 +2,10 @@
 
 The head is shifted, scaled, turned in the picture, and turned a little out of it (points move in proportion to their depth, which the
 NMFC image tells). The frame shows that in perspective, as the person's camera does; the NMFC image, drawn by a parallel camera, does not.
-In the frame the motion fades out along neck and hair, shoulders and body do what they do in the video when the head moves so, and the
-person is laid over the background, which stays. Real heads move like that, and held-out or foreign poses are mostly such near
-neighbours of what was filmed. In half of the moved heads the brows are raised or lowered too, by an amount that changes in the course
-of the clip: brows that hardly move in the video would otherwise be learnt as fixed to the skull.
+In the frame the motion fades out along neck and hair, so that shoulders and body stay where they are, and the person is laid over the
+background, which stays as well. Real heads move like that, and held-out or foreign poses are mostly such near neighbours of what was
+filmed. In half of the moved heads the brows are raised or lowered too, by an amount that changes in the course of the clip: brows that
+hardly move in the video would otherwise be learnt as fixed to the skull.
 
 Fields say how far points move, in pixels of the frame, on a coarse grid: small arrays that the loader makes (`head_fields`) from what the
 frames show (data.head_shapes). What is as large as a frame is moved on the device that trains (`move_heads`).
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
-from data.head_geometry import GRID, Head, grid_points, pose_change
+from data.head_geometry import GRID, grid_points
 from data.head_shapes import HeadShapes
 
 if TYPE_CHECKING:
@@ -33,7 +33,6 @@ BROWS_RAISED = -0.04, 0.09  # lowered and raised, in distances of the outer eye 
 BROWS_ENDS = 0.03  # how much their ends may differ from that
 BROWS_CHANGE = 0.05  # in the course of a clip, at most
 _BROWS_SHARE = 0.5  # of the motions
-_SWAY = 0.03  # of the image's side, at most, the body moves
 _EDGE = 0.012  # of the image's side: blur of the person's mask
 _FRINGE = 0.03  # of the image's side: so near to the person hair may still be seen, which must not stay behind
 _INVERSIONS = 10
@@ -74,19 +73,6 @@ def head_fields(motion: HeadMotion, shapes: HeadShapes, size: int, perspective: 
     Frames without a face stay as they are. perspective: as in data.head_geometry.Head.
     """
     return _posed(motion, shapes, size, perspective) + _brows_raised(motion, shapes, shapes.brows)
-
-
-def frame_fields(motion: HeadMotion, heads: np.ndarray, fade: np.ndarray, head: Head, size: int) -> np.ndarray:
-    """How far every point of the frames moves, float32 [N, G, G, 2] in pixels: with the head, or with the body.
-
-    heads: `head_fields`. fade: as in HeadShapes.
-    """
-    linear = motion.affine[:, :2]
-    turn = np.array([motion.turn[1], -motion.turn[0], np.arctan2(linear[1, 0], linear[0, 0])])
-    body = size * head.sway @ pose_change(motion.affine[:, 2], np.sqrt(np.linalg.det(linear)), turn)
-    length = np.linalg.norm(body, axis=-1, keepdims=True)
-    body *= np.minimum(1, _SWAY * size / np.maximum(length, 1e-9))
-    return (fade[..., None] * heads + (1 - fade)[..., None] * body).astype(np.float32)
 
 
 def nmfc_fields(motion: HeadMotion, shapes: HeadShapes, size: int) -> np.ndarray:

@@ -11,16 +11,14 @@ import cv2
 import numpy as np
 
 from data.head_geometry import GRID, Head, View, grid_points, on_grid
-from util.landmarks import BROWS, EYES, JAW, interocular_distance
+from util.landmarks import BROWS, EYES, interocular_distance
 
 _STILL = 0.04, 0.30  # of the image's side around the NMFC: the motion is whole up to the first distance, and over at the second
 _NECK = 0.0, 0.6  # the same below the chin, in distances between eyes and chin
 _SHOULDERS = 0.16  # of the image's side: so far from the shoulders the motion is whole again
 _PAD = 2  # cells
+_DEEPEST = 0.5  # of the image's side, before or behind the face: nothing of a head is; a face seen from the side says anything
 _DEPTH_BLUR = 0.02  # of the image's side: depth jumps behind the nose, and a picture must not tear there
-_STAYS = 0.15, 0.45  # in Head.follows: what is below the first stays, what is above the second goes with the head whole
-_STAYS_BLUR = 0.03  # of the image's side
-_JUDGED = 0.45, 0.2  # in distances between eyes and chin above the chin: not above the first, below the second in full
 _BROWS_HEIGHT = 0.06  # in distances of the outer eye corners; landmarks lie on their upper edge
 # How far the forehead goes with the brows, by the height above them (in distances of the outer eye corners). The frontalis muscle draws
 # brows and scalp towards each other: hairline and front of the scalp go down a little (face_a and face_c, regression on flow).
@@ -53,24 +51,22 @@ def head_shapes(nmfcs: np.ndarray, landmarks: np.ndarray, masks: np.ndarray, hea
     places = grid_points(size, GRID)
     for i, (face, nmfc, points, mask) in enumerate(zip(faces, small, landmarks, masks, strict=True)):
         if face.any():
-            shapes.nearer[i] = _nearer(View.of(nmfc, size, head.box), head)
-            shapes.fade[i] = _fade(face, points, mask, places, head.follows)
+            shapes.nearer[i] = _nearer(View.of(nmfc, size, head.box), head, size)
+            shapes.fade[i] = _fade(face, points, mask, places)
             shapes.centre[i] = places[face].mean(0)
             shapes.brows[i], shapes.along[i], shapes.up[i] = _brows(points, places)
     return shapes
 
 
-def _nearer(view: View, head: Head) -> np.ndarray:
+def _nearer(view: View, head: Head, size: int) -> np.ndarray:
     """As in HeadShapes."""
-    near = (view.head(head.outline) @ view.nearer).astype(np.float32)
-    return cv2.GaussianBlur(near, (0, 0), _DEPTH_BLUR * GRID) - np.float32(view.colours[view.face].mean(0) @ view.nearer)
+    near = view.head(head.outline) @ view.nearer - view.colours[view.face].mean(0) @ view.nearer
+    limit = _DEEPEST * size
+    return cv2.GaussianBlur(np.clip(near, -limit, limit).astype(np.float32), (0, 0), _DEPTH_BLUR * GRID)
 
 
-def _fade(face: np.ndarray, landmarks: np.ndarray, mask: np.ndarray, places: np.ndarray, follows: np.ndarray) -> np.ndarray:
-    """As in HeadShapes.
-
-    face: bool [G, G]; landmarks: [70, 2] in pixels; mask: uint8 [any, any]; places: the grid's points; follows: as in Head.
-    """
+def _fade(face: np.ndarray, landmarks: np.ndarray, mask: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """As in HeadShapes. face: bool [G, G]; landmarks: [70, 2] in pixels; mask: uint8 [any, any]; places: the grid's points."""
     away = cv2.distanceTransform((~face).astype(np.uint8), cv2.DIST_L2, 5) / GRID
     chin, eyes = landmarks[8], landmarks[EYES].mean(0)
     down = (chin - eyes) / max(float(np.sum((chin - eyes) ** 2)), 1e-6)
@@ -80,13 +76,7 @@ def _fade(face: np.ndarray, landmarks: np.ndarray, mask: np.ndarray, places: np.
     if shoulders.any():
         ramps.append(np.minimum(cv2.distanceTransform((~shoulders).astype(np.uint8), cv2.DIST_L2, 5) / (_SHOULDERS * GRID), 1))
     fade = np.prod(ramps, axis=0)
-    fade = fade * fade * (3 - 2 * fade)
-    # Collar, throat and what lies on the shoulders stay if they do in the video; what the jaw encloses goes with the head in any case.
-    cell = places[0, 1, 0] - places[0, 0, 0]
-    jaw = cv2.fillPoly(np.zeros((GRID, GRID), np.uint8), [np.rint(landmarks[JAW] / cell - 0.5).astype(np.int32)], 1)
-    judged = np.where(jaw > 0, 0, np.clip((below + _JUDGED[0]) / (_JUDGED[0] - _JUDGED[1]), 0, 1))
-    goes = np.clip((follows - _STAYS[0]) / (_STAYS[1] - _STAYS[0]), 0, 1)
-    return fade * cv2.GaussianBlur(1 - judged * (1 - goes), (0, 0), _STAYS_BLUR * GRID)
+    return fade * fade * (3 - 2 * fade)
 
 
 def _shoulders(mask: np.ndarray, eyes: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from data.head_geometry import Head, measure_head
-from data.head_motion import frame_fields, head_fields, move_points, nmfc_fields, no_motion, random_head_motion
+from data.head_motion import head_fields, move_points, nmfc_fields, no_motion, random_head_motion
 from data.head_shapes import HeadShapes, head_shapes
 from data.transforms import jitter_landmarks, jitter_nmfc, random_jitter, resize_image, resize_nmfc
 from util import layout
@@ -193,8 +193,11 @@ class VideoDataset:
         shapes = frames.shapes if frames.shapes is not None else head_shapes(frames.nmfcs, frames.landmarks, masks, person.head)
         motion = random_head_motion(rng)
         heads = head_fields(motion, shapes, self.load_size, person.head.perspective)
-        moved = frame_fields(motion, heads[own], shapes.fade[own], person.head, self.load_size)
-        return heads, {"frames": moved, "nmfcs": nmfc_fields(motion, shapes, self.load_size)[rows], **rest}
+        return heads, {
+            "frames": heads[own] * shapes.fade[own][..., None],
+            "nmfcs": nmfc_fields(motion, shapes, self.load_size)[rows],
+            **rest,
+        }
 
     def _frames(self, sequence: int, first: int, last: int) -> _Frames:
         frames = self._cache.get(sequence)
@@ -237,18 +240,14 @@ class VideoDataset:
         frames = [(s, n) for s, numbers, other in zip(self.sequences, self._numbers, self._names) if other == name for n in numbers]
         chosen = spread(len(frames), _HEAD_FRAMES)
 
-        def read(i: int) -> tuple[np.ndarray, np.ndarray]:
-            sequence, number = frames[i]
-            return _read_square(sequence, "nmfcs", number, None), _read_square(sequence, "images", number, None)
-
         with ThreadPoolExecutor(_READERS) as pool:
-            nmfcs, images = map(np.stack, zip(*pool.map(read, chosen)))
+            nmfcs = list(pool.map(lambda i: _read_square(frames[i][0], "nmfcs", frames[i][1], None), chosen))
         landmarks = [read_landmarks(frames[i][0], "landmarks70", frames[i][1]) for i in chosen]
         paths = [frames[i][0].path("misc", frames[i][1]) for i in chosen]
         cameras = None
         if all(p.is_file() for p in paths):
             cameras = np.array([scale * rotation for scale, rotation, _ in map(read_camera, paths)])
-        return measure_head(nmfcs, np.stack(landmarks), masks[chosen], images, cameras)
+        return measure_head(np.stack(nmfcs), np.stack(landmarks), masks[chosen], cameras)
 
     def _read_flows(self, sequence: int) -> dict[int, np.ndarray]:
         if self._flows is None:

@@ -322,5 +322,5 @@ def test_moved_heads_are_moved_in_all_that_belongs_to_a_frame(root):
 def test_a_share_of_the_clips_is_moved(root):
     whole = Persons(np.full((16, 32, 32), 255, np.uint8), np.zeros((SIZE, SIZE, 4), np.uint8))
     data = VideoDataset(Dataset.open("fake", root), ["Ann"], SIZE, augment=False, move_heads=0.3, persons=lambda name: whole)
-    moved = [bool(data[ClipIndex(0, 0, 2, seed)]["motion"]["heads"].any()) for seed in range(80)]
+    moved = [bool(data[ClipIndex(0, 0, 2, seed)]["motion"]["frames"].any()) for seed in range(80)]
     assert 12 <= sum(moved) <= 36

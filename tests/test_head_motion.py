@@ -7,7 +7,7 @@ import pytest
 import torch
 from test_head_geometry import turning_ball
 
-from data.head_geometry import GRID, USUAL_HEAD
+from data.head_geometry import USUAL_HEAD
 from data.head_motion import (
     BROWS_CHANGE,
     BROWS_ENDS,
@@ -15,7 +15,6 @@ from data.head_motion import (
     TRANSLATION,
     TURN_DEG,
     HeadMotion,
-    frame_fields,
     head_fields,
     move_heads,
     move_points,
@@ -65,7 +64,7 @@ def clip(motion, images, nmfcs, flows=None, mask=None, background=None):
     heads = meshes = frames = no_motion(len(context))
     if motion:
         heads, meshes = head_fields(motion, shapes, SIZE, FLAT.perspective), nmfc_fields(motion, shapes, SIZE)
-        frames = frame_fields(motion, heads, shapes.fade, FLAT, SIZE)
+        frames = heads * shapes.fade[..., None]
     background = np.zeros((SIZE, SIZE, 4), np.uint8) if background is None else background
     parts = {"frames": frames[2:], "nmfcs": meshes, "masks": np.stack([mask] * len(nmfcs)), "background": background}
     batch = {"image": np.stack(images), "nmfc": np.stack(context), "motion": parts}
@@ -217,28 +216,16 @@ def test_depth_is_towards_the_camera_however_the_head_is_turned():
         assert abs(inside[6, 8] - inside[6, 0] - (30 - np.sqrt(30**2 - 15**2))) < 1.0
 
 
-def test_what_stays_in_the_video_stays_and_sways_as_there():
-    """A collar at the chin's height stays, though neither mask nor distance tells it from the neck; shoulders go 0.2 of the way."""
-    follows = np.full((GRID, GRID), 0.5, np.float32)
-    follows[39:, :26] = 0.05
-    sway = np.zeros((GRID, GRID, 2, 6), np.float32)
-    sway[..., 0, 0] = 0.2
-    collar, throat, shoulder = np.array([[44.0, 84], [64, 84], [100, 122]])
-    full = np.full((1, SIZE, SIZE), 255, np.uint8)
-    moved = {}
-    for name, head in {"usual": FLAT, "measured": replace(FLAT, follows=follows, sway=sway)}.items():
-        shapes = head_shapes(face()[None], points70()[None], full, head)
-        heads = head_fields(shift_by(5, 0), shapes, SIZE, 0.0)
-        field = frame_fields(shift_by(5, 0), heads, shapes.fade, head, SIZE)[0]
-        moved[name] = [move_points(field, x[None], SIZE)[0, 0] - x[0] for x in (collar, throat, shoulder)]
-    assert moved["usual"][0] > 3 and moved["usual"][1] > 4 and abs(moved["usual"][2]) < 0.1
-    assert moved["measured"][0] < 1.5 and moved["measured"][1] > 4 and abs(moved["measured"][2] - 1) < 0.1
-
-
-def test_a_body_sways_no_farther_than_makes_sense():
-    sway = np.full((GRID, GRID, 2, 6), 10, np.float32)
-    field = frame_fields(shift_by(5, 0), no_motion(1), np.zeros((1, GRID, GRID), np.float32), replace(FLAT, sway=sway), SIZE)
-    np.testing.assert_allclose(np.linalg.norm(field, axis=-1), 0.03 * SIZE, rtol=1e-5)
+@pytest.mark.parametrize("shown", [np.s_[63:66, 63:66], np.s_[20:100, 63:66], np.s_[63:66, 20:100]])
+def test_a_sliver_of_a_face_moves_by_no_more_than_makes_sense(shown):
+    """A face at the picture's edge or from the side, of which a few points are seen: its depth is not known."""
+    nmfc = np.zeros_like(face())
+    nmfc[shown] = face()[shown]
+    head = replace(FLAT, perspective=1.0)
+    shapes = head_shapes(nmfc[None], points70()[None], np.full((1, SIZE, SIZE), 255, np.uint8), head)
+    for seed in range(20):
+        heads = head_fields(random_head_motion(np.random.default_rng(seed)), shapes, SIZE, head.perspective)
+        assert np.isfinite(heads).all() and np.abs(heads).max() < SIZE / 2
 
 
 def test_brows_are_raised_end_by_end_while_eyes_and_head_stay():
