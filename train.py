@@ -87,6 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
         options.loadSize,
         augment=options.augment,
         move_heads=options.move_heads,
+        perspective=options.perspective,
         flows=flows,
         persons=lambda name: _read_persons(dataset, name),
     )

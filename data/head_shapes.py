@@ -10,13 +10,14 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from data.head_geometry import GRID, Head, View, grid_points, on_grid
+from data.head_geometry import GRID, USUAL_HEAD, Head, View, grid_points, on_grid
 from util.landmarks import BROWS, EYES, interocular_distance
 
 _STILL = 0.04, 0.30  # of the image's side around the NMFC: the motion is whole up to the first distance, and over at the second
 _NECK = 0.0, 0.6  # the same below the chin, in distances between eyes and chin
 _SHOULDERS = 0.16  # of the image's side: so far from the shoulders the motion is whole again
 _PAD = 2  # cells
+_DEPTH = 0.8  # of the image's side: how deep the face model is in a usual crop
 _DEEPEST = 0.5  # of the image's side, before or behind the face: nothing of a head is; a face seen from the side says anything
 _DEPTH_BLUR = 0.02  # of the image's side: depth jumps behind the nose, and a picture must not tear there
 _BROWS_HEIGHT = 0.06  # in distances of the outer eye corners; landmarks lie on their upper edge
@@ -51,7 +52,7 @@ def head_shapes(nmfcs: np.ndarray, landmarks: np.ndarray, masks: np.ndarray, hea
     places = grid_points(size, GRID)
     for i, (face, nmfc, points, mask) in enumerate(zip(faces, small, landmarks, masks, strict=True)):
         if face.any():
-            shapes.nearer[i] = _nearer(View.of(nmfc, size, head.box), head, size)
+            shapes.nearer[i] = _nearer(View.of(nmfc, size, USUAL_HEAD.box if head.box is None else head.box), head, size)
             shapes.fade[i] = _fade(face, points, mask, places)
             shapes.centre[i] = places[face].mean(0)
             shapes.brows[i], shapes.along[i], shapes.up[i] = _brows(points, places)
@@ -60,7 +61,8 @@ def head_shapes(nmfcs: np.ndarray, landmarks: np.ndarray, masks: np.ndarray, hea
 
 def _nearer(view: View, head: Head, size: int) -> np.ndarray:
     """As in HeadShapes."""
-    near = view.head(head.outline) @ view.nearer - view.colours[view.face].mean(0) @ view.nearer
+    nearer = np.array([0, 0, _DEPTH * size]) if head.box is None else view.nearer
+    near = (view.head(head.outline) - view.colours[view.face].mean(0)) @ nearer
     limit = _DEEPEST * size
     return cv2.GaussianBlur(np.clip(near, -limit, limit).astype(np.float32), (0, 0), _DEPTH_BLUR * GRID)
 

@@ -93,6 +93,8 @@ class VideoDataset:
     load_size: side of the images in pixels; stored images of another size are resized.
     augment: jitter the conditioning (data.transforms.random_jitter).
     move_heads: share of the clips, 0..1, in which the head is moved, in frames and conditioning alike (data.head_motion); needs `persons`.
+    perspective: move them as the person's camera sees it, by the head's measured depth (data.head_geometry); else as a camera far away
+        would, by the face model's own axes.
     cache_gb: keep decoded frames and flow in memory up to this many gigabytes (None: a quarter of the memory there is, at most
         16); sequences beyond that are read anew for every clip.
     flows: reads a sequence's cached flow.
@@ -108,6 +110,7 @@ class VideoDataset:
         *,
         augment: bool = True,
         move_heads: float = 0.0,
+        perspective: bool = False,
         cache_gb: float | None = None,
         flows: FlowReader | None = None,
         persons: PersonReader | None = None,
@@ -130,6 +133,7 @@ class VideoDataset:
         self.face_model = _common_face_model(dataset, names)
         self._augment = augment
         self._move_heads = move_heads
+        self._perspective = perspective
         self._flows = flows
         self._persons = persons if move_heads else None
         self._budget = _quarter_of_memory() if cache_gb is None else cache_gb * 1e9
@@ -247,7 +251,8 @@ class VideoDataset:
         cameras = None
         if all(p.is_file() for p in paths):
             cameras = np.array([scale * rotation for scale, rotation, _ in map(read_camera, paths)])
-        return measure_head(np.stack(nmfcs), np.stack(landmarks), masks[chosen], cameras)
+        head = measure_head(np.stack(nmfcs), np.stack(landmarks), masks[chosen], cameras)
+        return head if self._perspective else replace(head, box=None, perspective=0.0)
 
     def _read_flows(self, sequence: int) -> dict[int, np.ndarray]:
         if self._flows is None:

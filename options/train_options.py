@@ -36,6 +36,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "loadSize": 128,
         "augment": False,
         "move_heads": 0.5,
+        "perspective": True,
         "ngf": 16,
         "n_blocks": 6,
         "prev_output": False,
@@ -83,6 +84,7 @@ class TrainOptions(BaseOptions):
     batch_size: int
     augment: bool
     move_heads: float
+    perspective: bool
     flow: str
     faceflow: bool
     flownet2_checkpoint: Path | None
@@ -158,6 +160,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_flag(data, "augment", True, "jitter the conditioning images, so that another person's motion does not look foreign later")
     text = "share of the clips in which the head is moved, in frames and conditioning alike: poses that were not filmed"
     _number(data, "--move_heads", 0.0, text, "P")
+    add_flag(data, "perspective", False, "heads are moved as the person's camera, which is near, sees them; else as one far away would")
     data.add_argument(
         "--flow", choices=FLOWS, default="auto", help="reference optical flow; auto: flownet2 if its checkpoint is there, else dis"
     )

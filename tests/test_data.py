@@ -301,9 +301,11 @@ def test_no_test_frames_is_said(tmp_path):
         DrivingSequence.open(make_dataset(tmp_path, test_frames=0), "Ann", None, SIZE)
 
 
-def test_moved_heads_are_moved_in_all_that_belongs_to_a_frame(root):
+@pytest.mark.parametrize("perspective", [False, True])
+def test_moved_heads_are_moved_in_all_that_belongs_to_a_frame(root, perspective):
     whole = Persons(np.full((16, 32, 32), 255, np.uint8), np.zeros((SIZE, SIZE, 4), np.uint8))
-    data = VideoDataset(Dataset.open("fake", root), ["Ann"], SIZE, augment=False, move_heads=1.0, persons=lambda name: whole)
+    options = {"augment": False, "move_heads": 1.0, "perspective": perspective}
+    data = VideoDataset(Dataset.open("fake", root), ["Ann"], SIZE, **options, persons=lambda name: whole)
     still = VideoDataset(Dataset.open("fake", root), ["Ann"], SIZE, augment=False)
     index = ClipIndex(1, 3, 4, 11)
     [[batch], [again], [plain]] = (list(load_clips(d, [[index, replace(index, seed=12)]])) for d in (data, data, still))

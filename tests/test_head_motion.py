@@ -207,6 +207,16 @@ def test_a_frame_moves_as_a_camera_near_by_sees_it(turn, scale):
     np.testing.assert_allclose(nmfc_fields(motion, shapes, SIZE), parallel)  # its camera is far away
 
 
+def test_without_perspective_depth_is_the_models_own():
+    """As deep as 0.8 of the frame from the farthest to the nearest vertex, however the head is turned."""
+    nmfcs, landmarks, masks = turning_ball(np.radians([0.0, 25]), 0.6)
+    shapes = head_shapes(nmfcs, landmarks, masks, replace(FLAT, box=None))
+    for nearer, nmfc in zip(shapes.nearer, nmfcs):
+        depth = nmfc[1::2, 1::2, 2][26:38, 24:40] / 255
+        shown = nmfc[1::2, 1::2][nmfc[1::2, 1::2].any(-1)][:, 2] / 255
+        np.testing.assert_allclose(nearer[26:38, 24:40], 0.8 * SIZE * (depth - shown.mean()), atol=2.5)
+
+
 def test_depth_is_towards_the_camera_however_the_head_is_turned():
     nmfcs, landmarks, masks = turning_ball(np.radians([0.0, 25, -25]), 0.6)
     shapes = head_shapes(nmfcs, landmarks, masks, replace(FLAT, box=np.ones(3)))
