@@ -35,9 +35,8 @@ _SIDEWAYS = 0.1  # of its width: a face that shows less does not say which place
 class Head:
     """A person's head as the camera sees it. Places on it are colours: NMFC colours, 0..1 on each axis."""
 
-    box: (
-        np.ndarray | None
-    )  # float64 [3], what the colours' axes span, in widths of the face model; None: heads move by the model's own axes
+    # float64 [3], what the colours' axes span, in widths of the face model; None: the head is moved by the model's own axes
+    box: np.ndarray | None
     outline: float  # depth of the head's outline above the ears: 0..1 from the farthest to the nearest vertex of the model's mean
     perspective: float  # the frame's side where the head is, in distances of the camera; 0 if that is very far
 
