@@ -8,7 +8,7 @@ picture does not tell but the outline of a head that moves does.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -57,54 +57,73 @@ class View:
     width: float  # of the face model, in pixels
 
     @classmethod
-    def of(cls, small: np.ndarray, size: int, box: np.ndarray) -> View:
-        """small: uint8 [G, G, 3], an NMFC image of `size` pixels at the grid's points (`on_grid`); box: as in Head. By least squares."""
-        colours, face, points = small.astype(np.float32) / 255, small.any(-1), grid_points(size, GRID)
+    def of(cls, small: np.ndarray, face: np.ndarray, size: int, box: np.ndarray) -> View:
+        """small, face: of an NMFC image of `size` pixels (`on_grid`); box: as in Head. By least squares."""
+        colours, points = small.astype(np.float32) / 255, grid_points(size, GRID)
         *across, start = np.linalg.lstsq(np.column_stack([colours[face], np.ones(face.sum())]), points[face], rcond=None)[0]
-        x, y = across = np.transpose(across)
-        away = np.cross(x / box, y / box)
-        width = max(float(np.sqrt(np.linalg.norm(away))), 1e-6)
-        return cls(colours, face, points, across, start, -away / width * box, width)
+        across = np.transpose(across)
+        return cls(colours, face, points, across, start, *_depth(across, box))
+
+    def measured_by(self, box: np.ndarray) -> View:
+        """The same view with another box."""
+        nearer, width = _depth(self.across, box)
+        return replace(self, nearer=nearer, width=width)
 
     def see(self, places: np.ndarray) -> np.ndarray:
         """Where places on the head [..., 3] are seen, [..., 2] in pixels."""
         return places @ self.across.T + self.start
 
     def head(self, outline: float) -> np.ndarray:
-        """The place on the head that each of the grid's points shows: float32 [G, G, 3].
-
-        Beyond the face's edge it is as deep as the nearest place on it, if that is not behind the head's outline (Head.outline).
-        """
-        _, labels = cv2.distanceTransformWithLabels((~self.face).astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
-        of_label = np.zeros((labels.max() + 1, 3), np.float32)
-        of_label[labels[self.face]] = self.colours[self.face]
-        places = of_label[labels]
-        places[..., 2] = np.where(self.face, places[..., 2], np.maximum(places[..., 2], np.float32(outline)))
-        # from the nearest place on the face, at that depth, to the sides and upwards
+        """The place on the head that each of the grid's points shows: float32 [G, G, 3], of the depth of `nearest_places`."""
+        places = nearest_places(self.colours, self.face, outline)
+        # from there, at that depth, to the sides and upwards
         sideways = self.across[:, :2]
         solve = np.linalg.solve(sideways.T @ sideways + ((_SIDEWAYS * self.width) ** 2 + 1e-6) * np.eye(2), sideways.T)
         places[..., :2] += np.where(self.face[..., None], 0, (self.points - self.see(places)) @ solve.T)
         return places
 
 
-def measure_head(nmfcs: np.ndarray, landmarks: np.ndarray, masks: np.ndarray, cameras: np.ndarray | None = None) -> Head:
+def _depth(across: np.ndarray, box: np.ndarray) -> tuple[np.ndarray, float]:
+    """`nearer` and `width` of a View."""
+    x, y = across
+    away = np.cross(x / box, y / box)
+    width = max(float(np.sqrt(np.linalg.norm(away))), 1e-6)
+    return -away / width * box, width
+
+
+def nearest_places(colours: np.ndarray, face: np.ndarray, outline: float) -> np.ndarray:
+    """Colours [G, G, 3], and beyond the face's edge those of the nearest place on it, but not behind the head's outline (Head.outline)."""
+    _, labels = cv2.distanceTransformWithLabels((~face).astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
+    of_label = np.zeros((labels.max() + 1, 3), np.float32)
+    of_label[labels[face]] = colours[face]
+    places = of_label[labels]
+    places[..., 2] = np.where(face, places[..., 2], np.maximum(places[..., 2], np.float32(outline)))
+    return places
+
+
+def measure_head(
+    nmfcs: np.ndarray, landmarks: np.ndarray, masks: np.ndarray, cameras: np.ndarray | None = None, *, perspective: bool = True
+) -> Head:
     """The head of a person, from N frames of the whole video.
 
     Where they say little (the head hardly moves, its outline is not in the picture) the answer is near to what is usual.
     nmfcs: uint8 [N, H, H, 3]. landmarks: [N, 70, 2] in pixels. masks: uint8 [N, any, any], 255 where the person is. cameras: the fits'
-    scales times their rotations, [N, 3, 3]; without them the face model's box is taken to be a usual one.
+    scales times their rotations, [N, 3, 3]; without them the face model's box is taken to be a usual one. perspective: False for a head
+    that is moved by the model's own axes, as a camera far away sees it.
     """
     size = nmfcs.shape[1]
     small, faces = on_grid(nmfcs)
     shown = [i for i, face in enumerate(faces) if face.sum() >= GRID]
-    if not shown:
-        return USUAL_HEAD
-    small, landmarks, masks = small[shown], landmarks[shown], masks[shown]
-    box = USUAL_HEAD.box
-    if cameras is not None:
-        box = _box(np.array([View.of(x, size, box).across for x in small]), cameras[shown, :2])
-    views = [View.of(x, size, box) for x in small]
+    landmarks, masks, box = landmarks[shown], masks[shown], USUAL_HEAD.box
+    views = [View.of(small[i], faces[i], size, box) for i in shown]
     outline = _outline_depth(views, landmarks, masks, size)
+    if not perspective:
+        return Head(None, outline, 0.0)
+    if not views:
+        return USUAL_HEAD
+    if cameras is not None:
+        box = _box(np.array([v.across for v in views]), cameras[shown, :2])
+        views = [v.measured_by(box) for v in views]
     return Head(box, outline, _perspective(views, landmarks, masks, size, outline))
 
 
@@ -113,7 +132,7 @@ def _box(seen: np.ndarray, fitted: np.ndarray) -> np.ndarray:
     product, square = (seen * fitted).sum((0, 1)), (fitted**2).sum((0, 1))
     width = product[0] / max(square[0], 1e-9)
     prior = (fitted[:, 0] ** 2).sum() * _KNOWN_TURN**2
-    box = (product + prior * width * np.array(_USUAL_BOX)) / (square + prior)
+    box = (product + prior * width * USUAL_HEAD.box) / (square + prior)
     return box / box[0] if (box > 0).all() else USUAL_HEAD.box
 
 
@@ -125,9 +144,9 @@ def _outline_depth(views: Sequence[View], landmarks: np.ndarray, masks: np.ndarr
     """
     normal, right, edges, means = np.zeros((3, 3)), np.zeros(3), [], []
     for view, points, mask in zip(views, landmarks, masks, strict=True):
-        right_eye, left_eye = points[RIGHT_EYE].mean(0), points[LEFT_EYE].mean(0)
-        up = np.array([0, -np.linalg.norm(left_eye - right_eye)])
-        rows = [(right_eye + left_eye) / 2 + share * up for share in np.linspace(*_ABOVE, _ROWS)]
+        eyes = _eyes(points)
+        up = np.array([0, -np.linalg.norm(eyes[1] - eyes[0])])
+        rows = [eyes.mean(0) + share * up for share in np.linspace(*_ABOVE, _ROWS)]
         ends = [e for e in (_outline_ends(mask, row, np.array([1.0, 0]), size) for row in rows) if e]
         if len(ends) <= _ROWS // 2:
             continue
@@ -180,11 +199,16 @@ def _rows_above_the_eyes(views: Sequence[View], landmarks: np.ndarray) -> np.nda
     """The colours' second axis in some rows from the eyes upwards."""
     eyes, apart = [], []
     for view, points in zip(views, landmarks, strict=True):
-        pair = np.array([points[RIGHT_EYE].mean(0), points[LEFT_EYE].mean(0)])
+        pair = _eyes(points)
         nearest = np.argmin(np.sum((pair[:, None] - view.points[view.face]) ** 2, -1), 1)
         eyes.append(view.colours[view.face][nearest, 1].mean())
         apart.append(np.linalg.norm(pair[1] - pair[0]) / np.linalg.norm(view.across[:, 1]))
     return np.median(eyes) + np.linspace(*_ABOVE, _ROWS) * np.median(apart)
+
+
+def _eyes(landmarks: np.ndarray) -> np.ndarray:
+    """The middles of the right and the left eye, [2, 2]."""
+    return np.array([landmarks[RIGHT_EYE].mean(0), landmarks[LEFT_EYE].mean(0)])
 
 
 def _outline_ends(mask: np.ndarray, start: np.ndarray, across: np.ndarray, size: int) -> tuple[float, float] | None:

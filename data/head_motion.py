@@ -1,7 +1,7 @@
 """Training frames with the head in poses that the video does not show: frame, NMFC image, landmarks and flow are moved together.
 
 The head is shifted, scaled, turned in the picture, and turned a little out of it (points move in proportion to their depth, which the
-NMFC image tells). The frame shows that in perspective, as the person's camera does; the NMFC image, drawn by a parallel camera, does not.
+NMFC image tells). The frame may show that in perspective, as the person's camera does; the NMFC image, drawn by a parallel camera, never.
 In the frame the motion fades out along neck and hair, so that shoulders and body stay where they are, and the person is laid over the
 background, which stays as well. Real heads move like that, and held-out or foreign poses are mostly such near neighbours of what was
 filmed. In half of the moved heads the brows are raised or lowered too, by an amount that changes in the course of the clip: brows that
@@ -67,17 +67,22 @@ def random_head_motion(rng: np.random.Generator) -> HeadMotion:
 # ---- fields, on the processor ----
 
 
-def head_fields(motion: HeadMotion, shapes: HeadShapes, size: int, perspective: float) -> np.ndarray:
+def head_fields(motion: HeadMotion, shapes: HeadShapes, size: int, perspective: float) -> tuple[np.ndarray, np.ndarray]:
     """How far every point of frames of `size` pixels moves if it moves with the head: float32 [N, G, G, 2], x and y in pixels.
 
+    And the same of the NMFC images: their camera is a parallel one, and the model's brows do not draw the scalp down.
     Frames without a face stay as they are. perspective: as in data.head_geometry.Head.
     """
-    return _posed(motion, shapes, size, perspective) + _brows_raised(motion, shapes, shapes.brows)
+    parallel = _posed(motion, shapes, size, 0.0)
+    seen = _posed(motion, shapes, size, perspective) if perspective else parallel
+    if not motion.brows.any():
+        return seen, parallel
+    raised = _raised(motion, shapes)
 
+    def brows(share: np.ndarray) -> np.ndarray:
+        return ((share * raised)[..., None] * shapes.up[:, None, None]).astype(np.float32)
 
-def nmfc_fields(motion: HeadMotion, shapes: HeadShapes, size: int) -> np.ndarray:
-    """The same for the NMFC images: their camera is a parallel one, and the model's brows do not draw the scalp down."""
-    return _posed(motion, shapes, size, 0.0) + _brows_raised(motion, shapes, np.maximum(shapes.brows, 0))
+    return seen + brows(shapes.brows), parallel + brows(np.maximum(shapes.brows, 0))
 
 
 def _posed(motion: HeadMotion, shapes: HeadShapes, size: int, perspective: float) -> np.ndarray:
@@ -98,15 +103,11 @@ def _posed(motion: HeadMotion, shapes: HeadShapes, size: int, perspective: float
     return fields
 
 
-def _brows_raised(motion: HeadMotion, shapes: HeadShapes, share: np.ndarray) -> np.ndarray:
-    """share: [N, G, G], how far places follow the brows."""
-    fields = no_motion(len(share))
-    if motion.brows.any():
-        for i in np.flatnonzero(np.isfinite(shapes.centre[:, 0])):
-            done = i / max(len(share) - 1, 1)
-            raised = (1 - done) * motion.brows[0] + done * motion.brows[1]
-            fields[i] = (share[i] * np.interp(shapes.along[i], range(4), raised))[..., None] * shapes.up[i]
-    return fields
+def _raised(motion: HeadMotion, shapes: HeadShapes) -> np.ndarray:
+    """By how much brows are raised at each place, if it is on them: [N, G, G] in distances of the outer eye corners."""
+    done = np.arange(len(shapes.along))[:, None] / max(len(shapes.along) - 1, 1)
+    ends = (1 - done) * motion.brows[0] + done * motion.brows[1]
+    return np.stack([np.interp(along, range(4), e) for along, e in zip(shapes.along, ends)])
 
 
 def move_points(field: np.ndarray, points: np.ndarray, size: int) -> np.ndarray:

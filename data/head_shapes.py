@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from data.head_geometry import GRID, USUAL_HEAD, Head, View, grid_points, on_grid
+from data.head_geometry import GRID, Head, View, grid_points, nearest_places, on_grid
 from util.landmarks import BROWS, EYES, interocular_distance
 
 _STILL = 0.04, 0.30  # of the image's side around the NMFC: the motion is whole up to the first distance, and over at the second
@@ -52,17 +52,21 @@ def head_shapes(nmfcs: np.ndarray, landmarks: np.ndarray, masks: np.ndarray, hea
     places = grid_points(size, GRID)
     for i, (face, nmfc, points, mask) in enumerate(zip(faces, small, landmarks, masks, strict=True)):
         if face.any():
-            shapes.nearer[i] = _nearer(View.of(nmfc, size, USUAL_HEAD.box if head.box is None else head.box), head, size)
+            shapes.nearer[i] = _nearer(nmfc, face, head, size)
             shapes.fade[i] = _fade(face, points, mask, places)
             shapes.centre[i] = places[face].mean(0)
             shapes.brows[i], shapes.along[i], shapes.up[i] = _brows(points, places)
     return shapes
 
 
-def _nearer(view: View, head: Head, size: int) -> np.ndarray:
-    """As in HeadShapes."""
-    nearer = np.array([0, 0, _DEPTH * size]) if head.box is None else view.nearer
-    near = (view.head(head.outline) - view.colours[view.face].mean(0)) @ nearer
+def _nearer(nmfc: np.ndarray, face: np.ndarray, head: Head, size: int) -> np.ndarray:
+    """As in HeadShapes. nmfc: uint8 [G, G, 3]; face: bool [G, G]."""
+    if head.box is None:
+        colours = nmfc.astype(np.float32) / 255
+        near = (nearest_places(colours, face, head.outline)[..., 2] - colours[face].mean(0)[2]) * (_DEPTH * size)
+    else:
+        view = View.of(nmfc, face, size, head.box)
+        near = (view.head(head.outline) - view.colours[face].mean(0)) @ view.nearer
     limit = _DEEPEST * size
     return cv2.GaussianBlur(np.clip(near, -limit, limit).astype(np.float32), (0, 0), _DEPTH_BLUR * GRID)
 

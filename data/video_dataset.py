@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from data.head_geometry import Head, measure_head
-from data.head_motion import head_fields, move_points, nmfc_fields, no_motion, random_head_motion
+from data.head_motion import head_fields, move_points, no_motion, random_head_motion
 from data.head_shapes import HeadShapes, head_shapes
 from data.transforms import jitter_landmarks, jitter_nmfc, random_jitter, resize_image, resize_nmfc
 from util import layout
@@ -195,13 +195,8 @@ class VideoDataset:
             still = no_motion(len(frames.nmfcs))
             return still, {"frames": still[own], "nmfcs": still[rows], **rest}
         shapes = frames.shapes if frames.shapes is not None else head_shapes(frames.nmfcs, frames.landmarks, masks, person.head)
-        motion = random_head_motion(rng)
-        heads = head_fields(motion, shapes, self.load_size, person.head.perspective)
-        return heads, {
-            "frames": heads[own] * shapes.fade[own][..., None],
-            "nmfcs": nmfc_fields(motion, shapes, self.load_size)[rows],
-            **rest,
-        }
+        heads, meshes = head_fields(random_head_motion(rng), shapes, self.load_size, person.head.perspective)
+        return heads, {"frames": heads[own] * shapes.fade[own][..., None], "nmfcs": meshes[rows], **rest}
 
     def _frames(self, sequence: int, first: int, last: int) -> _Frames:
         frames = self._cache.get(sequence)
@@ -249,10 +244,9 @@ class VideoDataset:
         landmarks = [read_landmarks(frames[i][0], "landmarks70", frames[i][1]) for i in chosen]
         paths = [frames[i][0].path("misc", frames[i][1]) for i in chosen]
         cameras = None
-        if all(p.is_file() for p in paths):
+        if self._perspective and all(p.is_file() for p in paths):
             cameras = np.array([scale * rotation for scale, rotation, _ in map(read_camera, paths)])
-        head = measure_head(np.stack(nmfcs), np.stack(landmarks), masks[chosen], cameras)
-        return head if self._perspective else replace(head, box=None, perspective=0.0)
+        return measure_head(np.stack(nmfcs), np.stack(landmarks), masks[chosen], cameras, perspective=self._perspective)
 
     def _read_flows(self, sequence: int) -> dict[int, np.ndarray]:
         if self._flows is None:

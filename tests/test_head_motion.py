@@ -18,7 +18,6 @@ from data.head_motion import (
     head_fields,
     move_heads,
     move_points,
-    nmfc_fields,
     no_motion,
     random_head_motion,
 )
@@ -63,7 +62,7 @@ def clip(motion, images, nmfcs, flows=None, mask=None, background=None):
     shapes = head_shapes(np.stack(context), *(np.stack([x] * len(context)) for x in (points70(), mask)), FLAT)
     heads = meshes = frames = no_motion(len(context))
     if motion:
-        heads, meshes = head_fields(motion, shapes, SIZE, FLAT.perspective), nmfc_fields(motion, shapes, SIZE)
+        heads, meshes = head_fields(motion, shapes, SIZE, FLAT.perspective)
         frames = heads * shapes.fade[..., None]
     background = np.zeros((SIZE, SIZE, 4), np.uint8) if background is None else background
     parts = {"frames": frames[2:], "nmfcs": meshes, "masks": np.stack([mask] * len(nmfcs)), "background": background}
@@ -172,7 +171,7 @@ def test_an_unknown_background_bends_with_the_person():
 
 def test_what_is_near_moves_past_what_is_far():
     shapes = head_shapes(face()[None], points70()[None], np.full((1, SIZE, SIZE), 255, np.uint8), FLAT)
-    heads = head_fields(HeadMotion(STAY, np.array([0.1, 0]), CALM), shapes, SIZE, 0.0)
+    heads, _ = head_fields(HeadMotion(STAY, np.array([0.1, 0]), CALM), shapes, SIZE, 0.0)
     places = np.array([[64.0, 56], [41, 56], [87, 56]])
     middle, left, right = move_points(heads[0], places, SIZE) - places
     assert middle[0] > 0.5 and left[0] < 0 and right[0] < 0
@@ -198,13 +197,13 @@ def test_a_frame_moves_as_a_camera_near_by_sees_it(turn, scale):
     turned = points + ((np.cos(angle) - 1) * along + np.sin(angle) * near)[:, None] * axis
     turned[:, 2] = np.cos(angle) * near - np.sin(angle) * along
     motion = HeadMotion(scale * STAY, np.array(turn, float), CALM)
-    heads = head_fields(motion, shapes, SIZE, 1 / 1.25)
+    heads, meshes = head_fields(motion, shapes, SIZE, 1 / 1.25)
     before, after = pinhole(points, distance), pinhole(turned, distance / scale) * scale
     moved = move_points(heads[0], centre + before, SIZE) - centre
     np.testing.assert_allclose(moved, after, atol=0.35)
     assert np.abs(after - before).max() > 0.5
-    parallel = head_fields(motion, shapes, SIZE, 0.0)
-    np.testing.assert_allclose(nmfc_fields(motion, shapes, SIZE), parallel)  # its camera is far away
+    parallel, _ = head_fields(motion, shapes, SIZE, 0.0)
+    np.testing.assert_allclose(meshes, parallel)  # its camera is far away
 
 
 def test_without_perspective_depth_is_the_models_own():
@@ -234,7 +233,7 @@ def test_a_sliver_of_a_face_moves_by_no_more_than_makes_sense(shown):
     head = replace(FLAT, perspective=1.0)
     shapes = head_shapes(nmfc[None], points70()[None], np.full((1, SIZE, SIZE), 255, np.uint8), head)
     for seed in range(20):
-        heads = head_fields(random_head_motion(np.random.default_rng(seed)), shapes, SIZE, head.perspective)
+        heads, _ = head_fields(random_head_motion(np.random.default_rng(seed)), shapes, SIZE, head.perspective)
         assert np.isfinite(heads).all() and np.abs(heads).max() < SIZE / 2
 
 
