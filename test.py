@@ -4,7 +4,7 @@
     python test.py --dataset_name D --target_id T --source_id S     S drives T (after preprocessing/reenact.py)
     python test.py ... --paste_back                                 besides, the head in the target's full original frames
 
-Writes results/<D>/<run>/<epoch>_epoch/test/<T> or <T>_<S>/ (util/results.py). Finished results of the same checkpoint and the
+Writes results/<D>/<run>/<epoch>_epoch/test/<T> or <T>_<S>/ (util/results/folder.py). Finished results of the same checkpoint and the
 same inputs are kept; anything else is made anew.
 """
 
@@ -27,15 +27,15 @@ import numpy as np
 if __package__ in (None, ""):  # run as a file: make the repository's packages importable
     sys.path[0] = str(Path(__file__).resolve().parent)
 
-from data.video_dataset import DrivingFrame, DrivingSequence
+from data.clips import DrivingFrame, DrivingSequence
 from options.base_options import choose_identities
 from options.test_options import TestOptions, parse
 from util.cli import UserError, progress, run, say
 from util.image_io import write_image
 from util.layout import Dataset, Run
 from util.metrics import MEASURES, face_mask, frame_measures, heatmap, mean_measures
-from util.paste_back import make_plan, write_paste_back
-from util.results import Results
+from util.paste_back.blender import make_plan, write_paste_back
+from util.results.folder import Results
 
 _VERSION = 1  # raise it when results must be made anew
 _WRITERS = min(16, os.cpu_count() or 4)
@@ -96,11 +96,11 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     _print_measures(results)
     say(f"frames: {results.folder}")
     if options.paste_back:
-        from preprocessing.person import create_person_mask
+        from preprocessing.tracking.person_matte import create_person_mask
 
         say(f"pasted back: {write_paste_back(results, options.datasets_dir, options.audio, create_person_mask())}")
     if options.report:
-        from util.report import write_report
+        from util.report.result_page import write_report
 
         say(f"report: {write_report(results, files, run_options, options.datasets_dir)}")
     return None

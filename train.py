@@ -30,19 +30,19 @@ if __package__ in (None, ""):  # run as a file: make the repository's packages i
 
 from options.base_options import choose_identities
 from options.train_options import ARCHITECTURE, TrainOptions, parse
+from util.caches.flow import ensure_flows, read_flows
+from util.caches.persons import Persons, ensure_persons, read_persons
 from util.cli import UserError, be_quiet, progress, run, say, warn
 from util.distributed import Processes
-from util.flow_cache import ensure_flows, read_flows
+from util.face.roi import scaled_size, window
 from util.image_io import write_bytes
 from util.layout import Dataset, Run
-from util.persons import Persons, ensure_persons, read_persons
-from util.roi import scaled_size, window
 
 if TYPE_CHECKING:
     import torch
     from torch.utils.tensorboard import SummaryWriter
 
-    from data.video_dataset import ClipIndex, VideoDataset
+    from data.clips import ClipIndex, VideoDataset
     from models.flow import FlowChoice
     from models.head2head_model import Clip, Head2HeadModel
     from models.losses import VGGLoss
@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     run_name = options.name or f"head2head_{options.target_id or (names[0] if len(names) == 1 else options.dataset_name)}"
     files = Run.open(options.dataset_name, run_name, options.checkpoints_dir)
 
-    from data.video_dataset import VideoDataset
+    from data.clips import VideoDataset
     from util.device import choose_device, choose_precision
 
     flow = _choose_flow(options, files) if options.needs_flow else None
@@ -136,7 +136,7 @@ def _flow_reader(options: TrainOptions) -> Callable:
 
 def _find_persons(dataset: Dataset, names: list[str]) -> None:
     """See where every training frame shows the person, unless that is kept already."""
-    from preprocessing.person import create_person_mask
+    from preprocessing.tracking.person_matte import create_person_mask
 
     for name in progress(names, desc="person and background", unit="person"):
         if not ensure_persons(dataset, name, create_person_mask):
@@ -378,7 +378,7 @@ class Training:
 
         Returns: None, or the exit code of a command that was told to stop.
         """
-        from util.visualizer import Visualizer
+        from util.report.training_page import Visualizer
 
         p = self.progress
         if self.finished:
@@ -443,7 +443,7 @@ class Training:
 
     def to_clip(self, batch: dict[str, Any]) -> Clip:
         """A batch of the loader as a clip on the device, heads moved if that is asked for."""
-        from data.head_motion import move_heads
+        from data.augmentation.head_motion import move_heads
         from util.tensors import to_device
 
         corners = self.windows(batch["landmarks"])

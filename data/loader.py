@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
-from data.video_dataset import ClipIndex, VideoDataset
+from data.clips import ClipIndex, VideoDataset
 
 if TYPE_CHECKING:
     import torch

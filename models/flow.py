@@ -2,7 +2,7 @@
 
 A method takes two images and says where each pixel of the target comes from in the source: target(p) ~ source(p + flow(p)),
 flow in pixels, x first. Training needs it from each frame back to an earlier one (so it warps the earlier frame onto the
-later) and reads it from util.flow_cache. `choose_flow` says which method is used, `FlowChoice.create` makes it:
+later) and reads it from util.caches.flow. `choose_flow` says which method is used, `FlowChoice.create` makes it:
 
 - `flownet2`: FlowNet2 (Ilg et al. 2017) from a published checkpoint, plain (`flownet2`) or tuned on faces (`flownet2_face`);
 - `dis`: Dense Inverse Search (Kroeger et al. 2016), which needs no checkpoint.

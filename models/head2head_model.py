@@ -19,8 +19,8 @@ from models.networks import MultiscaleDiscriminator, build_generator, conditioni
 from models.networks.generator import PREVIOUS_FRAMES
 from models.ops import resample2d
 from models.roi import crop
+from util.caches.flow import STEPS
 from util.distributed import Processes
-from util.flow_cache import STEPS
 
 FLOW_SCALE = 20.0  # the temporal discriminators see flow in pixels divided by this
 BETAS = (0.5, 0.999)
@@ -199,7 +199,7 @@ class Head2HeadModel(nn.Module):
                         state[key] = torch.empty_like(parameter).copy_(value)
 
     def to_clip(self, batch: dict[str, Any], corners: dict[str, Tensor]) -> Clip:
-        """Bring a batch of the data loader (data.video_dataset) to the device. corners: as in Clip, on the CPU."""
+        """Bring a batch of the data loader (data.clips) to the device. corners: as in Clip, on the CPU."""
 
         def move(x: Tensor) -> Tensor:
             return x.to(self.device, non_blocking=True)

@@ -1,4 +1,4 @@
-"""Cutting windows (util.roi) out of batches of images, without waiting for the GPU."""
+"""Cutting windows (util.face.roi) out of batches of images, without waiting for the GPU."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.networks.generator import CONDITIONING_FRAMES
-from util.flow_cache import STEPS
+from util.caches.flow import STEPS
 
 TRIPLET = 3
 HISTORY = (TRIPLET - 1) * max(STEPS)  # frames before the current one that the widest triplet reaches

@@ -20,11 +20,11 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as in reconstruct.py
 
 import numpy as np
 
-from preprocessing.morphable import FACE_MODELS, MorphableModel, load_face_model, resolve_kind
-from preprocessing.refit import Refit, find, refit
+from preprocessing.face_models.morphable import FACE_MODELS, MorphableModel, load_face_model, resolve_kind
+from preprocessing.fitting.refit import Refit, find, refit
 from util.cli import UserError, run, say
 from util.metrics import VIDEO_MEASURES, expression_distance, identity_distance, rotation_distance
-from util.result_frames import ResultFrames, self_reenactments
+from util.results.frames import ResultFrames, self_reenactments
 
 
 def main(argv: Sequence[str] | None = None) -> None:

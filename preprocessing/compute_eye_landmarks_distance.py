@@ -16,10 +16,10 @@ if __package__ in (None, ""):  # run as a file: make the repository's packages i
 
 import numpy as np
 
-from preprocessing.refit import Found, find
+from preprocessing.fitting.refit import Found, find
 from util.cli import run, say
 from util.metrics import VIDEO_MEASURES, eye_landmark_distance
-from util.result_frames import ResultFrames, self_reenactments
+from util.results.frames import ResultFrames, self_reenactments
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -22,7 +22,7 @@ import numpy as np
 from util.cli import UserError, progress, run, say
 from util.layout import read_table
 from util.metrics import MEASURES, frame_measures, mean_measures
-from util.result_frames import ResultFrames, self_reenactments
+from util.results.frames import ResultFrames, self_reenactments
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -45,7 +45,7 @@ def real_landmarks(frames: ResultFrames) -> np.ndarray:
         return np.stack([read_table(sequence.path("landmarks70", n)) for n in frames.numbers]) * (frames.size / size)
     if "real" not in frames.paths:
         raise UserError(f"there are no real frames to compare those in {frames.folder} with; give --datasets_dir, or bring real/ back too")
-    from preprocessing.refit import find
+    from preprocessing.fitting.refit import find
 
     found = find(frames.paths["real"], "landmarks of the real frames").landmarks
     if np.isnan(found).any():

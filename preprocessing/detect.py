@@ -32,13 +32,13 @@ if __package__ in (None, ""):  # run as a file: make the repository's packages i
 
 import numpy as np
 
-from preprocessing.faces import DETECTORS, FaceDetector, FaceFollower, create_detector
-from preprocessing.identities import for_each
+from preprocessing.tracking.faces import DETECTORS, FaceDetector, FaceFollower, create_detector
 from util.cli import UserError, progress, run, say, warn
+from util.identities import for_each
 from util.image_io import crop, write_image
 from util.layout import KINDS, SPLITS, Dataset, Record
 from util.layout import Sequence as FrameSequence
-from util.video_io import VideoInfo, probe, read_frames
+from util.video.reading import VideoInfo, probe, read_frames
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm")
 MIN_FRAMES = 10  # of a video to train on

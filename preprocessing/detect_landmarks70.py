@@ -20,11 +20,11 @@ if __package__ in (None, ""):  # run as a file: make the repository's packages i
 
 import numpy as np
 
-from preprocessing.face_mesh import N_POINTS, DenseMesh
-from preprocessing.identities import for_each, identities_with_frames
-from preprocessing.landmarks70 import from_dense
+from preprocessing.face_models.landmarks70 import from_dense
+from preprocessing.tracking.mesh import N_POINTS, DenseMesh
 from util.ahead import map_ahead
 from util.cli import UserError, progress, run, say, warn
+from util.identities import for_each, identities_with_frames
 from util.image_io import read_image, write_bytes
 from util.layout import SPLITS, Dataset, write_table
 from util.layout import Sequence as FrameSequence

@@ -23,15 +23,15 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np
 
-from preprocessing.fitting import Fit, fit_video
-from preprocessing.identities import for_each, identities_with_frames
-from preprocessing.landmarks70 import DENSE_INDICES, from_dense
-from preprocessing.morphable import FACE_MODELS, MorphableModel, load_face_model, model_version, resolve_kind
-from preprocessing.photometric import refine
+from preprocessing.face_models.landmarks70 import DENSE_INDICES, from_dense
+from preprocessing.face_models.morphable import FACE_MODELS, MorphableModel, load_face_model, model_version, resolve_kind
+from preprocessing.fitting.photometric import refine
+from preprocessing.fitting.video import Fit, fit_video
 from util.ahead import map_ahead
 from util.cli import UserError, progress, run, say, warn
+from util.face.landmarks import INNER, interocular_distance
+from util.identities import for_each, identities_with_frames
 from util.image_io import read_image, write_image
-from util.landmarks import INNER, interocular_distance
 from util.layout import SPLITS, Dataset, Record, read_table, write_camera, write_table
 from util.layout import Sequence as FrameSequence
 

@@ -31,11 +31,21 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as in reconstruct.py
 
 import numpy as np
 
-from preprocessing.morphable import FACE_MODELS, MorphableModel, load_face_model, model_version, resolve_kind
-from preprocessing.motion import Edit, Motion, check_edits, head_rotation, parse_edits, read_arkit, read_template, save_template, to_angles
+from preprocessing.driving.motion import (
+    Edit,
+    Motion,
+    check_edits,
+    head_rotation,
+    parse_edits,
+    read_arkit,
+    read_template,
+    save_template,
+    to_angles,
+)
+from preprocessing.driving.retarget import Driven, Person, drive, even_out, read_motion, repeated_frames, steady_motion, target_frames
+from preprocessing.face_models.morphable import FACE_MODELS, MorphableModel, load_face_model, model_version, resolve_kind
 from preprocessing.reconstruct import continues
 from preprocessing.render import create_renderer
-from preprocessing.retarget import Driven, Person, drive, even_out, read_motion, repeated_frames, steady_motion, target_frames
 from util.ahead import map_ahead
 from util.cli import UserError, add_flag, progress, run, say, warn
 from util.geometry import Cameras

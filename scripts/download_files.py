@@ -17,8 +17,8 @@ from pathlib import Path
 if __package__ in (None, ""):  # run as a file: make the repository's packages importable
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from preprocessing import ict
-from preprocessing.morphable import default_files_dir
+from preprocessing.face_models import ict
+from preprocessing.face_models.morphable import default_files_dir
 from util.cli import UserError, run, say
 from util.downloads import fetch
 

@@ -12,7 +12,7 @@ frame with the nearest pose and expression (`nearest_frames`) is taken as if it 
 the nearest frame's.
 
 **In both** (what arrives of the motion): correlation over time between what is found again in the synthesised frames and in the frames
-that drive (the truth, or the driver's): mouth, both eyes' openings, gaze x and y, yaw, pitch, roll (preprocessing/refit.py), -1..1; in
+that drive (the truth, or the driver's): mouth, both eyes' openings, gaze x and y, yaw, pitch, roll (fitting/refit.py), -1..1; in
 face reenactment the angles are those of the target's own frames. Curves that hardly move in the driving frames are left out: their
 correlation would be noise's. `expression-correlation`: the mean of the correlations of all expression weights, weighted by their
 variance in the driving frames. `jitter-ratio`: median size of the second differences over time of the 51 inner landmarks, synthesised
@@ -50,21 +50,21 @@ import numpy as np
 from preprocessing.compute_distances import choose_face_model, fitted_distances
 from preprocessing.compute_eye_landmarks_distance import eye_distances
 from preprocessing.compute_pixel_distance import pixel_distances, real_landmarks
-from preprocessing.morphable import FACE_MODELS, MorphableModel
-from preprocessing.motion import head_rotation, to_angles
-from preprocessing.refit import ANGLES, CURVES, Refit, find, refit
-from util import perceptual
+from preprocessing.driving.motion import head_rotation, to_angles
+from preprocessing.face_models.morphable import FACE_MODELS, MorphableModel
+from preprocessing.fitting.refit import ANGLES, CURVES, Refit, find, refit
 from util.cli import UserError, progress, run, say
 from util.device import choose_device
-from util.evaluation import Evaluation, comparison_table, read_evaluation, table, write_comparison, write_evaluation
+from util.face.landmarks import INNER
 from util.geometry import Cameras, rotation_vector
 from util.image_io import read_image
-from util.landmarks import INNER
 from util.layout import Run, read_camera, read_table
 from util.layout import Sequence as FrameSequence
 from util.metrics import MEASURES, correlation, face_mask, frame_measures, identity_distance, mean_measures, warp_error
-from util.result_frames import ResultFrames, add_result_options, find_folders, open_as_asked
-from util.results import Results
+from util.results import perceptual
+from util.results.evaluation import Evaluation, comparison_table, read_evaluation, table, write_comparison, write_evaluation
+from util.results.folder import Results
+from util.results.frames import ResultFrames, add_result_options, find_folders, open_as_asked
 
 _CHUNK = 128  # frames that are held at once
 
@@ -144,7 +144,7 @@ def write_page(frames: ResultFrames, args: argparse.Namespace) -> None:
     if (facts := results.read()) is None:
         return
     from models.checkpoints import read_run_options
-    from util.report import write_report
+    from util.report.result_page import write_report
 
     trained = Run.open(facts["dataset_name"], facts["run"], args.checkpoints_dir)
     try:

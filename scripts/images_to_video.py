@@ -18,8 +18,8 @@ if __package__ in (None, ""):  # run as a file: make the repository's packages i
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from util.cli import UserError, run, say
-from util.panels import write_videos
-from util.results import MODES, find_results
+from util.results.folder import MODES, find_results
+from util.results.panels import write_videos
 
 
 def main(argv: Sequence[str] | None = None) -> int | None:

@@ -22,10 +22,10 @@ if __package__ in (None, ""):  # run as a file: make the repository's packages i
 
 import numpy as np
 
-from preprocessing.demo_motion import make_motion, make_voice
+from scripts.demo_clip.motion import make_motion, make_voice
 from util.cli import UserError, progress, run, say
 from util.image_io import write_bytes
-from util.video_io import VideoWriter
+from util.video.reading import VideoWriter
 
 FPS = 30
 VOICE_RATE_HZ = 24000
@@ -75,7 +75,7 @@ def write_sound(path: Path, samples: np.ndarray) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int | None:
     options = parse(argv)
-    from preprocessing.demo_clip import DemoScene
+    from scripts.demo_clip.scene import DemoScene
 
     motion = make_motion(options.frames, FPS, options.seed)
     scene = DemoScene(options.size)

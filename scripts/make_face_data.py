@@ -1,4 +1,4 @@
-"""Make the embedded tables of preprocessing/face_data/ again (nobody needs to, they are in the repository).
+"""Make the embedded tables of preprocessing/face_models/face_data/ again (nobody needs to, they are in the repository).
 
     python scripts/make_face_data.py --archive ICT-FaceKit.zip [--output DIR] [--heads 400]
 
@@ -23,9 +23,9 @@ if __package__ in (None, ""):  # run as a file: make the repository's packages i
 import cv2
 import numpy as np
 
-from preprocessing import ict, mesh478
-from preprocessing.mediapipe_tools import load_solutions, silent_stderr
+from preprocessing.face_models import ict, mesh478
 from preprocessing.render import create_renderer
+from preprocessing.tracking.mediapipe_tools import load_solutions, silent_stderr
 from util.cli import UserError, progress, run, say
 from util.geometry import FRONTAL, Cameras, rotation_matrix
 from util.image_io import write_bytes

@@ -16,10 +16,10 @@ from pathlib import Path
 if __package__ in (None, ""):  # run as a file: make the repository's packages importable
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from preprocessing.person import create_person_mask
+from preprocessing.tracking.person_matte import create_person_mask
 from util.cli import run, say
-from util.paste_back import AUDIO, write_paste_back
-from util.results import find_results
+from util.paste_back.blender import AUDIO, write_paste_back
+from util.results.folder import find_results
 
 
 def main(argv: Sequence[str] | None = None) -> int | None:

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 from scipy.io import savemat
 
-from preprocessing import ict, lsfm
-from preprocessing.morphable import default_files_dir, load_face_model
+from preprocessing.face_models import ict, lsfm
+from preprocessing.face_models.morphable import default_files_dir, load_face_model
 
 FACE_VERTICES = 9409  # of ICT's archive: the face
 WARP_CM = 0.25

@@ -10,9 +10,8 @@ import pytest
 import torch
 from fake_dataset import draw_frame, face_landmarks, make_dataset, moving_landmarks
 
-from data.head_motion import move_heads
-from data.loader import choose_clips, load_clips
-from data.transforms import (
+from data.augmentation.head_motion import move_heads
+from data.augmentation.transforms import (
     Jitter,
     jitter_landmarks,
     jitter_nmfc,
@@ -20,12 +19,13 @@ from data.transforms import (
     resize_image,
     resize_nmfc,
 )
-from data.video_dataset import ClipIndex, DrivingSequence, VideoDataset
+from data.clips import ClipIndex, DrivingSequence, VideoDataset
+from data.loader import choose_clips, load_clips
+from util.caches.persons import Persons
 from util.cli import UserError
-from util.eye_gaze import draw_eye_gaze
+from util.face.eye_gaze import draw_eye_gaze
 from util.image_io import read_image, write_image
 from util.layout import Dataset
-from util.persons import Persons
 from util.tensors import to_image, to_tensor
 
 SIZE = 64

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from preprocessing.demo_clip import LOWER_LIDS, LOWER_LIP, UPPER_LIDS, UPPER_LIP, DemoScene, fill, head_rotation
-from preprocessing.demo_motion import Motion, make_motion, make_voice
-from preprocessing.morphable import load_face_model
+from preprocessing.face_models.morphable import load_face_model
+from scripts.demo_clip.motion import Motion, make_motion, make_voice
+from scripts.demo_clip.scene import LOWER_LIDS, LOWER_LIP, UPPER_LIDS, UPPER_LIP, DemoScene, fill, head_rotation
 from util.layout import Dataset, read_camera, read_table
-from util.video_io import probe, read_frames
+from util.video.reading import probe, read_frames
 
 ROOT = Path(__file__).resolve().parents[1]
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}

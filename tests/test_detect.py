@@ -11,11 +11,11 @@ from synthetic_videos import face_frame, write_video
 
 from preprocessing import detect
 from preprocessing.detect import choose_box, crop, find_videos, main, parse, smooth_boxes, split_frames
-from preprocessing.faces import overlap
+from preprocessing.tracking.faces import overlap
 from util.cli import UserError
 from util.image_io import read_image
 from util.layout import Dataset, root
-from util.video_io import read_frames
+from util.video.reading import read_frames
 
 SIZE = (480, 360)
 
@@ -291,7 +291,7 @@ def options(**changes):
 
 
 def box_of(centre, size, frame, **changes):
-    from util.video_io import VideoInfo
+    from util.video.reading import VideoInfo
 
     info = VideoInfo(*frame, Fraction(30), 9, 0.3, False, 0, False, 0.0)
     c, s = np.array(centre), np.array(size)

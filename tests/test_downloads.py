@@ -1,4 +1,4 @@
-"""util/downloads.py, preprocessing/ict.py and scripts/download_files.py: against a local server, and on the real archive."""
+"""util/downloads.py, preprocessing/face_models/ict.py and scripts/download_files.py: against a local server, and on the real archive."""
 
 import hashlib
 import http.server
@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from preprocessing import ict
-from preprocessing.morphable import load_face_model, resolve_kind
+from preprocessing.face_models import ict
+from preprocessing.face_models.morphable import load_face_model, resolve_kind
 from util import downloads
 from util.cli import UserError
 

@@ -20,13 +20,23 @@ from preprocessing import (
     reenact,
 )
 from scripts import evaluate
-from util import perceptual
 from util.cli import UserError
-from util.evaluation import Evaluation, best, comparison_table, read_evaluation, spread, table, unequal, write_comparison, write_evaluation
 from util.image_io import read_image, write_image
 from util.layout import Dataset, read_table
 from util.metrics import frame_measures
-from util.results import Results
+from util.results import perceptual
+from util.results.evaluation import (
+    Evaluation,
+    best,
+    comparison_table,
+    read_evaluation,
+    spread,
+    table,
+    unequal,
+    write_comparison,
+    write_evaluation,
+)
+from util.results.folder import Results
 
 COUNT = 60
 
@@ -165,7 +175,7 @@ def test_a_machine_without_mediapipe_or_dataset(prepared, monkeypatch):
     def missing():
         raise UserError("MediaPipe cannot be used (No module named 'mediapipe')")
 
-    monkeypatch.setattr("preprocessing.face_mesh.load_solutions", missing)
+    monkeypatch.setattr("preprocessing.tracking.mesh.load_solutions", missing)
     evaluate.main([str(results.folder), "--checkpoints_dir", str(prepared)])
     found = read_evaluation(results.folder)
     assert {"APD-L2", "mouth-APD-L2", "flicker"} <= set(found.values) and "eye-landmarks" not in found.values and found.nearest

@@ -1,12 +1,12 @@
-"""util/eye_gaze.py: the drawn lids and pupils have the places and sizes that the landmarks say."""
+"""util/face/eye_gaze.py: the drawn lids and pupils have the places and sizes that the landmarks say."""
 
 import cv2
 import numpy as np
 import pytest
 from fake_dataset import face_landmarks
 
-from util.eye_gaze import draw_eye_gaze
-from util.landmarks import eye_openings
+from util.face.eye_gaze import draw_eye_gaze
+from util.face.landmarks import eye_openings
 
 
 def red(image):

@@ -1,14 +1,14 @@
-"""preprocessing/fitting.py: known faces come back, motion keeps its size, bad frames do no harm."""
+"""preprocessing/fitting/video.py: known faces come back, motion keeps its size, bad frames do no harm."""
 
 import numpy as np
 import pytest
 
-from preprocessing import ict
-from preprocessing.fitting import fit_video
-from preprocessing.landmarks70 import DENSE_INDICES, from_dense
-from preprocessing.morphable import default_files_dir, load_face_model
+from preprocessing.face_models import ict
+from preprocessing.face_models.landmarks70 import DENSE_INDICES, from_dense
+from preprocessing.face_models.morphable import default_files_dir, load_face_model
+from preprocessing.fitting.video import fit_video
+from util.face.landmarks import INNER, eye_openings, interocular_distance, mouth_opening
 from util.geometry import FRONTAL, Cameras, angle_between_deg, rotation_matrix, rotation_vector
-from util.landmarks import INNER, eye_openings, interocular_distance, mouth_opening
 
 
 @pytest.fixture(scope="module", params=["mesh478", "ict"])

@@ -14,9 +14,9 @@ import train
 from models.flow import DISFlow, FlowChoice, FlowNet2Flow, choose_flow, trusted
 from models.flownet2_pytorch import FlowNet2
 from models.ops import resample2d
-from util import flow_cache
+from util.caches import flow as flow_cache
+from util.caches.flow import STEPS, compute_flows, ensure_flows, flow_key, read_flows
 from util.cli import UserError
-from util.flow_cache import STEPS, compute_flows, ensure_flows, flow_key, read_flows
 from util.image_io import write_image
 from util.layout import Dataset
 

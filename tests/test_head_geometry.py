@@ -1,10 +1,10 @@
-"""data/head_geometry.py: depth and perspective are found in frames of heads whose truth is known."""
+"""data/augmentation/head_geometry.py: depth and perspective are found in frames of heads whose truth is known."""
 
 import cv2
 import numpy as np
 import pytest
 
-from data.head_geometry import USUAL_HEAD, View, measure_head, on_grid
+from data.augmentation.head_geometry import USUAL_HEAD, View, measure_head, on_grid
 
 SIZE = 128
 

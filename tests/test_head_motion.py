@@ -1,4 +1,4 @@
-"""data/head_motion.py and head_shapes.py: the head moves in frame, NMFC image, landmarks and flow alike; body and background stay."""
+"""data/augmentation: the head moves in frame, NMFC image, landmarks and flow alike; body and background stay."""
 
 from dataclasses import replace
 
@@ -7,8 +7,8 @@ import pytest
 import torch
 from test_head_geometry import turning_ball
 
-from data.head_geometry import USUAL_HEAD
-from data.head_motion import (
+from data.augmentation.head_geometry import USUAL_HEAD
+from data.augmentation.head_motion import (
     BROWS_CHANGE,
     BROWS_ENDS,
     BROWS_RAISED,
@@ -21,8 +21,8 @@ from data.head_motion import (
     no_motion,
     random_head_motion,
 )
-from data.head_shapes import head_shapes
-from util.landmarks import BROWS, EYES
+from data.augmentation.head_shapes import head_shapes
+from util.face.landmarks import BROWS, EYES
 
 SIZE = 128
 STAY = np.array([[1.0, 0, 0], [0, 1, 0]])

@@ -10,10 +10,10 @@ from synthetic_videos import face_frame, write_video
 
 from preprocessing import detect, detect_landmarks70
 from preprocessing.detect_landmarks70 import DLIB_FILE, dlib_box, fill_gaps, main
-from preprocessing.face_mesh import DenseMesh
-from preprocessing.landmarks70 import DENSE_INDICES, from_dense
-from util import landmarks as groups
+from preprocessing.face_models.landmarks70 import DENSE_INDICES, from_dense
+from preprocessing.tracking.mesh import DenseMesh
 from util.cli import UserError
+from util.face import landmarks as groups
 from util.image_io import read_image, write_image
 from util.layout import SPLITS, Dataset, read_table, root
 

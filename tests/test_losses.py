@@ -12,7 +12,7 @@ from models.ops import resample2d
 from models.roi import crop
 from models.schedule import Schedule
 from util.cli import UserError
-from util.roi import window
+from util.face.roi import window
 
 CPU = torch.device("cpu")
 

@@ -1,13 +1,13 @@
-"""preprocessing/lsfm.py on files in LSFM's format, made of ICT's face (tests/fake_lsfm.py), whose landmarks are known."""
+"""preprocessing/face_models/lsfm.py on files in LSFM's format, made of ICT's face (tests/fake_lsfm.py), whose landmarks are known."""
 
 import numpy as np
 import pytest
 from fake_lsfm import UNIT, make, write
 
-from preprocessing import ict, lsfm
-from preprocessing.fitting import LIDS, LIPS, OVAL, fit_video
-from preprocessing.landmarks70 import DENSE_INDICES
-from preprocessing.morphable import default_files_dir, load_face_model, model_version, resolve_kind
+from preprocessing.face_models import ict, lsfm
+from preprocessing.face_models.landmarks70 import DENSE_INDICES
+from preprocessing.face_models.morphable import default_files_dir, load_face_model, model_version, resolve_kind
+from preprocessing.fitting.video import LIDS, LIPS, OVAL, fit_video
 from util.cli import UserError
 from util.geometry import FRONTAL, Cameras, rotation_matrix
 

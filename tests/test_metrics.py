@@ -1,4 +1,4 @@
-"""util/metrics.py and util/roi.py against known values and other implementations."""
+"""util/metrics.py and util/face/roi.py against known values and other implementations."""
 
 import math
 
@@ -9,6 +9,7 @@ from fake_dataset import draw_frame, face_landmarks
 from skimage.metrics import peak_signal_noise_ratio
 from torchmetrics.functional.image import structural_similarity_index_measure
 
+from util.face.roi import scaled_size, window
 from util.metrics import (
     MAX_DISTANCE,
     MEASURES,
@@ -24,7 +25,6 @@ from util.metrics import (
     rotation_distance,
     warp_error,
 )
-from util.roi import scaled_size, window
 
 SIZE = 256
 

@@ -1,4 +1,4 @@
-"""preprocessing/morphable.py and mesh478.py: geometry of the models, what their shapes do, and what is seen of them.
+"""preprocessing/face_models/morphable.py and mesh478.py: geometry of the models, what their shapes do, and what is seen of them.
 
 The same demands go to `ict` where scripts/download_files.py has fetched it.
 """
@@ -6,10 +6,10 @@ The same demands go to `ict` where scripts/download_files.py has fetched it.
 import numpy as np
 import pytest
 
-from preprocessing import ict, mesh478
-from preprocessing.fitting import LIDS, LIPS
-from preprocessing.landmarks70 import DENSE_INDICES
-from preprocessing.morphable import BATCH, default_files_dir, load_face_model, model_version, resolve_kind
+from preprocessing.face_models import ict, mesh478
+from preprocessing.face_models.landmarks70 import DENSE_INDICES
+from preprocessing.face_models.morphable import BATCH, default_files_dir, load_face_model, model_version, resolve_kind
+from preprocessing.fitting.video import LIDS, LIPS
 from preprocessing.render import create_renderer
 from util.cli import UserError
 from util.geometry import FRONTAL, Cameras, rotation_matrix

@@ -1,4 +1,4 @@
-"""preprocessing/motion.py: ARKit files, templates, edits, and the names and signs they use."""
+"""preprocessing/driving/motion.py: ARKit files, templates, edits, and the names and signs they use."""
 
 import json
 from fractions import Fraction
@@ -6,8 +6,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from preprocessing.morphable import load_face_model
-from preprocessing.motion import (
+from preprocessing.driving.motion import (
     Motion,
     check_edits,
     edit_cameras,
@@ -22,6 +21,7 @@ from preprocessing.motion import (
     to_angles,
     turning_shift,
 )
+from preprocessing.face_models.morphable import load_face_model
 from util.cli import UserError
 from util.geometry import FRONTAL, Cameras
 

@@ -1,4 +1,4 @@
-"""util/paste_back.py: frames and sound meet by time, colours are matched, and nothing outside the mask is touched."""
+"""util/paste_back/blender.py: frames and sound meet by time, colours are matched, and nothing outside the mask is touched."""
 
 import json
 import shutil
@@ -18,9 +18,9 @@ from util.cli import UserError
 from util.downloads import sha256_of
 from util.image_io import crop, read_image, write_image
 from util.layout import Dataset, Pair, Record
-from util.paste_back import Blender, ColourMatch, fill, make_plan, soft_mask, source_index, widen, write_paste_back
-from util.results import Results
-from util.video_io import PROVENANCE, probe, read_frames
+from util.paste_back.blender import Blender, ColourMatch, fill, make_plan, soft_mask, source_index, widen, write_paste_back
+from util.results.folder import Results
+from util.video.reading import PROVENANCE, probe, read_frames
 
 NTSC = Fraction(30000, 1001)
 SIZE = (160, 120)  # of the original frames: width, height
@@ -239,12 +239,12 @@ def test_background_stays_the_originals_where_no_person_is():
 
 
 def test_the_segmenter_finds_the_portrait(monkeypatch):
-    from preprocessing.person import create_person_mask
+    from preprocessing.tracking.person_matte import create_person_mask
 
     picture = face_frame((256, 256), (128, 120), 1.0)
     mask = create_person_mask()(picture)
     assert mask.shape == (256, 256) and mask.dtype == np.float32 and mask[90:150, 100:160].mean() > 0.9 and mask[:30, :30].mean() < 0.2
-    monkeypatch.setattr("preprocessing.person.load_solutions", lambda: (_ for _ in ()).throw(UserError("no MediaPipe")))
+    monkeypatch.setattr("preprocessing.tracking.person_matte.load_solutions", lambda: (_ for _ in ()).throw(UserError("no MediaPipe")))
     assert create_person_mask() is None
 
 

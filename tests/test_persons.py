@@ -1,11 +1,11 @@
-"""util/persons.py: masks of the person and the background behind, made once per identity."""
+"""util/caches/persons.py: masks of the person and the background behind, made once per identity."""
 
 import numpy as np
 import pytest
 from fake_dataset import make_dataset
 
+from util.caches.persons import MASK_SIDE, ensure_persons, read_persons
 from util.image_io import read_image, write_image
-from util.persons import MASK_SIDE, ensure_persons, read_persons
 
 SIZE = 64
 WALL = np.linspace(40, 200, SIZE)[None, :, None].repeat(SIZE, 0).repeat(3, 2).astype(np.uint8)

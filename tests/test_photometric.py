@@ -1,11 +1,11 @@
-"""preprocessing/photometric.py: what landmarks get wrong, the skin's texture sets right."""
+"""preprocessing/fitting/photometric.py: what landmarks get wrong, the skin's texture sets right."""
 
 import numpy as np
 import pytest
 
-from preprocessing.fitting import Fit, fit_video
-from preprocessing.morphable import load_face_model
-from preprocessing.photometric import _Head, refine, surface_points
+from preprocessing.face_models.morphable import load_face_model
+from preprocessing.fitting.photometric import _Head, refine, surface_points
+from preprocessing.fitting.video import Fit, fit_video
 from preprocessing.render import create_renderer
 from util.geometry import FRONTAL, Cameras, angle_between_deg, rotation_matrix
 

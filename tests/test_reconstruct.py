@@ -11,9 +11,9 @@ import pytest
 from test_fitting import error as landmark_error
 from test_fitting import make_video
 
-from preprocessing import ict
-from preprocessing.landmarks70 import from_dense
-from preprocessing.morphable import default_files_dir, load_face_model
+from preprocessing.face_models import ict
+from preprocessing.face_models.landmarks70 import from_dense
+from preprocessing.face_models.morphable import default_files_dir, load_face_model
 from preprocessing.render import create_renderer
 from util.geometry import Cameras
 from util.image_io import read_image, write_image
@@ -239,7 +239,7 @@ def test_a_real_clip_is_met_by_both_models(tmp_path):
 
 def test_error_of_the_helper_is_the_measure():
     """What the command prints is the measure that test_fitting uses."""
-    from preprocessing.fitting import fit_video
+    from preprocessing.fitting.video import fit_video
     from preprocessing.reconstruct import landmark_error as measured
 
     model = load_face_model("mesh478")

@@ -15,14 +15,14 @@ from test_motion import write_csv
 from test_retarget import make_person
 
 from preprocessing import reenact
-from preprocessing.morphable import load_face_model
-from preprocessing.motion import head_rotation, to_angles
+from preprocessing.driving.motion import head_rotation, to_angles
+from preprocessing.driving.retarget import Person, drive, mesh_landmarks, read_motion, steady_motion
+from preprocessing.face_models.morphable import load_face_model
 from preprocessing.render import create_renderer
-from preprocessing.retarget import Person, drive, mesh_landmarks, read_motion, steady_motion
 from util.cli import UserError
+from util.face.landmarks import eye_openings, mouth_opening
 from util.geometry import angle_between_deg
 from util.image_io import read_image, write_image
-from util.landmarks import eye_openings, mouth_opening
 from util.layout import Dataset, Record, read_table, write_camera, write_table
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -172,7 +172,7 @@ def test_an_interrupted_pair_is_not_taken_for_whole(place, tmp_path, monkeypatch
     with pytest.raises(KeyboardInterrupt):
         run(dataset, "--source_id", "Bob", "--target_id", "Ann")
     assert not dataset.read_pair("Ann", "Bob").complete and dataset.pair("Ann", "Bob").frames("source_nmfcs")
-    from data.video_dataset import DrivingSequence
+    from data.clips import DrivingSequence
 
     with pytest.raises(UserError, match=r"no complete conditioning images .*reenact\.py"):
         DrivingSequence.open(dataset, "Ann", "Bob", SIZE)

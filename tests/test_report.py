@@ -1,4 +1,4 @@
-"""util/report.py, util/visualizer.py, util/charts.py: the pages hold what they should and need nothing from elsewhere."""
+"""util/report: the pages hold what they should and need nothing from elsewhere."""
 
 import json
 import math
@@ -12,12 +12,12 @@ import torch
 from fake_dataset import make_dataset
 from fake_run import make_run, run_test
 
-from util.charts import line_chart, number, ticks
 from util.layout import Run
-from util.results import Results
-from util.video_io import probe
-from util.visualizer import Visualizer, read_log
-from util.web_page import duration
+from util.report.charts import line_chart, number, ticks
+from util.report.training_page import Visualizer, read_log
+from util.report.web_page import duration
+from util.results.folder import Results
+from util.video.reading import probe
 
 
 class References(HTMLParser):

@@ -1,4 +1,4 @@
-"""util/result_frames.py: frames to measure are found as pictures, in videos, or in the dataset."""
+"""util/results/frames.py: frames to measure are found as pictures, in videos, or in the dataset."""
 
 import json
 import shutil
@@ -8,11 +8,11 @@ import pytest
 from fake_dataset import draw_frame, make_dataset, moving_landmarks
 
 from util.cli import UserError
-from util.eye_gaze import draw_eye_gaze
+from util.face.eye_gaze import draw_eye_gaze
 from util.image_io import read_image, write_image
-from util.panels import write_videos
-from util.result_frames import find_folders, open_frames
-from util.results import Results
+from util.results.folder import Results
+from util.results.frames import find_folders, open_frames
+from util.results.panels import write_videos
 
 FRAMES = list(range(16, 22))
 

@@ -1,4 +1,4 @@
-"""preprocessing/retarget.py: what arrives, what is taken away, and what stays the target's."""
+"""preprocessing/driving/retarget.py: what arrives, what is taken away, and what stays the target's."""
 
 from dataclasses import replace
 from fractions import Fraction
@@ -7,10 +7,8 @@ import numpy as np
 import pytest
 from test_fitting import make_video
 
-from preprocessing.landmarks70 import from_dense
-from preprocessing.morphable import load_face_model
-from preprocessing.motion import Motion, from_angles, head_rotation, parse_edits, to_angles
-from preprocessing.retarget import (
+from preprocessing.driving.motion import Motion, from_angles, head_rotation, parse_edits, to_angles
+from preprocessing.driving.retarget import (
     COVERED,
     LIMIT_MARGIN,
     Person,
@@ -35,8 +33,10 @@ from preprocessing.retarget import (
     target_frames,
     uncross_lids,
 )
+from preprocessing.face_models.landmarks70 import from_dense
+from preprocessing.face_models.morphable import load_face_model
+from util.face.landmarks import eye_openings, mouth_opening
 from util.geometry import FRONTAL, Cameras, angle_between_deg
-from util.landmarks import eye_openings, mouth_opening
 
 FRAMES = 120
 

@@ -13,11 +13,11 @@ from fake_dataset import make_dataset
 from fake_run import ROOT, SIZE, make_run, run_test
 
 from util.cli import UserError
-from util.eye_gaze import draw_eye_gaze
+from util.face.eye_gaze import draw_eye_gaze
 from util.image_io import read_image, write_image
 from util.layout import read_table
 from util.metrics import MEASURES, frame_measures, heatmap
-from util.results import KINDS, Results
+from util.results.folder import KINDS, Results
 
 FRAMES = list(range(16, 22))  # after two parts of 8
 

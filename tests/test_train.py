@@ -131,7 +131,9 @@ def test_a_run_and_its_files(command, capsys):
     ],
 )
 def test_resumed_run_equals_an_uninterrupted_one(command, datasets, tmp_path, monkeypatch, batch, clips, epoch, clip, more):
-    monkeypatch.setattr("preprocessing.person.create_person_mask", lambda: lambda image: np.ones(image.shape[:2], np.float32))
+    monkeypatch.setattr(
+        "preprocessing.tracking.person_matte.create_person_mask", lambda: lambda image: np.ones(image.shape[:2], np.float32)
+    )
     command("--batch_size", batch, *more)
     whole = state(command.run)
     other = tmp_path / "interrupted"
@@ -326,7 +328,7 @@ def test_bad_input(command, options, message, monkeypatch):
 
 
 def test_moving_heads_says_what_it_needs(command, datasets, monkeypatch):
-    monkeypatch.setattr("preprocessing.person.create_person_mask", lambda: None)
+    monkeypatch.setattr("preprocessing.tracking.person_matte.create_person_mask", lambda: None)
     for kept in datasets.rglob("persons/*.npz"):
         kept.unlink()
     with pytest.raises(UserError, match=r"needs MediaPipe .* pip install --no-deps mediapipe.* or train with --move_heads 0"):

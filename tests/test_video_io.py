@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 from synthetic_videos import read_sound, set_display_matrix, write_video
 
-from util import VERSION, video_io
+from util import VERSION
 from util.cli import UserError
 from util.layout import root
-from util.video_io import PROVENANCE, VideoWriter, frames_at, probe, read_frames
+from util.video import reading as video_io
+from util.video.reading import PROVENANCE, VideoWriter, frames_at, probe, read_frames
 
 NTSC = Fraction(30000, 1001)
 
@@ -308,11 +309,13 @@ def test_any_frame_is_the_one_that_reading_in_order_gives(tmp_path, suffix, irre
 
 def test_reading_backwards_holds_few_frames(tmp_path, monkeypatch):
     path = write_video(tmp_path / "v.mp4", grey(range(0, 200, 2)), 30)
-    monkeypatch.setattr("util.video_io._BLOCK_BYTES", 7 * 64 * 48 * 3)
+    monkeypatch.setattr("util.video.reading._BLOCK_BYTES", 7 * 64 * 48 * 3)
     in_order = [round(image.mean() / 2) for image in read_frames(path)]
     calls = []
     whole = video_io._ascending
-    monkeypatch.setattr("util.video_io._ascending", lambda path, info, numbers: calls.append(len(numbers)) or whole(path, info, numbers))
+    monkeypatch.setattr(
+        "util.video.reading._ascending", lambda path, info, numbers: calls.append(len(numbers)) or whole(path, info, numbers)
+    )
     assert levels_at(path, range(99, -1, -1)) == in_order[::-1]
     assert max(calls) <= 7
 

@@ -41,8 +41,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from util.landmarks import EYES
-from util.roi import scaled_size, window
+from util.face.landmarks import EYES
+from util.face.roi import scaled_size, window
 
 MAX_DISTANCE = 255 * math.sqrt(3)
 HEATMAP_FULL_SCALE = 100.0  # RGB distance that gets the hottest colour: larger errors are rare and would flatten all others

@@ -1,6 +1,6 @@
 """Measure memory and speed of paste-back on long videos: python scripts/bench/paste_back.py --minutes 1 3 10
 
-For each length: a synthetic 1920x1080 video at 30 frames/s (a moving pattern), results with as many frames, and util.paste_back on
+For each length: a synthetic 1920x1080 video at 30 frames/s (a moving pattern), results with as many frames, and util.paste_back.blender on
 them in a process of its own. `--back_and_forth` lets a driven pair run over the video there and back (read backwards half of the time).
 Prints frames/s, and the process's peak of resident memory, which must not grow with the length.
 """
@@ -28,9 +28,9 @@ from util.cli import run, say
 from util.downloads import sha256_of
 from util.image_io import write_image
 from util.layout import Dataset, Pair, Record
-from util.paste_back import write_paste_back
-from util.results import Results
-from util.video_io import VideoWriter
+from util.paste_back.blender import write_paste_back
+from util.results.folder import Results
+from util.video.reading import VideoWriter
 
 SIZE, BOX, CROP, FPS = (1920, 1080), [560, 100, 1360, 900], 256, Fraction(30)
 

@@ -32,14 +32,14 @@ if __package__ in (None, ""):  # run as a file: make the repository's packages i
 
 import numpy as np
 
-from preprocessing.landmarks70 import from_dense
-from preprocessing.morphable import MorphableModel, load_face_model
-from preprocessing.motion import Motion, head_rotation, to_angles
+from preprocessing.driving.motion import Motion, head_rotation, to_angles
+from preprocessing.driving.retarget import COVERED, Driven, Person, drive, frontal, gaze, target_frames
+from preprocessing.face_models.landmarks70 import from_dense
+from preprocessing.face_models.morphable import MorphableModel, load_face_model
 from preprocessing.reenact import common_face_model, find_frames, identity_motion, read_person
-from preprocessing.retarget import COVERED, Driven, Person, drive, frontal, gaze, target_frames
 from util.cli import UserError, run, say
+from util.face.landmarks import eye_openings, mouth_opening
 from util.image_io import write_bytes
-from util.landmarks import eye_openings, mouth_opening
 from util.layout import Dataset
 
 # Standard deviations below which a curve is noise: 0.03 cm are a third of a pixel in a crop of 256.

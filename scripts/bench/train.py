@@ -31,10 +31,10 @@ from models.flownet2_pytorch import FlowNet2
 from models.head2head_model import Chunk, Head2HeadModel, ModelOptions
 from models.losses import VGGLoss
 from options.train_options import TrainOptions, parse
+from util.caches.flow import STEPS
 from util.cli import UserError, run, say
-from util.flow_cache import STEPS
+from util.face.roi import scaled_size
 from util.image_io import write_bytes
-from util.roi import scaled_size
 
 
 def main(argv: Sequence[str] | None = None) -> int | None:

@@ -1,0 +1,1 @@
+"""Changed copies of training clips: moved heads, jittered conditioning."""

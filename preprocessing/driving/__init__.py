@@ -1,0 +1,1 @@
+"""One head's motion carried over to another."""

@@ -1,0 +1,169 @@
+"""Morphable face models behind one interface: mean, triangles, identity and expression bases, landmark embedding.
+
+Axes of every model: x to the subject's left (the image's right when frontal), y up, z out of the face towards the camera,
+in centimetres. `load_face_model` is the only way in:
+
+- `mesh478`: the mesh of the dense landmark detector itself, embedded in the repository (preprocessing/face_models/mesh478.py);
+- `ict`: ICT-FaceKit, 26,719 vertices, fetched and converted by scripts/download_files.py (preprocessing/face_models/ict.py);
+- `lsfm`: the original system's model, for those who hold its file all_all_all.mat (preprocessing/face_models/lsfm.py);
+- `auto`: `ict` when its converted file is there, else `mesh478`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from util.cli import UserError
+from util.geometry import Cameras
+from util.layout import root
+
+FACE_MODELS = ("ict", "mesh478", "lsfm")
+BATCH = 32  # frames whose vertices are computed at once
+
+
+def default_files_dir() -> Path:
+    """Folder of the converted face models (not tracked by git)."""
+    return root() / "preprocessing" / "files"
+
+
+@dataclass(frozen=True)
+class MorphableModel:
+    """A linear face model: vertices = mean + identity . identity_basis + expression . expression_basis."""
+
+    name: str
+    version: str  # changes whenever coefficients of one version mean something else in the other
+    mean: np.ndarray  # float32 [V, 3]
+    triangles: np.ndarray  # int32 [F, 3]
+    identity_basis: np.ndarray  # float32 [K_id, V, 3]; a coefficient of 1 is about one standard deviation
+    expression_basis: np.ndarray  # float32 [K_exp, V, 3]
+    expression_names: tuple[str, ...]  # ARKit names (left and right as _L and _R), then smooth_* of the model's own
+    expression_bounds: np.ndarray  # float32 [K_exp, 2]
+    landmark_ids: np.ndarray  # int32 [L]: which of the detector's 478 dense points are embedded
+    landmark_triangles: np.ndarray  # int32 [L, 3]: vertices between which a dense point lies
+    landmark_barycentric: np.ndarray  # float32 [L, 3]: weights of the corners, sum 1
+    landmark_weights: np.ndarray  # float32 [L]: how far a fit may trust the point (1 is usual, 0 not at all)
+    depth_bias: np.ndarray  # float32 [V], model units: drawn that much farther away, so that the mouth's inside never pierces the skin
+
+    def __post_init__(self) -> None:
+        v, k = len(self.mean), len(self.expression_names)
+        assert self.identity_basis.shape[1:] == (v, 3) and self.expression_basis.shape == (k, v, 3)
+        assert self.expression_bounds.shape == (k, 2) and self.triangles.max() < v
+
+    @cached_property
+    def _flat(self) -> tuple[np.ndarray, np.ndarray]:
+        return (self.identity_basis.reshape(len(self.identity_basis), -1), self.expression_basis.reshape(len(self.expression_basis), -1))
+
+    def shape(self, identity: np.ndarray, expression: np.ndarray) -> np.ndarray:
+        """Vertices for coefficients.
+
+        identity: [K_id]; expression: [K_exp] or [N, K_exp]. Returns float32 [V, 3] or [N, V, 3].
+        """
+        id_flat, exp_flat = self._flat
+        person = self.mean.reshape(-1) + np.asarray(identity, np.float32) @ id_flat
+        vertices = np.asarray(expression, np.float32) @ exp_flat
+        vertices += person
+        return vertices.reshape(*vertices.shape[:-1], -1, 3)
+
+    def in_image(self, identity: np.ndarray, expression: np.ndarray, cameras: Cameras) -> np.ndarray:
+        """Vertices of N frames as a renderer takes them (x, y in pixels, larger z farther away): float32 [N, V, 3].
+
+        identity: [K_id]; expression: [N, K_exp].
+        """
+        vertices = cameras.project(self.shape(identity, expression))
+        vertices[..., 2] += cameras.scale[:, None].astype(np.float32) * self.depth_bias
+        return vertices
+
+    def in_images(self, identity: np.ndarray, expression: np.ndarray, cameras: Cameras) -> Iterator[np.ndarray]:
+        """As `in_image`, frame by frame, float32 [V, 3]; computed some frames at a time, so that memory does not grow with their number."""
+        for start in range(0, len(cameras), BATCH):
+            part = slice(start, start + BATCH)
+            yield from self.in_image(identity, expression[part], cameras[part])
+
+    def at_landmarks(self, values: np.ndarray) -> np.ndarray:
+        """Interpolate per-vertex values [..., V, 3] at the embedded dense points: [..., L, 3]."""
+        return np.einsum("lk,...lkc->...lc", self.landmark_barycentric, values[..., self.landmark_triangles, :])
+
+    @cached_property
+    def landmark_model(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Mean [L, 3], identity basis [K_id, L, 3] and expression basis [K_exp, L, 3] at the embedded dense points."""
+        return self.at_landmarks(self.mean), self.at_landmarks(self.identity_basis), self.at_landmarks(self.expression_basis)
+
+    def landmarks(self, identity: np.ndarray, expression: np.ndarray) -> np.ndarray:
+        """The embedded dense points for coefficients as in `shape`: float32 [L, 3] or [N, L, 3], in model space."""
+        mean, id_basis, exp_basis = self.landmark_model
+        person = mean + np.tensordot(np.asarray(identity, np.float32), id_basis, 1)
+        return person + np.tensordot(np.asarray(expression, np.float32), exp_basis, 1)
+
+    def with_points(self, triangles: np.ndarray, first_id: int) -> tuple[MorphableModel, np.ndarray]:
+        """The model with the middles of triangles [P, 3] embedded as well, as dense points first_id, first_id + 1, ...; and those ids."""
+        ids = first_id + np.arange(len(triangles), dtype=self.landmark_ids.dtype)
+        middles, trust = np.full((len(ids), 3), 1 / 3, np.float32), np.ones(len(ids), np.float32)
+        more = replace(
+            self,
+            landmark_ids=np.concatenate([self.landmark_ids, ids]),
+            landmark_triangles=np.concatenate([self.landmark_triangles, triangles]).astype(np.int32),
+            landmark_barycentric=np.concatenate([self.landmark_barycentric, middles]),
+            landmark_weights=np.concatenate([self.landmark_weights, trust]),
+        )
+        return more, ids
+
+    def nmfc_colours(self) -> np.ndarray:
+        """Normalised mean face coordinates of every triangle: uint8 [F, 3].
+
+        A vertex' colour is its mean position scaled to 0..1 per axis, a triangle's is the mean of its corners; so the
+        colour says which point of the face it is and never depends on person, pose or expression.
+        """
+        low, high = self.mean.min(0), self.mean.max(0)
+        vertex = (self.mean - low) / (high - low)
+        return np.round(vertex[self.triangles].mean(1) * 255).astype(np.uint8)
+
+
+def resolve_kind(kind: str, files_dir: str | Path | None = None) -> str:
+    """Turn 'auto' into the model it stands for; check that a named one can be had, without loading it.
+
+    Raises: UserError.
+    """
+    from preprocessing.face_models import ict, lsfm
+
+    files = Path(files_dir) if files_dir else default_files_dir()
+    if kind == "auto":
+        return "ict" if ict.model_path(files).is_file() else "mesh478"
+    if kind not in FACE_MODELS:
+        raise UserError(f"--face_model {kind} is unknown; use auto, {', '.join(FACE_MODELS)}")
+    if kind == "ict" and not ict.model_path(files).is_file():
+        raise UserError(
+            f"the face model ict is not there ({ict.model_path(files)}); run scripts/download_files.py, or use --face_model mesh478"
+        )
+    if kind == "lsfm" and not lsfm.model_path(files).is_file():
+        raise UserError(
+            f"the face model lsfm is not there; put its owners' file at {lsfm.model_path(files)}, or use ict (scripts/download_files.py)"
+        )
+    return kind
+
+
+def model_version(kind: str, files_dir: str | Path | None = None) -> str:
+    """Version of a model that `resolve_kind` has accepted, without loading it."""
+    from preprocessing.face_models import ict, lsfm, mesh478
+
+    if kind == "lsfm":
+        return lsfm.version(Path(files_dir) if files_dir else default_files_dir())
+    return {"ict": ict, "mesh478": mesh478}[kind].VERSION
+
+
+def load_face_model(kind: str = "auto", files_dir: str | Path | None = None) -> MorphableModel:
+    """Load a face model.
+
+    kind: auto, ict, mesh478 or lsfm. files_dir: where download_files.py put the converted files, and LSFM's is (preprocessing/files).
+    Raises: UserError when the model is unknown, missing or damaged.
+    """
+    kind = resolve_kind(kind, files_dir)
+    from preprocessing.face_models import ict, lsfm, mesh478
+
+    if kind == "mesh478":
+        return mesh478.load()
+    return {"ict": ict, "lsfm": lsfm}[kind].load(Path(files_dir) if files_dir else default_files_dir())

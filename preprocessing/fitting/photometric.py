@@ -1,0 +1,284 @@
+"""Refining a fit by what the skin shows.
+
+A landmark detector answers with what faces usually look like: in poses and grimaces that are rare, the pose fitted to its points is
+degrees off, and skin, hairline and ears slide over the mesh. But the person's texture is the same in all frames. It is learnt from the
+video (the mean colour of every triangle, over key frames in which it faces the camera) and drawn at each frame's fit; the optical flow
+from the drawn head to the frame says where points of the upper face and the skull really are (analysis by synthesis, as in Face2Face,
+Thies et al. 2016, with flow in place of pixel differences, which reaches farther). The model is fitted again to those points together
+with the landmarks of lids, irises and all that the jaw moves. Key frames and texture are improved in turns, then all other frames.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+
+from preprocessing.face_models.morphable import MorphableModel
+from preprocessing.fitting.video import LIDS, NOSE_BASE, Fit, SurfacePoints, fit_video
+from preprocessing.render import create_renderer
+from preprocessing.tracking.mesh import N_POINTS
+from util.ahead import map_ahead, usable_cores
+from util.cli import progress
+from util.geometry import Cameras, rotation_matrix, rotation_vector
+from util.sampling import spread
+
+POINTS, FEWEST = 200, 20  # of the surface
+KEYFRAMES = 64
+ROUNDS = 5  # over the key frames
+LEAP = 1.8  # flow between a blurred texture and a frame falls short; steps so much longer arrive in half as many rounds
+FINAL_LEAP = 1.4  # of all frames, once: longer ones tremble
+PRIOR = 0.1  # (px/cm)^2 a frame: what holds points to the model's surface while the head hardly turns
+OFFSET_MAX_CM = 5.0  # how far they get from it
+GAIN = 0.97  # of the difference between frames and drawn head that may be left; with less gain the texture is no help
+SIDE = 256  # pixels; larger frames are looked at in this size
+_FRONT = 0.25  # cosine between a triangle's normal and the viewing direction from which on it is drawn
+_SELDOM = 30  # per cent of the triangles: those seldom seen, at the head's edge, where what is behind the head gets into their colours
+_FEATURE_CM = 1.0  # so near to lids and irises the surface changes its looks
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """What a frame shows of the drawn head."""
+
+    places: np.ndarray  # float32 [P, 2] of the surface points, pixels; where the fit has them if they are not seen
+    flow: np.ndarray  # float32 [P, 2] from where the fit has them to there, 0 if they are not seen
+    distance: float  # mean length of the flow over the drawn head, pixels
+    error: float  # mean difference of the frame from the drawn head, grey levels
+
+
+def refine(
+    model: MorphableModel,
+    fit: Fit,
+    landmarks: np.ndarray,
+    points: np.ndarray,
+    joined: np.ndarray,
+    read_frame: Callable[[int], np.ndarray],
+    desc: str = "skin",
+) -> Fit:
+    """A fit of `fit_video`, refined by the frames themselves. The identity stays.
+
+    landmarks, points, joined: as for `fit_video`. read_frame: frame's index -> uint8 [H, W, 3] RGB; called from threads.
+    Returns the fit as it was when the texture does not come nearer to the frames by it.
+    """
+    count = len(fit.cameras)
+    valid = np.flatnonzero(np.isfinite(landmarks[..., :2]).all((1, 2)))
+    keys = valid[spread(len(valid), KEYFRAMES)]
+    filmed = read_frame(keys[0])
+    frames = [_small(filmed), *(_small(read_frame(i)) for i in keys[1:])]
+    factor = frames[0].shape[0] / filmed.shape[0]
+    before = _scaled(fit, factor)
+    seen = landmarks[..., :2] * factor
+    head = _Head(model, fit.identity, frames[0].shape[:2])
+
+    def fitted(chosen: np.ndarray, places: list[np.ndarray], follow: np.ndarray) -> Fit:
+        return fit_video(model, seen[chosen], points, follow, fit.identity, SurfacePoints(head.tracked, np.stack(places), head.offsets))
+
+    start = replace(before, expression=before.expression[keys], cameras=before.cameras[keys])
+    vertices = list(head.vertices(start))
+    colours, seen_by = head.learn(frames, vertices)
+    chosen = surface_points(model, seen_by)
+    if len(chosen) < FEWEST:
+        return fit
+    head.tracked = model.triangles[chosen]
+    head.offsets = np.zeros((len(head.tracked), 3))
+    shown = head.shown(vertices)
+    head.triangles, colours = model.triangles[shown], colours[shown]
+    looks = first = head.look(frames.__getitem__, vertices, colours)
+    for _ in range(ROUNDS):
+        now = fitted(keys, [x.places for x in looks], np.zeros(len(keys), bool))
+        vertices = list(head.vertices(now))
+        colours, _ = head.learn(frames, vertices)
+        looks = head.look(frames.__getitem__, vertices, colours)
+        head.set_back(now.cameras, np.stack([x.flow for x in looks]))
+    (distance, error), (distance_then, error_then) = (np.mean([(x.distance, x.error) for x in y], axis=0) for y in (looks, first))
+    if distance > distance_then or error > GAIN * error_then:
+        return fit
+    guess = _carried_over(before, keys, start, now)
+    vertices = progress(head.vertices(guess), desc=desc, total=count)
+    looks = head.look(lambda i: _small(read_frame(i)), vertices, colours, FINAL_LEAP)
+    refined = fitted(np.arange(count), [x.places for x in looks], joined)
+    return _scaled(refined, 1 / factor)
+
+
+class _Head:
+    """A person's head in frames of one size: learns its colours, draws it, and sees where frames show it."""
+
+    def __init__(self, model: MorphableModel, identity: np.ndarray, size: tuple[int, int]):
+        self.model = model
+        self.identity = identity
+        self.size = size
+        self.triangles = model.triangles  # that are coloured and drawn
+        self.tracked = model.triangles[:0]  # whose middles are tracked
+        self.offsets = np.zeros((0, 3))  # of these from the model's surface, model units
+
+    def vertices(self, fit: Fit) -> Iterator[np.ndarray]:
+        """Every frame's vertices in the image: float32 [V, 3]."""
+        return self.model.in_images(self.identity, fit.expression, fit.cameras)
+
+    def shown(self, vertices: list[np.ndarray]) -> np.ndarray:
+        """Which triangles are seen in any of these frames: bool [F], a third of some models; the others need not be drawn."""
+        drawer = create_renderer("cpu", self.triangles, np.zeros(self.triangles.shape, np.uint8), self.size)
+        shown = np.zeros(len(self.triangles) + 1, bool)
+        for ids in map_ahead(drawer.draw_ids, vertices, threads=_threads(), depth=_threads()):
+            shown[ids] = True  # -1, for none, is the last one
+        return shown[:-1]
+
+    def learn(self, frames: list[np.ndarray], vertices: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """Mean colour of every triangle, uint8 [F, 3], grey where no frame shows it; and how much the frames show it, [F].
+
+        A frame counts by how much the triangle faces the camera.
+        """
+        total = np.zeros((len(self.triangles), 4))
+        height, width = self.size
+
+        def colours(index: int) -> np.ndarray:
+            corners = _corners(vertices[index], self.triangles)
+            middle = _middles(corners)
+            weight = np.clip(_facing(corners) - _FRONT, 0, 1)
+            x, y = middle.T
+            weight *= (x > 0) & (x < width) & (y > 0) & (y < height)
+            return np.column_stack([_at(frames[index], middle) * weight[:, None], weight])
+
+        for part in map_ahead(colours, range(len(frames)), threads=_threads(), depth=_threads()):
+            total += part
+        mean = total[:, :3] / np.maximum(total[:, 3:], 1e-6)
+        return np.where(total[:, 3:] > 1e-3, mean, 128).round().astype(np.uint8), total[:, 3]
+
+    def set_back(self, cameras: Cameras, flow: np.ndarray) -> None:
+        """Set the tracked points in front of or behind the model's surface, as hair is, by how they slide over it when the head turns.
+
+        cameras: of N frames. flow: [N, P, 2], left over after a fit. Along the mean viewing direction, as texture sticks to its mean place.
+        """
+        towards = -cameras.rotation[:, 2].mean(0)
+        towards /= np.linalg.norm(towards)
+        slide = cameras.scale[:, None] * (cameras.rotation[:, :2] @ towards)  # [N, 2], pixels a model unit
+        slide -= slide.mean(0)
+        seen = flow.any(-1)
+        pull = np.einsum("npc,nc->p", flow, slide)
+        weight = seen.T.astype(float) @ (slide**2).sum(1) + PRIOR * seen.sum(0)
+        depth = pull / np.maximum(weight, 1e-9)
+        self.offsets = np.clip(depth, -OFFSET_MAX_CM, OFFSET_MAX_CM)[:, None] * towards
+
+    def look(
+        self, frame_at: Callable[[int], np.ndarray], vertices: Iterable[np.ndarray], colours: np.ndarray, leap: float = LEAP
+    ) -> list[_Frame]:
+        """See where frames show the head. vertices: of frames 0, 1, ..."""
+        drawer = create_renderer("cpu", self.triangles, colours, self.size)
+
+        def one(item: tuple[int, np.ndarray]) -> _Frame:
+            index, placed = item
+            frame = frame_at(index)
+            ids = drawer.draw_ids(placed)
+            front = _facing(_corners(placed, self.triangles)) > _FRONT
+            drawn = np.append(front, False)[ids].view(np.uint8)  # -1, for none, is the last one
+            picture = frame.copy()
+            cv2.copyTo(drawer.paint(ids), drawn, picture)
+            flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST).calc(*(_grey(x) for x in (picture, frame)), None)
+            corners = _corners(placed, self.tracked)
+            places = _middles(corners)
+            whole = (_at(drawn.astype(np.float32), places)[:, 0] > 0.9) & (_facing(corners) > _FRONT)
+            away = _at(flow, places) * whole[:, None]
+            distance, error = cv2.magnitude(*cv2.split(flow)), cv2.absdiff(picture, frame)
+            return _Frame(places + leap * away, away, cv2.mean(distance, drawn)[0], sum(cv2.mean(error, drawn)[:3]) / 3)
+
+        threads = cv2.getNumThreads()
+        cv2.setNumThreads(1)  # frames are shared out to threads already
+        try:
+            return list(map_ahead(one, enumerate(vertices), threads=_threads(), depth=2 * _threads()))
+        finally:
+            cv2.setNumThreads(threads)
+
+
+def surface_points(model: MorphableModel, seen: np.ndarray) -> np.ndarray:
+    """Triangles whose middles are tracked: int [up to POINTS], spread evenly over what is seen of the head.
+
+    seen: [F], how much the frames show a triangle. Only above the base of the nose, where little but the brows moves; nothing behind the
+    skin or near lids and irises.
+    """
+    middles = model.mean[model.triangles].mean(1)
+    place = {int(p): x for p, x in zip(model.landmark_ids, model.landmark_model[0])}
+    good = seen > (np.percentile(seen[seen > 0], _SELDOM) if seen.any() else 0)
+    good &= model.depth_bias[model.triangles].max(1) <= 0
+    good &= middles[:, 1] > place[NOSE_BASE][1]
+    features = np.array([place[p] for p in (*LIDS, *range(468, N_POINTS)) if p in place])
+    candidates = np.flatnonzero(good)
+    near = np.min([np.linalg.norm(middles[candidates] - f, axis=1) for f in features], axis=0)
+    candidates = candidates[near > _FEATURE_CM]
+    if not len(candidates):
+        return candidates
+    chosen = [0]  # then the farthest from those chosen, again and again
+    away = np.full(len(candidates), np.inf)
+    while len(chosen) < min(POINTS, len(candidates)):
+        away = np.minimum(away, np.linalg.norm(middles[candidates] - middles[candidates[chosen[-1]]], axis=1))
+        chosen.append(int(away.argmax()))
+    return candidates[chosen]
+
+
+def _carried_over(fit: Fit, keys: np.ndarray, start: Fit, end: Fit) -> Fit:
+    """What the key frames' fits changed, interpolated over time for all frames."""
+    turned = rotation_vector(end.cameras.rotation @ np.swapaxes(start.cameras.rotation, 1, 2))
+    changes = np.column_stack(
+        [
+            turned,
+            np.log(end.cameras.scale / start.cameras.scale),
+            end.cameras.translation - start.cameras.translation,
+            end.expression - start.expression,
+        ]
+    )
+    time = np.arange(len(fit.cameras))
+    change = np.column_stack([np.interp(time, keys, x) for x in changes.T])
+    cameras = Cameras(
+        fit.cameras.scale * np.exp(change[:, 3]),
+        rotation_matrix(change[:, :3]) @ fit.cameras.rotation,
+        fit.cameras.translation + change[:, 4:7],
+    )
+    return replace(fit, expression=fit.expression + change[:, 7:], cameras=cameras)
+
+
+def _scaled(fit: Fit, factor: float) -> Fit:
+    """The fit in frames of another size."""
+    c = fit.cameras
+    return replace(fit, cameras=Cameras(c.scale * factor, c.rotation, c.translation * factor))
+
+
+def _small(frame: np.ndarray) -> np.ndarray:
+    height, width = frame.shape[:2]
+    side = max(height, width)
+    return frame if side <= SIDE else cv2.resize(frame, (width * SIDE // side, height * SIDE // side), interpolation=cv2.INTER_AREA)
+
+
+def _grey(frame: np.ndarray) -> np.ndarray:
+    return cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
+
+
+def _corners(vertices: np.ndarray, triangles: np.ndarray) -> np.ndarray:
+    """Corners of triangles: [3 (axes), 3 (corners), F]. Axis by axis, as numpy is many times quicker so than row by row."""
+    return np.take(np.ascontiguousarray(vertices.T), triangles.T, axis=1)
+
+
+def _facing(corners: np.ndarray) -> np.ndarray:
+    """Cosine between triangles' normals and the direction to the camera: [F]."""
+    (x1, y1, z1), (x2, y2, z2) = (corners[:, i] - corners[:, 0] for i in (1, 2))
+    x, y, z = y1 * z2 - z1 * y2, z1 * x2 - x1 * z2, x1 * y2 - y1 * x2
+    return -z / np.maximum(np.sqrt(x * x + y * y + z * z), 1e-9)
+
+
+def _middles(corners: np.ndarray) -> np.ndarray:
+    """Middles of triangles in the image: [F, 2]."""
+    return corners[:2].sum(1).T / 3
+
+
+def _at(picture: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """A picture [H, W] or [H, W, C] at points [K, 2], bilinear: [K, C]. In rows, as OpenCV takes no more than 32,767 in one."""
+    row = 256
+    padded = np.zeros((-(-max(len(places), 1) // row) * row, 2), np.float32)
+    padded[: len(places)] = places - 0.5
+    found = cv2.remap(picture, padded.reshape(-1, row, 2), None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return found.reshape(len(padded), -1)[: len(places)]
+
+
+def _threads() -> int:
+    return min(8, usable_cores())

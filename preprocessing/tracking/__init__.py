@@ -1,0 +1,1 @@
+"""Finding faces, their dense landmarks and the person's matte in pictures."""

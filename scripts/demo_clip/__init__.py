@@ -1,0 +1,1 @@
+"""The maker of the built-in demo clip, which is test data."""

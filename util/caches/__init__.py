@@ -1,0 +1,1 @@
+"""What is computed once per video and kept on disk."""

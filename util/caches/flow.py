@@ -1,0 +1,92 @@
+"""Optical flow between a video's own frames, computed once and kept on disk.
+
+RGB frames are never augmented, so the flow between them depends on the video alone. Per sequence, method and image size there
+is one .npz (util.layout.Sequence.flow_path) with `key`, what it was made from, and for each step s in STEPS `flow_<s>`:
+float16 [max(N - s, 0), 2, size / 2, size / 2], x first, in pixels of the size x size image, on a grid of half the size. Entry i
+warps frame i onto frame i + s: frame[i + s](p) ~ frame[i](p + flow(p)).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Sequence as Seq
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from util.caches.keyed_file import frames_key, is_keyed, read_keyed, write_keyed
+from util.cli import progress
+from util.image_io import read_image
+from util.layout import Sequence
+
+STEPS = (1, 3, 9)
+_ARRAYS = {s: f"flow_{s}" for s in STEPS}  # names in the file
+VERSION = 1  # raise it when flows must be made anew
+GRAIN = 32  # flow is kept to 1/32 pixel: far finer than it is right, and the file gets a quarter of the size
+_WRITERS = 2  # threads that read frames and compress flow while the next is computed
+
+# (target, source) pairs, uint8 RGB [H, W, 3] -> each one's flow in order, float32 [2, H, W] in pixels with target(p) ~ source(p + flow(p)).
+# How pairs are spread over threads or batches is the method's own affair.
+Estimate = Callable[[Iterable[tuple[np.ndarray, np.ndarray]]], Iterator[np.ndarray]]
+
+
+def flow_key(sequence: Sequence, method: str, size: int, made_from: str = "") -> str:
+    """What a sequence's flow is made from, as a digest: method, its checkpoint (`made_from`), size, and the bytes of all frames."""
+    return frames_key(f"{VERSION} {method} {size} {STEPS}{made_from}", [sequence])
+
+
+def read_flows(sequence: Sequence, method: str, size: int, key: str | None = None) -> dict[int, np.ndarray] | None:
+    """The cached flow of a sequence by step, or None when there is none, it is damaged, or not made from `key` (None: any key)."""
+    found = read_keyed(sequence.flow_path(method, size), _ARRAYS.values(), key)
+    return None if found is None else {s: found[name] for s, name in _ARRAYS.items()}
+
+
+def compute_flows(frames: Seq[np.ndarray], estimate: Estimate, done: Callable[[], object] = lambda: None) -> dict[int, np.ndarray]:
+    """Flow between frames (uint8 RGB [H, W, 3]) at all STEPS, in the form that is cached; `done` is called after each pair."""
+    h, w = frames[0].shape[:2]
+    flows = {}
+    for s in STEPS:
+        flows[s] = np.zeros((max(len(frames) - s, 0), 2, h // 2, w // 2), np.float16)
+        pairs = ((frames[i + s], frames[i]) for i in range(len(frames) - s))
+        for entry, flow in zip(flows[s], estimate(pairs), strict=True):
+            for half, channel in zip(entry, flow):
+                half[:] = np.round(cv2.resize(channel, (w // 2, h // 2), interpolation=cv2.INTER_AREA) * GRAIN) / GRAIN
+            done()
+    return flows
+
+
+def ensure_flows(sequences: Seq[Sequence], method: str, size: int, make_estimate: Callable[[], Estimate], made_from: str = "") -> int:
+    """Compute and cache the flow of every sequence that has none made from its present frames.
+
+    make_estimate: builds the method; called only when something is to be computed. made_from: digest of the method's checkpoint.
+    Returns: the number of sequences computed now.
+    """
+    missing = [s for s in sequences if not is_keyed(s.flow_path(method, size), _ARRAYS.values(), flow_key(s, method, size, made_from))]
+    if not missing:
+        return 0
+    estimate = make_estimate()
+    pairs = sum(max(len(s.frames()) - step, 0) for s in missing for step in STEPS)
+    writing: deque[Future] = deque()
+    with ThreadPoolExecutor(_WRITERS) as pool, progress(desc=f"optical flow ({method})", total=pairs, unit="pair") as bar:
+        for sequence in missing:
+            key = flow_key(sequence, method, size, made_from)  # before reading, so a change in between is noticed next time
+            frames = list(pool.map(lambda f, s=sequence: load_frame(s.path("images", f), size), sequence.frames()))
+            flows = compute_flows(frames, estimate, bar.update)
+            arrays = {name: flows[s] for s, name in _ARRAYS.items()}
+            writing.append(pool.submit(write_keyed, sequence.flow_path(method, size), key, **arrays))
+            while len(writing) > _WRITERS:
+                writing.popleft().result()
+        for written in writing:
+            written.result()
+    return len(missing)
+
+
+def load_frame(path: Path, size: int) -> np.ndarray:
+    """A frame as uint8 RGB [size, size, 3]."""
+    image = read_image(path)
+    if image.shape[:2] != (size, size):
+        image = cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA if image.shape[0] > size else cv2.INTER_CUBIC)
+    return image

@@ -1,0 +1,66 @@
+"""Where a video shows the person, and what is behind: made once per identity and kept on disk.
+
+`train/persons/<name>.npz` (util.layout.Dataset.persons_path) holds `key`, what it was made from; `masks`, uint8 [frames, MASK_SIDE,
+MASK_SIDE], 255 where the person is, for all training frames in order; and `background`, uint8 [H, W, 4], what was seen where no person
+was, at the frames' size: RGB, and 255 where it was seen at all (elsewhere the colours are a guess).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from util.ahead import map_ahead
+from util.caches.keyed_file import frames_key, read_keyed, write_keyed
+from util.image_io import read_image
+from util.layout import Dataset
+
+VERSION = 2  # raise it when the files must be made anew
+MASK_SIDE = 128
+_CLEAR = 0.03  # of the image's side: what is so near to the person does not count as background
+
+# uint8 RGB [H, W, 3] -> float32 [H, W], 1 where a person is
+PersonMask = Callable[[np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Persons:
+    masks: np.ndarray  # uint8 [N, MASK_SIDE, MASK_SIDE]
+    background: np.ndarray  # uint8 [H, W, 4]: RGB, and 255 where it is known
+
+
+def read_persons(dataset: Dataset, name: str, key: str | None = None) -> Persons | None:
+    """What is kept of an identity; None when there is nothing, it is damaged, or not made from `key` (None: any key)."""
+    found = read_keyed(dataset.persons_path(name), ("masks", "background"), key)
+    return None if found is None else Persons(**found)
+
+
+def ensure_persons(dataset: Dataset, name: str, create_mask: Callable[[], PersonMask | None]) -> bool:
+    """Make and keep an identity's file, unless it is there. Returns whether it is there now; False when create_mask gives None."""
+    key = frames_key(f"{VERSION} {MASK_SIDE} {_CLEAR}", dataset.sequences("train", name))
+    if read_persons(dataset, name, key) is not None:
+        return True
+    mask = create_mask()
+    if mask is None:
+        return False
+    masks, seen, weight = [], 0.0, 0.0
+    for image in _frames(dataset, name):
+        person = mask(image)
+        masks.append((255 * cv2.resize(person, (MASK_SIDE, MASK_SIDE), interpolation=cv2.INTER_AREA)).round().astype(np.uint8))
+        reach = 2 * round(_CLEAR * image.shape[0]) + 1
+        clear = (cv2.dilate(person, np.ones((reach, reach), np.uint8)) < 0.2)[..., None].astype(np.float32)
+        seen, weight = seen + image * clear, weight + clear
+    never = (weight[..., 0] == 0).astype(np.uint8)
+    background = (seen / np.maximum(weight, 1)).round().astype(np.uint8)
+    background = cv2.inpaint(background, never, 3, cv2.INPAINT_TELEA) if not never.all() else background
+    background = np.dstack([background, 255 * (1 - never)])
+    write_keyed(dataset.persons_path(name), key, masks=np.stack(masks), background=background)
+    return True
+
+
+def _frames(dataset: Dataset, name: str) -> Iterator[np.ndarray]:
+    paths = (s.path("images", frame) for s in dataset.sequences("train", name) for frame in s.frames())
+    return map_ahead(read_image, paths)

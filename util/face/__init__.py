@@ -1,0 +1,1 @@
+"""What landmarks and regions of a face mean."""

@@ -1,0 +1,1 @@
+"""The synthesised head put back into the full original frames."""

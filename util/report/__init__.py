@@ -1,0 +1,1 @@
+"""HTML pages: a result's, a training's, and their parts."""

@@ -1,0 +1,129 @@
+"""Videos of results: panels side by side with captions, at the source's exact frame rate, with its sound."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from fractions import Fraction
+from functools import lru_cache
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from util.ahead import map_ahead
+from util.cli import UserError, progress, warn
+from util.image_io import read_image
+from util.layout import Dataset
+from util.results.folder import MODES, Results
+from util.video.reading import VideoWriter
+
+CAPTIONS = {
+    "real": "real",
+    "nmfc": "NMFC",
+    "eye_gaze": "eye gaze",
+    "fake": "synthesised",
+    "heatmap": "error",
+    "masked_heatmap": "error, face only",
+}
+PANEL = 256  # smaller frames are enlarged to this height in videos of several panels
+CAPTION = 30  # height of the strip with the captions, for panels of PANEL
+_FALLBACK_FPS = Fraction(25)
+
+
+def captions(facts: dict) -> dict[str, str]:
+    """The name of each kind for people; in reenactment the real frames are the driver's."""
+    return {**CAPTIONS, "real": f"driver ({facts['source']})"} if facts["source"] else CAPTIONS
+
+
+def write_videos(results: Results, mode: str, datasets_dir: str | Path | None = None, fps: Fraction | None = None) -> list[Path]:
+    """Write the videos of an output mode into the results' folder; those that are there already are left.
+
+    Kinds that the results lack (eye gaze of a run without it, the driver's frames) are left out of a row of panels.
+    datasets_dir: where the dataset lies, if not where test.py found it.
+    fps: frame rate, when the dataset does not know it; a given one makes existing videos anew.
+    Raises: UserError when the results are unfinished or hold nothing of what the mode shows.
+    """
+    facts = results.read()
+    if facts is None:
+        raise UserError(f"{results.folder} holds no finished results; run test.py (again)")
+    written = []
+    for name, wanted in MODES[mode].items():
+        kinds = [k for k in wanted if k in facts["kinds"]]
+        lacking = [k for k in wanted if k not in kinds]
+        if not kinds or ("heatmap" in mode and lacking):
+            raise UserError(
+                f"{results.folder} has no {lacking[0]} frames, so there is no '{mode}' video (heatmaps need the truth: self reenactment)"
+            )
+        path = results.video(name)
+        if not path.exists() or fps is not None:
+            _write_video(results, facts, kinds, path, datasets_dir, fps)
+        written.append(path)
+    return written
+
+
+def _write_video(
+    results: Results, facts: dict, kinds: list[str], path: Path, datasets_dir: str | Path | None, fps: Fraction | None
+) -> None:
+    first, last = facts["frames"]
+    rate, sound, start_s = find_source(facts, datasets_dir)
+    if fps is None and rate is None:
+        driver = facts["source"] or facts["target"]
+        said = f"dataset {facts['dataset_name']} does not say {driver}'s frame rate"
+        warn(f"{said}: using {_FALLBACK_FPS}; images_to_video.py --fps sets another")
+    rate = fps or rate or _FALLBACK_FPS
+    who = f"{facts['target']} driven by {facts['source'] or 'own held-out frames'}"
+    names = captions(facts)
+    with VideoWriter(path, rate, audio_from=sound, audio_start_s=start_s, title=f"Head2Head: {who}") as video:
+        frames = range(first, last + 1)
+        for panels in progress(_read_ahead(results, kinds, frames), desc=path.name, total=len(frames)):
+            video.write(panels[0] if len(kinds) == 1 else side_by_side(panels, [names[k] for k in kinds]))
+
+
+def find_source(facts: dict, datasets_dir: str | Path | None = None) -> tuple[Fraction | None, Path | None, float]:
+    """The driver's frame rate, the file with its sound, and the moment in that file (seconds) that belongs to the first frame.
+
+    The frame rate is None when the dataset has no record of the driver (a dataset of the original system), the file is None
+    when it is not known or not there any more, or a file of motion drives.
+    """
+    dataset = Dataset.open(facts["dataset_name"], datasets_dir or facts["datasets_dir"])
+    pair = dataset.read_pair(facts["target"], facts["source"]) if facts["source"] else None
+    if pair and pair.driver["kind"] != "identity":
+        return pair.fps, None, 0.0
+    record = dataset.read_record(facts["source"] or facts["target"])
+    if record is None:
+        return None, None, 0.0
+    sound = record.sound_source(pair.driver["split"] if pair else "test")
+    return record.fps, *(sound or (None, 0.0))
+
+
+def side_by_side(panels: list[np.ndarray], names: list[str]) -> np.ndarray:
+    """Images of one height, uint8 [H, W, 3], in a row under their captions; small ones are enlarged to 256 pixels."""
+    height = max(PANEL, max(p.shape[0] for p in panels))
+    scaled = []
+    for p in panels:
+        if p.shape[0] != height:
+            p = cv2.resize(p, (round(p.shape[1] * height / p.shape[0]), height), interpolation=cv2.INTER_CUBIC)
+        scaled.append(p)
+    strip = CAPTION * height // PANEL
+    tops = [_caption(name, p.shape[1], strip) for name, p in zip(names, scaled)]
+    return np.vstack([np.hstack(tops), np.hstack(scaled)])
+
+
+@lru_cache(maxsize=64)
+def _caption(text: str, width: int, height: int) -> np.ndarray:
+    """White text in the middle of a dark strip, uint8 [height, width, 3]; made smaller if it is too long."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    image = Image.new("RGB", (width, height), (24, 26, 30))
+    draw = ImageDraw.Draw(image)
+    size = height * 0.6
+    font = ImageFont.load_default(size)
+    if (length := draw.textlength(text, font)) > 0.94 * width:
+        font = ImageFont.load_default(size * 0.94 * width / length)
+    draw.text((width / 2, height / 2), text, (240, 240, 240), font, anchor="mm")
+    return np.asarray(image)
+
+
+def _read_ahead(results: Results, kinds: list[str], frames: range) -> Iterator[list[np.ndarray]]:
+    """The panels of every frame, read on threads a few frames ahead."""
+    return map_ahead(lambda frame: [read_image(results.path(kind, frame)) for kind in kinds], frames, threads=4)
