@@ -25,6 +25,7 @@ import numpy as np
 from preprocessing.face_models.morphable import MorphableModel
 from preprocessing.tracking.mesh import N_POINTS
 from util.geometry import Cameras, rotation_matrix, rotation_vector
+from util.numeric import fill_gaps
 from util.sampling import spread
 
 NOISE = 0.02  # iod; errors of neighbouring points agree, so this is larger than the scatter of one
@@ -155,10 +156,10 @@ def fit_video(
     centre, unit = seen[valid].mean((0, 1)), fitter.image_unit(seen[valid])
     if not unit > 1e-3:
         raise ValueError("the landmarks lie in one place")
-    seen = _bridge((seen - centre) / unit, valid)
+    seen = fill_gaps((seen - centre) / unit, ~valid)
     alone = ~joined & ~np.r_[joined[1:], False]  # a frame out of its video has no neighbours to jump away from
     valid &= alone | ~_jumps(seen)
-    seen = _bridge(seen, valid)
+    seen = fill_gaps(seen, ~valid)
 
     if identity is None:
         some = np.flatnonzero(valid)
@@ -167,17 +168,6 @@ def fit_video(
     expression, cameras = fitter.find_motion(seen, np.asarray(identity, np.float64), valid, joined)
     translation = cameras.translation * unit + np.array([*centre, 0.0])
     return Fit(np.asarray(identity, np.float64), expression, Cameras(cameras.scale * unit, cameras.rotation, translation))
-
-
-def _bridge(seen: np.ndarray, valid: np.ndarray) -> np.ndarray:
-    """Landmarks of frames without any, interpolated over time."""
-    if valid.all():
-        return seen
-    bridged = seen.copy()
-    known, missing = np.flatnonzero(valid), np.flatnonzero(~valid)
-    for i, j in np.ndindex(seen.shape[1:]):
-        bridged[missing, i, j] = np.interp(missing, known, seen[known, i, j])
-    return bridged
 
 
 def _jumps(seen: np.ndarray) -> np.ndarray:

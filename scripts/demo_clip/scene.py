@@ -26,6 +26,7 @@ from preprocessing.face_models.morphable import MorphableModel, load_face_model
 from preprocessing.tracking.mediapipe_tools import load_solutions, silent_stderr
 from scripts.demo_clip.motion import Motion
 from util.cli import UserError
+from util.numeric import smoothstep
 
 CROP = (90, 0, 280)  # left, top, side of the square of the 512x512 photograph that is used
 # Measured in the crop: the neck's outline (its left and right edge and their slant, x per y), and the collar.
@@ -72,11 +73,6 @@ def _blur(image: np.ndarray, sigma: float) -> np.ndarray:
 def _disc(radius: float) -> np.ndarray:
     size = 2 * round(radius) + 1
     return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size))
-
-
-def _smooth_step(x: np.ndarray, low: float, high: float) -> np.ndarray:
-    t = np.clip((x - low) / (high - low), 0, 1)
-    return t * t * (3 - 2 * t)
 
 
 def fill(image: np.ndarray, known: np.ndarray) -> np.ndarray:
@@ -344,7 +340,7 @@ class Rig:
         inward = mesh.sample(portrait.distance(1 - portrait.person * portrait.head_area), portrait)[hair]
         dome = self.ear_depth - 28 * (1 - (1 - np.clip(inward / 40, 0, 1)) ** 2)
         # The face's outline follows less exactly, lest it folds over when the head turns.
-        trust = np.r_[0.12 + 3 * _smooth_step(-outside[:FACE_POINTS], 4, 14), np.where(inward < 2, 0.05, 0.002)]
+        trust = np.r_[0.12 + 3 * smoothstep(-outside[:FACE_POINTS], 4, 14), np.where(inward < 2, 0.05, 0.002)]
         depth = mesh.spread(np.r_[:FACE_POINTS, hair], np.r_[depth, dome][:, None], trust)
         self.base = np.concatenate([mesh.points, depth], 1)
 
@@ -416,7 +412,7 @@ class Rig:
             )
             middle = (self.mesh.points[list(upper)] + self.mesh.points[list(lower)]) / 2
             distance, nearest = cKDTree(edge).query(self.mesh.points)
-            stiff = _smooth_step(-distance, -2.6, -1.2) * (self.mesh.points[:, 1] <= np.interp(self.mesh.points[:, 0], *middle.T))
+            stiff = smoothstep(-distance, -2.6, -1.2) * (self.mesh.points[:, 1] <= np.interp(self.mesh.points[:, 0], *middle.T))
             self.shapes[k] += stiff[:, None] * (edge_move[nearest] - self.shapes[k])
 
 
@@ -437,10 +433,10 @@ class Eye:
         white = _look_up(self.white, x, y, self.zoom)
         r = np.hypot(x - self.centre[0] - move[0], y - self.centre[1] - move[1]) / self.radius
         inner, outer, limbus = (np.float32(c) / 255 for c in ((74, 47, 21), (68, 45, 24), (56, 43, 33)))
-        iris = inner + (outer - inner) * _smooth_step(r, 0.45, 0.8)[..., None]
-        iris = iris + (limbus - iris) * _smooth_step(r, 0.75, 1.0)[..., None]
-        iris = iris + (np.float32([0.07, 0.04, 0.03]) - iris) * _smooth_step(-r, -0.66, -0.34)[..., None]  # pupil
-        colour = white + (iris - white) * _smooth_step(-r, -1.15, -0.85)[..., None]
+        iris = inner + (outer - inner) * smoothstep(r, 0.45, 0.8)[..., None]
+        iris = iris + (limbus - iris) * smoothstep(r, 0.75, 1.0)[..., None]
+        iris = iris + (np.float32([0.07, 0.04, 0.03]) - iris) * smoothstep(-r, -0.66, -0.34)[..., None]  # pupil
+        colour = white + (iris - white) * smoothstep(-r, -1.15, -0.85)[..., None]
         # The reflection of the lamp stays where it is while the iris turns below it.
         lamp = self.centre + [-0.9, -0.8] + 0.45 * move
         glint = np.exp(-((x - lamp[0]) ** 2 + (y - lamp[1]) ** 2) / (2 * 0.75**2))
@@ -470,11 +466,11 @@ class Mouth:
         shine = np.exp(-((across / 0.35) ** 2 + ((y - low + 0.55 * height) / (0.3 * height)) ** 2))[..., None]
         colour += (np.float32([0.60, 0.29, 0.28]) + 0.10 * shine - colour) * tongue
         top = low - 1.3 + 2.2 * across**2  # lower teeth: a shallow arc, shaded towards the sides
-        row = _smooth_step(y - top, -0.5, 0.5) * np.exp(-((across / 0.5) ** 6))
+        row = smoothstep(y - top, -0.5, 0.5) * np.exp(-((across / 0.5) ** 6))
         gaps = 1 - 0.22 * np.exp(-(((((x - self.centre[0]) / 3.1) % 1 - 0.5) / 0.13) ** 2))
         colour += (np.float32([0.60, 0.53, 0.45]) * gaps[..., None] - colour) * row[..., None]
         bottom = np.interp(x, *self.edge.T) - 0.1
-        row = _smooth_step(bottom - y, -0.6, 0.6) * _smooth_step(-np.abs(across), -0.98, -0.80)
+        row = smoothstep(bottom - y, -0.6, 0.6) * smoothstep(-np.abs(across), -0.98, -0.80)
         return colour + (_look_up(self.teeth, x, y, self.zoom) - colour) * row[..., None]
 
 
@@ -544,7 +540,7 @@ class DemoScene:
             cv2.polylines(lines, [np.round(p.landmarks[list(fold), :2] * p.zoom).astype(np.int32)], False, 255)
         distance = p.distance(lines > 0)
         flat = fill(colour, distance > 3.5)
-        add(0.65 * _smooth_step(-distance, -4.5, -1.5), flat, lambda w: 1 - min(0.5 * (w["mouthSmile_L"] + w["mouthSmile_R"]) / 0.8, 1))
+        add(0.65 * smoothstep(-distance, -4.5, -1.5), flat, lambda w: 1 - min(0.5 * (w["mouthSmile_L"] + w["mouthSmile_R"]) / 0.8, 1))
         # A falling lid shows smooth skin and, along its edge, the lashes.
         for side, upper, lower, outline in zip(SIDES, UPPER_LIDS, LOWER_LIDS, p.holes[1:]):
             contour = p.landmarks[list(upper), :2]
@@ -555,8 +551,8 @@ class DemoScene:
             skin = 0.96 * fill(colour, distance > 4.5)
             lashes = np.exp(-((distance / 0.9) ** 2))[..., None]
             skin = skin + (SHUT_LIDS - skin) * 0.8 * lashes
-            mask = _smooth_step(-distance, -4.5, -3.0) * _blur(above.astype(np.float32), 0.3 * p.zoom)
-            add(mask, skin, lambda w, name=f"eyeBlink_{side}": float(_smooth_step(w[name], 0.1, 0.7)))
+            mask = smoothstep(-distance, -4.5, -3.0) * _blur(above.astype(np.float32), 0.3 * p.zoom)
+            add(mask, skin, lambda w, name=f"eyeBlink_{side}": float(smoothstep(w[name], 0.1, 0.7)))
 
     def _make_plate(self) -> None:
         """The photograph without the head, and how its parts follow the torso and the neck."""
@@ -591,13 +587,13 @@ class DemoScene:
         y = self._grid[1] / self._zoom
         chin = p.landmarks[152, 1]
         torso = shrink(_blur(p.person * (1 - p.head_area), 8 * p.zoom))
-        self._follows_torso = torso * _smooth_step(y, chin - 45, chin - 10)
+        self._follows_torso = torso * smoothstep(y, chin - 45, chin - 10)
         x = self._grid[0] / self._zoom
-        across = _smooth_step(x, NECK[0] - 14, NECK[0]) * _smooth_step(-x, -NECK[1] - 14, -NECK[1])
-        self._follows_neck = across * _smooth_step(-y, -COLLAR_Y - 4, -chin + 10)
+        across = smoothstep(x, NECK[0] - 14, NECK[0]) * smoothstep(-x, -NECK[1] - 14, -NECK[1])
+        self._follows_neck = across * smoothstep(-y, -COLLAR_Y - 4, -chin + 10)
         right_edge = NECK[1] + NECK_SLANT * (COLLAR_Y - y)
-        inside = _smooth_step(x, NECK[0] - 1, NECK[0] + 1) * _smooth_step(right_edge - x, -1, 1)
-        self._shaded = inside * _smooth_step(-y, -COLLAR_Y - 2, -COLLAR_Y + 2)
+        inside = smoothstep(x, NECK[0] - 1, NECK[0] + 1) * smoothstep(right_edge - x, -1, 1)
+        self._shaded = inside * smoothstep(-y, -COLLAR_Y - 2, -COLLAR_Y + 2)
 
     def render(self, motion: Motion, index: int) -> Frame:
         """Draw a frame of a motion."""
@@ -634,7 +630,7 @@ class DemoScene:
         around = [*UPPER_LIP, *LOWER_LIP]
         box, x, y = self._behind(posed[around, :2], *plane(self.rig.base[around, 2].mean() + TEETH_DEPTH))
         jaw = (relaxed - self.rig.base)[17, 1] + 3  # the jaw of the photographed smile is open a little
-        light = _smooth_step(_blur(1 - head[box][..., 3], 1.7 * self._zoom), 0.05, 0.8)  # the wider open, the more comes in
+        light = smoothstep(_blur(1 - head[box][..., 3], 1.7 * self._zoom), 0.05, 0.8)  # the wider open, the more comes in
         image[box] = SHUT_LIPS + (self.mouth.colour(x, y, jaw) - SHUT_LIPS) * light[..., None]
 
         image = image * (1 - head[..., 3:]) + head[..., :3]
