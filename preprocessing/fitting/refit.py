@@ -12,10 +12,10 @@ import numpy as np
 
 from preprocessing.driving.motion import head_rotation, to_angles
 from preprocessing.driving.retarget import Person, frontal, gaze
-from preprocessing.face_models.landmarks70 import from_dense
+from preprocessing.face_models.dense_points import N_POINTS, from_dense
 from preprocessing.face_models.morphable import MorphableModel
 from preprocessing.fitting.video import Fit, fit_video
-from preprocessing.tracking.mesh import N_POINTS, DenseMesh
+from preprocessing.tracking.mesh import DenseMesh
 from util.ahead import map_ahead
 from util.cli import UserError, progress
 from util.face.landmarks import eye_openings, mouth_opening

@@ -22,7 +22,9 @@ from functools import cached_property
 import cv2
 import numpy as np
 
-from preprocessing.face_models.morphable import MorphableModel, load_face_model
+from preprocessing.face_models.dense_points import LEFT_IRIS, RIGHT_IRIS, SKIN
+from preprocessing.face_models.morphable import MorphableModel
+from preprocessing.face_models.registry import load_face_model
 from preprocessing.tracking.mediapipe_tools import load_solutions, silent_stderr
 from scripts.demo_clip.motion import Motion
 from util.cli import UserError
@@ -40,7 +42,6 @@ UPPER_LIP = (78, 191, 80, 81, 82, 13, 312, 311, 310, 415, 308)  # inner contours
 LOWER_LIP = (78, 95, 88, 178, 87, 14, 317, 402, 318, 324, 308)
 UPPER_LIDS = ((33, 246, 161, 160, 159, 158, 157, 173, 133), (362, 398, 384, 385, 386, 387, 388, 466, 263))
 LOWER_LIDS = ((33, 7, 163, 144, 145, 153, 154, 155, 133), (362, 382, 381, 380, 374, 373, 390, 249, 263))
-IRISES = ((468, 469, 470, 471, 472), (473, 474, 475, 476, 477))
 JAW = (58, 172, 136, 150, 149, 176, 148, 152, 377, 400, 378, 379, 365, 397, 288)
 OVAL = (*JAW, 361, 323, 454, 356, 389, 251, 284, 332, 297, 338, 10, 109, 67, 103, 54, 21, 162, 127, 234, 93, 132)
 FOLDS = ((129, 203, 206, 216, 212), (358, 423, 426, 436, 432))  # from the wings of the nose past the corners of the mouth
@@ -56,7 +57,6 @@ EYE_AREAS = (
 )
 SIDES = "RL"  # of the subject, as the eyes above
 EYE_CORNERS = (33, 133, 362, 263)
-FACE_POINTS = 468  # the detector's points without the irises
 
 SHUT_LIPS = np.float32([0.27, 0.13, 0.11])  # colour of the line between them
 SHUT_LIDS = np.float32([0.16, 0.10, 0.07])
@@ -253,7 +253,7 @@ class HeadMesh:
     def __init__(self, portrait: Portrait) -> None:
         from scipy.spatial import Delaunay, cKDTree
 
-        face = portrait.landmarks[:FACE_POINTS, :2]
+        face = portrait.landmarks[:SKIN, :2]
         contours = []
         for contour in (UPPER_LIP, LOWER_LIP, *UPPER_LIDS, *LOWER_LIDS):
             p = face[list(contour)]
@@ -328,29 +328,29 @@ class Rig:
 
     def __init__(self, portrait: Portrait, fit: Fit, mesh: HeadMesh) -> None:
         self.mesh, self.fit = mesh, fit
-        face = portrait.landmarks[:FACE_POINTS, :2]
+        face = portrait.landmarks[:SKIN, :2]
         oval = portrait.landmarks[list(OVAL), :2].astype(np.float32)
         outside = -np.array([cv2.pointPolygonTest(oval, (float(x), float(y)), True) for x, y in mesh.points])
         above_jaw = mesh.points[:, 1] < face[JAW[0], 1]
 
         # Depth: what the detector sees, and a flat dome for the hair whose rim lies as deep as the ears.
-        depth = portrait.landmarks[:FACE_POINTS, 2]
+        depth = portrait.landmarks[:SKIN, 2]
         self.ear_depth = depth[list(EYE_CORNERS)].mean() + EARS_CM * fit.scale
         hair = np.flatnonzero((outside > 4) & above_jaw)
         inward = mesh.sample(portrait.distance(1 - portrait.person * portrait.head_area), portrait)[hair]
         dome = self.ear_depth - 28 * (1 - (1 - np.clip(inward / 40, 0, 1)) ** 2)
         # The face's outline follows less exactly, lest it folds over when the head turns.
-        trust = np.r_[0.12 + 3 * smoothstep(-outside[:FACE_POINTS], 4, 14), np.where(inward < 2, 0.05, 0.002)]
-        depth = mesh.spread(np.r_[:FACE_POINTS, hair], np.r_[depth, dome][:, None], trust)
+        trust = np.r_[0.12 + 3 * smoothstep(-outside[:SKIN], 4, 14), np.where(inward < 2, 0.05, 0.002)]
+        depth = mesh.spread(np.r_[:SKIN, hair], np.r_[depth, dome][:, None], trust)
         self.base = np.concatenate([mesh.points, depth], 1)
 
         # Expression shapes: [K, V, 3]; the hair stays.
         self.names = fit.model.expression_names
         self._still = np.flatnonzero((outside > 10) & (mesh.points[:, 1] < face[JAW[0], 1] + 3))
-        shapes = fit.scale * fit.model.landmark_model[2][:, :FACE_POINTS] @ fit.rotation.T
+        shapes = fit.scale * fit.model.landmark_model[2][:, :SKIN] @ fit.rotation.T
         count = len(shapes)
-        known = np.concatenate([shapes.transpose(1, 0, 2).reshape(FACE_POINTS, -1), np.zeros((len(self._still), 3 * count))])
-        spread = mesh.spread(np.r_[:FACE_POINTS, self._still], known)
+        known = np.concatenate([shapes.transpose(1, 0, 2).reshape(SKIN, -1), np.zeros((len(self._still), 3 * count))])
+        spread = mesh.spread(np.r_[:SKIN, self._still], known)
         self.shapes = spread.reshape(-1, count, 3).transpose(1, 0, 2)
 
         self._close_lids()
@@ -392,7 +392,7 @@ class Rig:
 
     def _bring_together(self, upper, lower, move_upper: np.ndarray, move_lower: np.ndarray, area: frozenset[int]) -> np.ndarray:
         """Moves [V, 2] of the skin when contours move [n - 2, 2]; only the `area` around them gives way."""
-        rest = np.array([i for i in range(FACE_POINTS) if i not in area] + [upper[0], upper[-1]])
+        rest = np.array([i for i in range(SKIN) if i not in area] + [upper[0], upper[-1]])
         ids = np.r_[upper[1:-1], lower[1:-1], rest, self._still]
         moves = np.concatenate([move_upper, move_lower, np.zeros((len(rest) + len(self._still), move_upper.shape[1]))])
         return self.mesh.spread(ids, moves, 30.0)
@@ -421,7 +421,7 @@ class Eye:
 
     def __init__(self, portrait: Portrait, index: int) -> None:
         self.zoom = portrait.zoom
-        centre, *ring = portrait.landmarks[list(IRISES[index]), :2]
+        centre, *ring = portrait.landmarks[list((RIGHT_IRIS, LEFT_IRIS)[index]), :2]
         self.centre, self.radius = centre, 0.98 * np.linalg.norm(np.array(ring) - centre, axis=1).mean()
         inside = cv2.erode((portrait.polygon(portrait.holes[1 + index]) > 0.99).astype(np.uint8), _disc(0.5 * self.zoom))
         disc = portrait.polygon(centre + 1.15 * self.radius * np.stack([np.cos(a := np.linspace(0, 2 * np.pi, 40)), np.sin(a)], 1))
@@ -635,7 +635,7 @@ class DemoScene:
 
         image = image * (1 - head[..., 3:]) + head[..., :3]
         picture = np.round(np.clip(image, 0, 1) * 255).astype(np.uint8)
-        return Frame(picture, (posed[:FACE_POINTS] * self._zoom).astype(np.float32))
+        return Frame(picture, (posed[:SKIN] * self._zoom).astype(np.float32))
 
     def _draw_head(self, posed: np.ndarray, weights: dict[str, float]) -> np.ndarray:
         """The head alone, RGBA with colours multiplied by opacity."""
