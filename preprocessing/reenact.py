@@ -43,7 +43,8 @@ from preprocessing.driving.motion import (
     to_angles,
 )
 from preprocessing.driving.retarget import Driven, Person, drive, even_out, read_motion, repeated_frames, steady_motion, target_frames
-from preprocessing.face_models.morphable import FACE_MODELS, MorphableModel, load_face_model, model_version, resolve_kind
+from preprocessing.face_models.morphable import MorphableModel
+from preprocessing.face_models.registry import FACE_MODELS, load_face_model, model_version, resolve_kind
 from preprocessing.reconstruct import continues
 from preprocessing.render import create_renderer
 from util.ahead import map_ahead

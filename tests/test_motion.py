@@ -21,7 +21,7 @@ from preprocessing.driving.motion import (
     to_angles,
     turning_shift,
 )
-from preprocessing.face_models.morphable import load_face_model
+from preprocessing.face_models.registry import load_face_model
 from util.cli import UserError
 from util.geometry import FRONTAL, Cameras
 

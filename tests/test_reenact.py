@@ -17,7 +17,7 @@ from test_retarget import make_person
 from preprocessing import reenact
 from preprocessing.driving.motion import head_rotation, to_angles
 from preprocessing.driving.retarget import Person, drive, mesh_landmarks, read_motion, steady_motion
-from preprocessing.face_models.morphable import load_face_model
+from preprocessing.face_models.registry import load_face_model
 from preprocessing.render import create_renderer
 from util.cli import UserError
 from util.face.landmarks import eye_openings, mouth_opening

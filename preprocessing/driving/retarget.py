@@ -22,7 +22,7 @@ from scipy.ndimage import maximum_filter1d, median_filter, uniform_filter1d
 from scipy.signal import savgol_filter
 
 from preprocessing.driving.motion import Edit, Motion, Placement, edit_cameras, edit_expression, head_rotation
-from preprocessing.face_models.landmarks70 import DENSE_INDICES, from_dense
+from preprocessing.face_models.dense_points import DENSE_INDICES, from_dense
 from preprocessing.face_models.morphable import MorphableModel
 from util.face.landmarks import LEFT_EYE, LEFT_PUPIL, RIGHT_EYE, RIGHT_PUPIL
 from util.geometry import FRONTAL, Cameras, nearest_rotation, rotation_matrix, rotation_vector

@@ -34,8 +34,9 @@ import numpy as np
 
 from preprocessing.driving.motion import Motion, head_rotation, to_angles
 from preprocessing.driving.retarget import COVERED, Driven, Person, drive, frontal, gaze, target_frames
-from preprocessing.face_models.landmarks70 import from_dense
-from preprocessing.face_models.morphable import MorphableModel, load_face_model
+from preprocessing.face_models.dense_points import from_dense
+from preprocessing.face_models.morphable import MorphableModel
+from preprocessing.face_models.registry import load_face_model
 from preprocessing.reenact import common_face_model, find_frames, identity_motion, read_person
 from util.cli import UserError, run, say
 from util.face.landmarks import eye_openings, mouth_opening
