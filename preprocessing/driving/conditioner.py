@@ -1,0 +1,61 @@
+"""Conditioning images of fitted or driven heads: the NMFC image and the eye gaze image, for one frame or for many."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from preprocessing.face_models.morphable import MorphableModel
+from preprocessing.render import create_renderer
+from util.ahead import map_ahead
+from util.cli import progress
+from util.face.eye_gaze import draw_eye_gaze
+from util.geometry import Cameras
+
+FRAMES_AHEAD = 16  # images drawn but not yet written: 3 MB at 256 pixels, enough for the renderer never to wait for the disk
+
+
+class Conditioner:
+    """Draws the generator's two conditioning images, frame by frame.
+
+    model: the face model. identity: [K_id] of the head to draw. size: side of the square images, pixels.
+    renderer: 'auto', 'vulkan' or 'cpu' (see preprocessing.render.create_renderer, also for the errors raised).
+    """
+
+    def __init__(self, model: MorphableModel, identity: np.ndarray, size: int, renderer: str = "auto") -> None:
+        self._model, self._identity, self._size = model, np.asarray(identity, np.float64), size
+        self._renderer = create_renderer(renderer, model.triangles, model.nmfc_colours(), (size, size))
+
+    def step(self, expression: np.ndarray, camera: Cameras, landmarks70: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The NMFC image and the eye gaze image of one frame, each uint8 [size, size, 3] RGB on black.
+
+        expression: [K_exp]. camera: of this frame, as `cameras[i]`. landmarks70: [70, 2], pixels.
+        Raises: ValueError for coefficients, a camera or landmarks that are no finite numbers.
+        """
+        vertices = self._model.in_image(self._identity, np.asarray(expression)[None], camera.as_batch())[0]
+        return self._renderer.draw(vertices), draw_eye_gaze(landmarks70, self._size)
+
+
+def draw_frames(
+    model: MorphableModel,
+    identity: np.ndarray,
+    expression: np.ndarray,
+    cameras: Cameras,
+    size: tuple[int, int],
+    write: Callable[[int, np.ndarray], None],
+    *,
+    renderer: str = "auto",
+    desc: str = "NMFC images",
+) -> None:
+    """Draw the NMFC images of N frames and hand each to `write(i, nmfc)`, with a progress bar.
+
+    identity: [K_id]. expression: [N, K_exp]. size: (height, width), pixels. nmfc: uint8 [height, width, 3] RGB.
+    `write` is called once for every frame i, from two threads at a time, so that files are written while the next frames are drawn.
+    Raises: what `write` raises, and as create_renderer.
+    """
+    drawer = create_renderer(renderer, model.triangles, model.nmfc_colours(), size)
+    pictures = enumerate(drawer.draw_many(model.in_images(identity, expression, cameras)))
+    written = map_ahead(lambda drawn: write(*drawn), pictures, depth=FRAMES_AHEAD)
+    for _ in progress(written, desc=desc, total=len(cameras)):
+        pass
