@@ -27,7 +27,7 @@ def test_one_frame_at_a_time_equals_the_batch(model):
         nmfc, gaze = conditioner.step(person.expression[i], person.cameras[i], person.landmarks[i])
         assert nmfc.shape == (SIZE, SIZE, 3) and nmfc.dtype == np.uint8 and nmfc.any()
         assert (nmfc == drawn[i]).all(-1).mean() > 0.999  # sums of float32 may be rounded in another order
-        np.testing.assert_array_equal(gaze, draw_eye_gaze(person.landmarks[i], SIZE))
+        np.testing.assert_array_equal(gaze, draw_eye_gaze(person.landmarks[i].astype(np.float32), SIZE))
     assert (drawn[0] != drawn[39]).any()
 
 

@@ -6,6 +6,7 @@
     datasets/<D>/dataset/<split>/id_coeffs/<name>.txt                      one file per identity
     datasets/<D>/dataset/metadata/<name>/dataset.json                      one record per identity
     datasets/<D>/dataset/metadata/<target>_<source>/pair.json              one record per driven pair
+    checkpoints/<D>/<run>/profiles/<name>.npz                              what driving needs of a trained person
 
 A *sequence* is a run of consecutive frames: in `train` it is `<name>_<part:06d>` (usually 50 frames), in `test` it is
 `<name>`; pairs made by reenact.py are called `<target>_<source>`. Frame numbers of test go on from train.
@@ -248,6 +249,21 @@ class Dataset:
         write_bytes(self.pair_path(pair.target, pair.source), text.encode())
 
 
+def continues(frames: list[tuple[Sequence, int]], record: Record | None) -> np.ndarray:
+    """Whether each frame goes on from the one before: bool [N]. Parts of a video and gaps in the numbers do not."""
+    numbers = np.array([number for _, number in frames])
+    joined = np.r_[False, np.diff(numbers) == 1]
+    if record and len(record.sources) > 1:
+        ends = np.cumsum([source["frames"] for source in record.sources])
+        place = np.empty(len(frames), int)
+        for split in SPLITS:
+            own = np.flatnonzero([s.split == split for s, _ in frames])
+            place[own] = record.source_start.get(split, 0) + np.arange(len(own))
+        part = np.searchsorted(ends, place, side="right")
+        joined &= np.r_[False, np.diff(part) == 0]
+    return joined
+
+
 def write_table(path: str | Path, values: np.ndarray, precision: int = 6) -> None:
     """Write numbers as text, one row a line (landmarks "x y", cameras, coefficients)."""
     rows = np.atleast_2d(np.asarray(values, np.float64))
@@ -313,6 +329,10 @@ class Run:
     def state_path(self) -> Path:
         """Everything a training run needs to go on exactly where it stopped."""
         return self.checkpoints / "latest_state.pt"
+
+    def profile_path(self, name: str) -> Path:
+        """Target profile of a person that the run was trained on: what driving needs to know, so that the dataset is not needed."""
+        return self.checkpoints / "profiles" / f"{name}.npz"
 
     @property
     def options_path(self) -> Path:

@@ -12,6 +12,7 @@ from util.ahead import map_ahead
 from util.cli import progress
 from util.face.eye_gaze import draw_eye_gaze
 from util.geometry import Cameras
+from util.image_io import resize_nmfc
 
 FRAMES_AHEAD = 16  # images drawn but not yet written: 3 MB at 256 pixels, enough for the renderer never to wait for the disk
 
@@ -19,22 +20,27 @@ FRAMES_AHEAD = 16  # images drawn but not yet written: 3 MB at 256 pixels, enoug
 class Conditioner:
     """Draws the generator's two conditioning images, frame by frame.
 
-    model: the face model. identity: [K_id] of the head to draw. size: side of the square images, pixels.
+    model: the face model. identity: [K_id] of the head to draw. size: side of the square images, pixels (a run's loadSize).
     renderer: 'auto', 'vulkan' or 'cpu' (see preprocessing.render.create_renderer, also for the errors raised).
+    crop_size: side of the crops whose pixels the cameras and landmarks count (default: size). The NMFC image is drawn at this size and
+        then resized, as it is for training.
     """
 
-    def __init__(self, model: MorphableModel, identity: np.ndarray, size: int, renderer: str = "auto") -> None:
-        self._model, self._identity, self._size = model, np.asarray(identity, np.float64), size
-        self._renderer = create_renderer(renderer, model.triangles, model.nmfc_colours(), (size, size))
+    def __init__(
+        self, model: MorphableModel, identity: np.ndarray, size: int, renderer: str = "auto", crop_size: int | None = None
+    ) -> None:
+        self._model, self._identity, self._size, self._crop_size = model, np.asarray(identity, np.float64), size, crop_size or size
+        self._renderer = create_renderer(renderer, model.triangles, model.nmfc_colours(), (self._crop_size, self._crop_size))
 
     def step(self, expression: np.ndarray, camera: Cameras, landmarks70: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The NMFC image and the eye gaze image of one frame, each uint8 [size, size, 3] RGB on black.
 
-        expression: [K_exp]. camera: of this frame, as `cameras[i]`. landmarks70: [70, 2], pixels.
+        expression: [K_exp]. camera: of this frame, as `cameras[i]`. landmarks70: [70, 2], pixels of the crop.
         Raises: ValueError for coefficients, a camera or landmarks that are no finite numbers.
         """
         vertices = self._model.in_image(self._identity, np.asarray(expression)[None], camera.as_batch())[0]
-        return self._renderer.draw(vertices), draw_eye_gaze(landmarks70, self._size)
+        nmfc = resize_nmfc(self._renderer.draw(vertices), self._size)
+        return nmfc, draw_eye_gaze((landmarks70 * (self._size / self._crop_size)).astype(np.float32), self._size)
 
 
 def draw_frames(

@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from preprocessing.detect_landmarks70 import fill_gaps
+from preprocessing.driving.heads import Person
+from preprocessing.driving.landmarks import frontal, gaze
 from preprocessing.driving.motion import head_rotation, to_angles
-from preprocessing.driving.retarget import Person, frontal, gaze
 from preprocessing.face_models.landmarks70 import from_dense
 from preprocessing.face_models.morphable import MorphableModel
 from preprocessing.fitting.video import Fit, fit_video
