@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
@@ -29,7 +30,10 @@ class Conditioner:
     def __init__(
         self, model: MorphableModel, identity: np.ndarray, size: int, renderer: str = "auto", crop_size: int | None = None
     ) -> None:
-        self._model, self._identity, self._size, self._crop_size = model, np.asarray(identity, np.float64), size, crop_size or size
+        self._size, self._crop_size = size, crop_size or size
+        # The identity's own model: its face without expression is computed once, not for every frame.
+        neutral = model.shape(identity, np.zeros(len(model.expression_names)))
+        self._person = replace(model, mean=neutral, identity_basis=np.zeros_like(model.identity_basis[:1]))
         self._renderer = create_renderer(renderer, model.triangles, model.nmfc_colours(), (self._crop_size, self._crop_size))
 
     def step(self, expression: np.ndarray, camera: Cameras, landmarks70: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -38,7 +42,7 @@ class Conditioner:
         expression: [K_exp]. camera: of this frame, as `cameras[i]`. landmarks70: [70, 2], pixels of the crop.
         Raises: ValueError for coefficients, a camera or landmarks that are no finite numbers.
         """
-        vertices = self._model.in_image(self._identity, np.asarray(expression)[None], camera.as_batch())[0]
+        vertices = self._person.in_image(np.zeros(1), np.asarray(expression)[None], camera.as_batch())[0]
         nmfc = resize_nmfc(self._renderer.draw(vertices), self._size)
         return nmfc, draw_eye_gaze((landmarks70 * (self._size / self._crop_size)).astype(np.float32), self._size)
 
