@@ -155,7 +155,7 @@ def test_training_data_without_a_profile_is_said_once(tmp_path, model, capsys):
     write_table(dataset.id_coeffs_path("train", "Ann"), np.zeros((157, 1)))
     assert profile_of_dataset(dataset, "Ann") is None
     said = capsys.readouterr().out
-    assert said.startswith("Ann: no target profile is made") and said.count("\n") == 1 and "157 identity" in said
+    assert said.startswith("Ann: no target profile is made") and said.count("\n") == 1 and "157 identity coefficients" in said
     make_dataset(tmp_path, "Cid")  # without fitted coefficients
     assert profile_of_dataset(Dataset.open("fake", tmp_path), "Cid") is None
     assert "not reconstructed completely" in capsys.readouterr().out
@@ -212,6 +212,23 @@ def test_a_file_drives_a_profile_where_there_is_no_dataset(place, tmp_path):
     picture = read_image(other.pair("Ann", "bob").path("source_nmfcs", 5))
     assert picture.shape == (256, 256, 3) and 0.1 < picture.any(-1).mean() < 0.6
     assert read_table(other.pair("Ann", "bob").path("source_landmarks70", 5)).shape == (70, 2)
+
+
+def test_the_pair_of_a_profile_is_synthesised(place, tmp_path, capsys):
+    dataset, files = place
+    remove_frames(dataset, "Ann")
+    run(dataset, "--source_id", "Bob", "--target_id", "Ann", "--target_run", files.checkpoints)
+    test = load_command("test.py").main
+    words = ["--dataset_name", "small", "--target_id", "Ann", "--source_id", "Bob", "--gpu_ids", "-1", "--how_many", "3"]
+    words += ["--datasets_dir", str(dataset.home.parent), "--checkpoints_dir", str(tmp_path / "checkpoints")]
+    words += ["--results_dir", str(tmp_path / "results")]
+    test(words)
+    folder = tmp_path / "results/small/head2head_Ann/latest_epoch/test/Ann_Bob"
+    assert len(list((folder / "fake").glob("*.png"))) == 3 and (folder / "index.html").is_file()
+    with pytest.raises(UserError, match="where Ann's crops come from.* original video"):
+        test([*words, "--paste_back"])
+    with pytest.raises(UserError, match="no person 'Cid'"):
+        test(["Cid" if word == "Ann" else word for word in words])
 
 
 def test_mistakes_with_profiles_are_said(place, tmp_path):

@@ -38,6 +38,7 @@ KINDS = {
     "source_nmfcs": ".png",
     "source_landmarks70": ".txt",
 }
+PROFILE_REMEDY = "make it with scripts/write_profile.py where the dataset is, or train again"
 _PART = re.compile(r"(?P<name>.+)_(?P<part>\d{6})")
 _NAME = re.compile(r"[^\s/\\]+")
 
@@ -330,9 +331,19 @@ class Run:
         """Everything a training run needs to go on exactly where it stopped."""
         return self.checkpoints / "latest_state.pt"
 
-    def profile_path(self, name: str) -> Path:
-        """Target profile of a person that the run was trained on: what driving needs to know, so that the dataset is not needed."""
-        return self.checkpoints / "profiles" / f"{name}.npz"
+    def profile_path(self, name: str | None = None) -> Path:
+        """Target profile of a person that the run was trained on: what driving needs to know, so that the dataset is not needed.
+
+        name: the person; None: the run's only one. Raises: UserError without a name when there is none, or several.
+        """
+        folder = self.checkpoints / "profiles"
+        if name is None:
+            found = sorted(folder.glob("*.npz"))
+            if len(found) != 1:
+                names = ", ".join(path.stem for path in found) or "none"
+                raise UserError(f"{folder} does not hold one target profile (but {names}); name the person, or {PROFILE_REMEDY}")
+            return found[0]
+        return folder / f"{name}.npz"
 
     @property
     def options_path(self) -> Path:

@@ -15,7 +15,12 @@ from preprocessing.driving.motion import Motion, Placement, head_rotation
 from preprocessing.driving.openings import Opening, lid_gaps, openings
 from preprocessing.driving.profile import TargetProfile
 from preprocessing.driving.retarget import place_head, retarget
+from preprocessing.face_models.landmarks70 import from_dense
 from preprocessing.face_models.morphable import MorphableModel
+from preprocessing.fitting.video import fit_video
+from util.cli import UserError
+
+LEAST_FRAMES = 10  # that show a face, for a reference: fewer say nothing of what is usual
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,26 @@ class DriverReference:
             openings(model, person.identity)[2],
             person.fps,
         )
+
+    @classmethod
+    def of_landmarks(
+        cls, model: MorphableModel, landmarks: Sequence[np.ndarray | None], fps: Fraction = Fraction(30), size: int = 256
+    ) -> DriverReference:
+        """The reference from the dense landmarks of N frames, as they follow one another; the identity is fitted to them.
+
+        landmarks: per frame [478, 2 or more], pixels, or None where no face was seen. size: side of the frames, pixels; counts
+        only for a Driver that keeps the driver's own size or place.
+        Raises: UserError when too few frames show a face.
+        """
+        seen = [dense[:, :2] for dense in landmarks if dense is not None]
+        if len(seen) < LEAST_FRAMES:
+            raise UserError(f"a face is seen in {len(seen)} of the driver's first {len(landmarks)} frames; begin where it is seen well")
+        try:
+            fit = fit_video(model, np.stack(seen))
+        except ValueError as e:
+            raise UserError(f"the driver's first frames cannot be fitted ({e}); begin where the face is seen well") from None
+        joined = np.arange(len(seen)) > 0
+        return cls.of(model, Person(fit.identity, fit.expression, fit.cameras, from_dense(np.stack(seen)), size, fps, joined))
 
 
 def _pupils(model: MorphableModel, person: Person) -> np.ndarray:

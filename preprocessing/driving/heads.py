@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -40,9 +40,8 @@ class FittedFrame(Protocol):
     camera: Cameras  # as `cameras[i]`
 
 
-@dataclass(frozen=True)
-class DrivenFrame:
-    """One frame of a `Driven`."""
+class DrivenFrame(NamedTuple):
+    """What to draw in one frame; the arguments of Conditioner.step."""
 
     expression: np.ndarray  # float64 [K]
     camera: Cameras  # as `cameras[i]`

@@ -14,12 +14,12 @@ from preprocessing.driving.driver import read_motion
 from preprocessing.driving.filters import even_out, repeated_frames, steady_motion
 from preprocessing.driving.heads import Person
 from preprocessing.driving.motion import Motion
-from preprocessing.driving.profile import REMEDY, TargetProfile
+from preprocessing.driving.profile import TargetProfile
 from preprocessing.face_models.morphable import FACE_MODELS, MorphableModel, load_face_model, model_version, resolve_kind
 from util.cli import UserError, say
 from util.geometry import Cameras
 from util.image_io import read_image
-from util.layout import SPLITS, Dataset, Record, continues, read_camera, read_table
+from util.layout import PROFILE_REMEDY, SPLITS, Dataset, Record, continues, read_camera, read_table
 from util.layout import Sequence as FrameSequence
 
 ORIGINAL_FPS = Fraction(25)  # of a dataset of the original system, which does not record it
@@ -161,14 +161,16 @@ def profile_of_dataset(dataset: Dataset, name: str, split: str = "train") -> Tar
 
 
 def _unrecorded_profile(dataset: Dataset, frames: Frames, likely: str) -> TargetProfile:
-    """The profile of frames that no record names the face model of: the one whose coefficients they are. Raises: UserError."""
-    failed = None
+    """The profile of frames without a record: of the face model that has as many identity coefficients. Raises: UserError."""
+    count = len(read_table(dataset.id_coeffs_path(frames.split, frames.name)))
     for kind in dict.fromkeys((likely, *FACE_MODELS)):
         try:
-            return read_profile(dataset, frames, load_face_model(kind))
-        except UserError as e:
-            failed = failed or e
-    raise failed
+            model = load_face_model(kind)
+        except UserError:  # this one is not here
+            continue
+        if len(model.identity_basis) == count:
+            return read_profile(dataset, frames, model)
+    raise UserError(f"its {count} identity coefficients are of no face model that is here")
 
 
 def load_profile(path: Path) -> TargetProfile:
@@ -176,4 +178,4 @@ def load_profile(path: Path) -> TargetProfile:
     try:
         return TargetProfile.from_bytes(path.read_bytes(), path)
     except FileNotFoundError:
-        raise UserError(f"there is no target profile {path}; {REMEDY}") from None
+        raise UserError(f"there is no target profile {path}; {PROFILE_REMEDY}") from None

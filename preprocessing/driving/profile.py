@@ -23,11 +23,11 @@ from preprocessing.driving.openings import lid_gaps, openings
 from preprocessing.face_models.morphable import MorphableModel, load_face_model, model_version, resolve_kind
 from util.cli import UserError
 from util.geometry import Cameras
+from util.layout import PROFILE_REMEDY
 
 FORMAT = "head2head profile"
 VERSION = 1
 COVERED = (0.5, 99.5)  # percentiles of the frames' expressions between which nothing is limited: outside lie mistakes of the fit
-REMEDY = "make it with scripts/write_profile.py where the dataset is, or train again"
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ class TargetProfile:
             text = {k: facts[k] for k in _TEXT} | {"crop_box": tuple(facts["crop_box"])}
             return cls(**text, **arrays, cameras=cameras, fps=Fraction(facts["fps"]))
         except (ValueError, KeyError, TypeError, IndexError, EOFError, OSError, ZeroDivisionError, zipfile.BadZipFile) as e:
-            raise UserError(f"{file} is damaged or of another version ({e}); {REMEDY}") from None
+            raise UserError(f"{file} is damaged or of another version ({e}); {PROFILE_REMEDY}") from None
 
 
 _TEXT = ("name", "face_model", "face_model_version", "size", "crop_box", "split", "scale")
