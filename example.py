@@ -20,7 +20,7 @@ from models.synthesis import Synthesizer
 from preprocessing.driving.conditioner import Conditioner
 from preprocessing.driving.driver import Driver, DriverReference
 from preprocessing.driving.people import load_profile
-from preprocessing.face_models.landmarks70 import from_dense
+from preprocessing.face_models.dense_points import from_dense
 from util.cli import UserError, progress, run
 from util.device import choose_device, choose_precision
 from util.layout import Run

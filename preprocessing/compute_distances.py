@@ -20,7 +20,8 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as in reconstruct.py
 
 import numpy as np
 
-from preprocessing.face_models.morphable import FACE_MODELS, MorphableModel, load_face_model, resolve_kind
+from preprocessing.face_models.morphable import MorphableModel
+from preprocessing.face_models.registry import FACE_MODELS, load_face_model, resolve_kind
 from preprocessing.fitting.refit import Refit, find, refit
 from util.cli import UserError, run, say
 from util.metrics import VIDEO_MEASURES, expression_distance, identity_distance, rotation_distance

@@ -20,8 +20,8 @@ if __package__ in (None, ""):  # run as a file: make the repository's packages i
 
 import numpy as np
 
-from preprocessing.face_models.landmarks70 import from_dense
-from preprocessing.tracking.mesh import N_POINTS, DenseMesh
+from preprocessing.face_models.dense_points import N_POINTS, from_dense
+from preprocessing.tracking.mesh import DenseMesh
 from util.ahead import map_ahead
 from util.cli import UserError, progress, run, say, warn
 from util.identities import for_each, identities_with_frames

@@ -23,8 +23,9 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np
 
-from preprocessing.face_models.landmarks70 import DENSE_INDICES, from_dense
-from preprocessing.face_models.morphable import FACE_MODELS, MorphableModel, load_face_model, model_version, resolve_kind
+from preprocessing.face_models.dense_points import DENSE_INDICES, N_POINTS, from_dense
+from preprocessing.face_models.morphable import MorphableModel
+from preprocessing.face_models.registry import FACE_MODELS, load_face_model, model_version, resolve_kind
 from preprocessing.fitting.photometric import refine
 from preprocessing.fitting.video import Fit, fit_video
 from util.ahead import map_ahead
@@ -160,12 +161,12 @@ def read_landmarks(sequences: list[FrameSequence]) -> tuple[np.ndarray, np.ndarr
                 dense = np.load(s.dense_landmarks_path)
             except (ValueError, OSError, EOFError):
                 dense = np.empty(0)
-            if dense.shape != (len(s.frames()), 478, 3):
+            if dense.shape != (len(s.frames()), N_POINTS, 3):
                 raise UserError(
                     f"{s.dense_landmarks_path} does not fit its {len(s.frames())} frames; run preprocessing/detect_landmarks70.py again"
                 )
             found.append(dense[..., :2])
-        return np.concatenate(found), np.arange(478)
+        return np.concatenate(found), np.arange(N_POINTS)
     found = []
     for s in sequences:
         if s.frames("landmarks70") != s.frames():

@@ -39,7 +39,8 @@ from preprocessing.driving.motion_files import read_arkit, read_template, save_t
 from preprocessing.driving.people import Frames, common_face_model, find_frames, identity_motion, load_profile, read_profile
 from preprocessing.driving.profile import TargetProfile
 from preprocessing.driving.retarget import drive, target_frames
-from preprocessing.face_models.morphable import FACE_MODELS, MorphableModel, load_face_model
+from preprocessing.face_models.morphable import MorphableModel
+from preprocessing.face_models.registry import FACE_MODELS, load_face_model
 from util.cli import UserError, add_flag, run, say, warn
 from util.image_io import write_image
 from util.layout import SPLITS, Dataset, Pair, Run, write_table

@@ -18,7 +18,7 @@ if __package__ in (None, ""):  # run as a file: make the repository's packages i
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from preprocessing.face_models import ict
-from preprocessing.face_models.morphable import default_files_dir
+from preprocessing.face_models.registry import default_files_dir
 from util.cli import UserError, run, say
 from util.downloads import fetch
 

@@ -51,7 +51,8 @@ from preprocessing.compute_distances import choose_face_model, fitted_distances
 from preprocessing.compute_eye_landmarks_distance import eye_distances
 from preprocessing.compute_pixel_distance import pixel_distances, real_landmarks
 from preprocessing.driving.motion import head_rotation, to_angles
-from preprocessing.face_models.morphable import FACE_MODELS, MorphableModel
+from preprocessing.face_models.morphable import MorphableModel
+from preprocessing.face_models.registry import FACE_MODELS
 from preprocessing.fitting.refit import ANGLES, CURVES, Refit, find, refit
 from util.cli import UserError, progress, run, say
 from util.device import choose_device

@@ -24,6 +24,7 @@ import cv2
 import numpy as np
 
 from preprocessing.face_models import ict, mesh478
+from preprocessing.face_models.dense_points import LEFT_IRIS, N_POINTS, RIGHT_IRIS, RIGHT_LIDS, SKIN
 from preprocessing.render import create_renderer
 from preprocessing.tracking.mediapipe_tools import load_solutions, silent_stderr
 from util.cli import UserError, progress, run, say
@@ -169,9 +170,9 @@ class Embedding:
 
     def __init__(self, found: np.ndarray, vertices: np.ndarray, weights: np.ndarray, triangles: np.ndarray):
         self.found, self.vertices, self.triangles = found, vertices, triangles
-        self.candidates = [(np.arange(FACE_VERTICES), range(468))]
+        self.candidates = [(np.arange(FACE_VERTICES), range(SKIN))]
         self.candidates += [(np.arange(part.start, part.stop), points) for part, points in zip(
-            (ict.EYEBALLS["R"], ict.EYEBALLS["L"]), (mesh478.RIGHT_IRIS, mesh478.LEFT_IRIS))]  # fmt: skip
+            (ict.EYEBALLS["R"], ict.EYEBALLS["L"]), (RIGHT_IRIS, LEFT_IRIS))]  # fmt: skip
         self.around: dict[int, list[int]] = {}
         for t, corners in enumerate(triangles):
             for v in corners:
@@ -181,7 +182,7 @@ class Embedding:
         for _ in range(3):
             self.weights = weights * quality
             nearest = {p: v[0] for p, v in self.nearest_vertices(1).items()}
-            residual = np.linalg.norm(vertices[:, [nearest[p] for p in range(478)]] - found, axis=-1)
+            residual = np.linalg.norm(vertices[:, [nearest[p] for p in range(N_POINTS)]] - found, axis=-1)
             typical = np.median(residual, 1)
             quality = 1 / (1 + (typical / np.median(typical)) ** 4)
 
@@ -218,9 +219,9 @@ class Embedding:
 
     def solve(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Corners [478, 3], weights [478, 3] and rms distances [478] in cm."""
-        corners, shares, rms = np.zeros((478, 3), int), np.zeros((478, 3)), np.zeros(478)
+        corners, shares, rms = np.zeros((N_POINTS, 3), int), np.zeros((N_POINTS, 3)), np.zeros(N_POINTS)
         near = self.nearest_vertices(12)
-        for point in progress(range(478), desc="places", unit="point"):
+        for point in progress(range(N_POINTS), desc="places", unit="point"):
             tried = sorted({t for v in near[point] for t in self.around[int(v)]})
             options = [(*self.place(point, self.triangles[t]), t) for t in tried]
             cost, share, t = min(options, key=lambda o: o[0])
@@ -238,8 +239,8 @@ def mirror_pairs(places: np.ndarray) -> np.ndarray:
     places = places - np.array([np.median(places[[1, 4, 5, 6, 10, 152, 168], 0, 0]), 0, 0]) * (np.arange(places.shape[1]) == 0)[:, None]
     distance = np.linalg.norm((places * [-1, 1, 1])[:, None] - places[None], axis=(-1, -2))
     pair = linear_sum_assignment((distance + distance.T) ** 2)[1]
-    pair[468:] = IRIS_SWAP
-    if (pair[pair] != np.arange(478)).any():
+    pair[SKIN:] = IRIS_SWAP
+    if (pair[pair] != np.arange(N_POINTS)).any():
         raise UserError("the points found are too irregular to be paired left and right; use more --heads")
     return pair
 
@@ -403,10 +404,9 @@ def write_mesh478(path: Path, mean, identity, expression, names, corners, shares
     moves[names.index("eyeBlink_L")] = blink[pair] * flip
 
     # eyes: the iris again, behind the lids; mouth: the lips' inner line again, 2 cm deeper
-    places = np.concatenate([rest, rest[468:] - [0, 0, 0.2], rest[list(MOUTH_LOOP)] * [0.85, 1, 1] - [0, 0, 2.0]])
+    places = np.concatenate([rest, rest[SKIN:] - [0, 0, 0.2], rest[list(MOUTH_LOOP)] * [0.85, 1, 1] - [0, 0, 2.0]])
     faces = orient(face_triangles(), rest)
-    right = mesh478.RIGHT_EYE_LOOP
-    for loop, iris in ((right, mesh478.RIGHT_IRIS), (pair[list(right)].tolist(), mesh478.LEFT_IRIS)):
+    for loop, iris in ((RIGHT_LIDS, RIGHT_IRIS), (pair[list(RIGHT_LIDS)].tolist(), LEFT_IRIS)):
         faces += fill_eye(loop, [i + 10 for i in iris[1:]], iris[0] + 10, places)
     bag = list(range(488, 508))
     for k in range(20):
@@ -421,7 +421,7 @@ def write_mesh478(path: Path, mean, identity, expression, names, corners, shares
         buffer,
         mean=places.astype(np.float32),
         triangles=np.array(faces, np.int16),
-        source=np.array([*range(478), *range(468, 478), *MOUTH_LOOP], np.int16),
+        source=np.array([*range(N_POINTS), *range(SKIN, N_POINTS), *MOUTH_LOOP], np.int16),
         identity=sampled(identity[:IDENTITY_MODES]).astype(np.float16),
         expression=moves.astype(np.float16),
         expression_names=names,

@@ -16,7 +16,7 @@ if __package__ in (None, ""):  # run as a file: make the repository's packages i
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from preprocessing.driving.people import common_face_model, find_frames, read_profile
-from preprocessing.face_models.morphable import load_face_model
+from preprocessing.face_models.registry import load_face_model
 from util.cli import UserError, run, say
 from util.image_io import write_bytes
 from util.layout import Dataset, Run

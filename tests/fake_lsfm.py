@@ -7,7 +7,7 @@ import numpy as np
 from scipy.io import savemat
 
 from preprocessing.face_models import ict, lsfm
-from preprocessing.face_models.morphable import default_files_dir, load_face_model
+from preprocessing.face_models.registry import default_files_dir, load_face_model
 
 FACE_VERTICES = 9409  # of ICT's archive: the face
 WARP_CM = 0.25

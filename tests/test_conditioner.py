@@ -5,7 +5,7 @@ import pytest
 from test_retarget import make_person
 
 from preprocessing.driving.conditioner import Conditioner, draw_frames
-from preprocessing.face_models.morphable import load_face_model
+from preprocessing.face_models.registry import load_face_model
 from util.face.eye_gaze import draw_eye_gaze
 
 SIZE = 256

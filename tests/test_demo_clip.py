@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from preprocessing.face_models.morphable import load_face_model
+from preprocessing.face_models.registry import load_face_model
 from scripts.demo_clip.motion import Motion, make_motion, make_voice
 from scripts.demo_clip.scene import LOWER_LIDS, LOWER_LIP, UPPER_LIDS, UPPER_LIP, DemoScene, fill, head_rotation
 from util.layout import Dataset, read_camera, read_table

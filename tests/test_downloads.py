@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from preprocessing.face_models import ict
-from preprocessing.face_models.morphable import load_face_model, resolve_kind
+from preprocessing.face_models.registry import load_face_model, resolve_kind
 from util import downloads
 from util.cli import UserError
 

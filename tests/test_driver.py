@@ -12,7 +12,7 @@ from preprocessing.driving.edits import parse_edits
 from preprocessing.driving.openings import openings
 from preprocessing.driving.profile import TargetProfile
 from preprocessing.driving.retarget import drive, place_head, retarget
-from preprocessing.face_models.morphable import load_face_model
+from preprocessing.face_models.registry import load_face_model
 from util.face.landmarks import mouth_opening
 
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from preprocessing.face_models import ict
-from preprocessing.face_models.landmarks70 import DENSE_INDICES, from_dense
-from preprocessing.face_models.morphable import default_files_dir, load_face_model
+from preprocessing.face_models.dense_points import DENSE_INDICES, from_dense
+from preprocessing.face_models.registry import default_files_dir, load_face_model
 from preprocessing.fitting.video import fit_video
 from util.face.landmarks import INNER, eye_openings, interocular_distance, mouth_opening
 from util.geometry import FRONTAL, Cameras, angle_between_deg, rotation_matrix, rotation_vector

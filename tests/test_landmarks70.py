@@ -10,7 +10,7 @@ from synthetic_videos import face_frame, write_video
 
 from preprocessing import detect, detect_landmarks70
 from preprocessing.detect_landmarks70 import DLIB_FILE, dlib_box, fill_gaps, main
-from preprocessing.face_models.landmarks70 import DENSE_INDICES, from_dense
+from preprocessing.face_models.dense_points import DENSE_INDICES, from_dense
 from preprocessing.tracking.mesh import DenseMesh
 from util.cli import UserError
 from util.face import landmarks as groups

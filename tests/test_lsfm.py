@@ -5,9 +5,9 @@ import pytest
 from fake_lsfm import UNIT, make, write
 
 from preprocessing.face_models import ict, lsfm
-from preprocessing.face_models.landmarks70 import DENSE_INDICES
-from preprocessing.face_models.morphable import default_files_dir, load_face_model, model_version, resolve_kind
-from preprocessing.fitting.video import LIDS, LIPS, OVAL, fit_video
+from preprocessing.face_models.dense_points import DENSE_INDICES, LIDS, LIPS, OVAL
+from preprocessing.face_models.registry import default_files_dir, load_face_model, model_version, resolve_kind
+from preprocessing.fitting.video import fit_video
 from util.cli import UserError
 from util.geometry import FRONTAL, Cameras, rotation_matrix
 

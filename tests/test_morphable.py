@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from preprocessing.face_models import ict, mesh478
-from preprocessing.face_models.landmarks70 import DENSE_INDICES
-from preprocessing.face_models.morphable import BATCH, default_files_dir, load_face_model, model_version, resolve_kind
-from preprocessing.fitting.video import LIDS, LIPS
+from preprocessing.face_models.dense_points import DENSE_INDICES, LIDS, LIPS
+from preprocessing.face_models.morphable import BATCH
+from preprocessing.face_models.registry import default_files_dir, load_face_model, model_version, resolve_kind
 from preprocessing.render import create_renderer
 from util.cli import UserError
 from util.geometry import FRONTAL, Cameras, rotation_matrix

@@ -9,7 +9,7 @@ import pytest
 from preprocessing.driving.edits import check_edits, edit_cameras, edit_expression, parse_edits
 from preprocessing.driving.motion import Motion, from_angles, head_rotation, shapes_called, to_angles, turning_shift
 from preprocessing.driving.motion_files import read_arkit, read_template, save_template
-from preprocessing.face_models.morphable import load_face_model
+from preprocessing.face_models.registry import load_face_model
 from util.cli import UserError
 from util.geometry import FRONTAL, Cameras
 

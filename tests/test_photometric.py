@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from preprocessing.face_models.morphable import load_face_model
+from preprocessing.face_models.registry import load_face_model
 from preprocessing.fitting.photometric import _Head, refine, surface_points
 from preprocessing.fitting.video import Fit, fit_video
 from preprocessing.render import create_renderer

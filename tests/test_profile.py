@@ -17,7 +17,7 @@ from preprocessing.driving.driver import read_motion
 from preprocessing.driving.people import load_profile, profile_of_dataset
 from preprocessing.driving.profile import TargetProfile
 from preprocessing.driving.retarget import drive
-from preprocessing.face_models.morphable import load_face_model
+from preprocessing.face_models.registry import load_face_model
 from util.cli import UserError
 from util.image_io import read_image, write_bytes
 from util.layout import Dataset, read_table, write_table

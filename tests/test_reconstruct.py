@@ -12,8 +12,8 @@ from test_fitting import error as landmark_error
 from test_fitting import make_video
 
 from preprocessing.face_models import ict
-from preprocessing.face_models.landmarks70 import from_dense
-from preprocessing.face_models.morphable import default_files_dir, load_face_model
+from preprocessing.face_models.dense_points import from_dense
+from preprocessing.face_models.registry import default_files_dir, load_face_model
 from preprocessing.render import create_renderer
 from util.geometry import Cameras
 from util.image_io import read_image, write_image

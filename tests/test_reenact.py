@@ -23,7 +23,7 @@ from preprocessing.driving.motion import head_rotation, to_angles
 from preprocessing.driving.people import find_frames, identity_motion, read_person
 from preprocessing.driving.profile import TargetProfile
 from preprocessing.driving.retarget import drive
-from preprocessing.face_models.morphable import load_face_model
+from preprocessing.face_models.registry import load_face_model
 from preprocessing.render import create_renderer
 from util.cli import UserError
 from util.face.landmarks import eye_openings, mouth_opening

@@ -24,8 +24,8 @@ from preprocessing.driving.retarget import (
     soft_limit,
     target_frames,
 )
-from preprocessing.face_models.landmarks70 import from_dense
-from preprocessing.face_models.morphable import load_face_model
+from preprocessing.face_models.dense_points import from_dense
+from preprocessing.face_models.registry import load_face_model
 from util.face.landmarks import eye_openings, mouth_opening
 from util.geometry import FRONTAL, Cameras, angle_between_deg
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from data.augmentation.head_geometry import GRID, Head, View, grid_points, nearest_places, on_grid
 from util.face.landmarks import BROWS, EYES, interocular_distance
+from util.numeric import smoothstep
 
 _STILL = 0.04, 0.30  # of the image's side around the NMFC: the motion is whole up to the first distance, and over at the second
 _NECK = 0.0, 0.6  # the same below the chin, in distances between eyes and chin
@@ -81,8 +82,7 @@ def _fade(face: np.ndarray, landmarks: np.ndarray, mask: np.ndarray, places: np.
     shoulders = _shoulders(mask, (eyes - places[0, 0]) / (places[1, 1] - places[0, 0]))
     if shoulders.any():
         ramps.append(np.minimum(cv2.distanceTransform((~shoulders).astype(np.uint8), cv2.DIST_L2, 5) / (_SHOULDERS * GRID), 1))
-    fade = np.prod(ramps, axis=0)
-    return fade * fade * (3 - 2 * fade)
+    return smoothstep(np.prod(ramps, axis=0))
 
 
 def _shoulders(mask: np.ndarray, eyes: np.ndarray) -> np.ndarray:

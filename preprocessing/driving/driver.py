@@ -15,7 +15,7 @@ from preprocessing.driving.motion import Motion, Placement, head_rotation
 from preprocessing.driving.openings import Opening, lid_gaps, openings
 from preprocessing.driving.profile import TargetProfile
 from preprocessing.driving.retarget import place_head, retarget
-from preprocessing.face_models.landmarks70 import from_dense
+from preprocessing.face_models.dense_points import from_dense
 from preprocessing.face_models.morphable import MorphableModel
 from preprocessing.fitting.video import fit_video
 from util.cli import UserError

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from preprocessing.driving.heads import Driven, Person
-from preprocessing.face_models.landmarks70 import from_dense
+from preprocessing.face_models.dense_points import from_dense
 from preprocessing.face_models.morphable import MorphableModel
 from util.face.landmarks import LEFT_EYE, LEFT_PUPIL, RIGHT_EYE, RIGHT_PUPIL
 from util.geometry import FRONTAL, Cameras

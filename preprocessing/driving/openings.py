@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from preprocessing.face_models.landmarks70 import DENSE_INDICES
+from preprocessing.face_models.dense_points import DENSE_INDICES
 from preprocessing.face_models.morphable import MorphableModel
 from util.geometry import Cameras
 

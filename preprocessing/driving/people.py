@@ -15,7 +15,8 @@ from preprocessing.driving.filters import even_out, repeated_frames, steady_moti
 from preprocessing.driving.heads import Person
 from preprocessing.driving.motion import Motion
 from preprocessing.driving.profile import TargetProfile
-from preprocessing.face_models.morphable import FACE_MODELS, MorphableModel, load_face_model, model_version, resolve_kind
+from preprocessing.face_models.morphable import MorphableModel
+from preprocessing.face_models.registry import FACE_MODELS, load_face_model, model_version, resolve_kind
 from util.cli import UserError, say
 from util.geometry import Cameras
 from util.image_io import read_image

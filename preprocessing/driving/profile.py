@@ -20,7 +20,8 @@ from preprocessing.driving.heads import Person
 from preprocessing.driving.landmarks import into_head, mesh_landmarks
 from preprocessing.driving.motion import head_rotation, to_angles
 from preprocessing.driving.openings import lid_gaps, openings
-from preprocessing.face_models.morphable import MorphableModel, load_face_model, model_version, resolve_kind
+from preprocessing.face_models.morphable import MorphableModel
+from preprocessing.face_models.registry import load_face_model, model_version, resolve_kind
 from util.cli import UserError
 from util.geometry import Cameras
 from util.layout import PROFILE_REMEDY

@@ -29,10 +29,17 @@ from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 
 from preprocessing.face_models import mesh478
-from preprocessing.face_models.landmarks70 import DENSE_INDICES
-from preprocessing.face_models.mesh478 import LEFT_IRIS, RIGHT_IRIS, SKIN
+from preprocessing.face_models.dense_points import (
+    DENSE_INDICES,
+    LEFT_EYE_CORNERS,
+    LEFT_IRIS,
+    N_POINTS,
+    OVAL,
+    RIGHT_EYE_CORNERS,
+    RIGHT_IRIS,
+    SKIN,
+)
 from preprocessing.face_models.morphable import MorphableModel
-from preprocessing.fitting.video import OVAL
 from util.cli import UserError
 from util.downloads import sha256_of
 from util.geometry import nearest_rotation, rotation_matrix
@@ -100,7 +107,7 @@ def load(files_dir: Path) -> MorphableModel:
         expression_basis=np.concatenate([np.tensordot(mixture.astype(np.float32), modes, 1), modes]),
         expression_names=(*names, *(f"smooth_lsfm{k:02d}" for k in range(len(modes)))),
         expression_bounds=bounds.astype(np.float32),
-        landmark_ids=np.arange(478, dtype=np.int32),
+        landmark_ids=np.arange(N_POINTS, dtype=np.int32),
         landmark_triangles=corners.astype(np.int32),
         landmark_barycentric=shares.astype(np.float32),
         landmark_weights=trust.astype(np.float32),
@@ -308,7 +315,7 @@ class Template:
 def template() -> Template:
     model = mesh478.load()
     names = [n for n in model.expression_names if not n.startswith("smooth_")]
-    mean, identity, shapes = (a[..., :478, :].astype(np.float64) for a in (model.mean, model.identity_basis, model.expression_basis))
+    mean, identity, shapes = (a[..., :N_POINTS, :].astype(np.float64) for a in (model.mean, model.identity_basis, model.expression_basis))
     return Template(mean, model.triangles[(model.triangles < SKIN).all(1)], identity, names, shapes[: len(names)])
 
 
@@ -500,10 +507,10 @@ def _embed(surface: Surface, found: Registration) -> tuple[np.ndarray, np.ndarra
     distance = np.linalg.norm(on_surface - found.places[:SKIN], axis=1) / found.unit
     trust = (distance < _TRUSTED_CM).astype(np.float64)
     # Irises: the file has no eyeballs that turn. They stay between the corners of the eye, and a fit does not look at them.
-    for iris, outer, inner in ((RIGHT_IRIS, 33, 133), (LEFT_IRIS, 263, 362)):
+    for iris, outer, inner in ((RIGHT_IRIS, *RIGHT_EYE_CORNERS), (LEFT_IRIS, *LEFT_EYE_CORNERS)):
         a, b = (corners[p][shares[p].argmax()] for p in (outer, inner))
         line = found.shape[inner] - found.shape[outer]
         for point in iris:
             share = float(np.clip((found.shape[point] - found.shape[outer]) @ line / (line @ line), 0, 1))
             corners, shares = np.vstack([corners, [a, b, b]]), np.vstack([shares, [1 - share, share, 0]])
-    return corners, shares, np.concatenate([trust, np.zeros(10)])
+    return corners, shares, np.concatenate([trust, np.zeros(N_POINTS - SKIN)])

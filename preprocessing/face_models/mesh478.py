@@ -14,15 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
+from preprocessing.face_models.dense_points import LEFT_IRIS, N_POINTS, RIGHT_IRIS, RIGHT_LIDS, SKIN
 from preprocessing.face_models.morphable import MorphableModel
 
 VERSION = "2"
 DATA = Path(__file__).with_name("face_data") / "mesh478.npz"
-
-RIGHT_EYE_LOOP = (33, 7, 163, 144, 145, 153, 154, 155, 133, 173, 157, 158, 159, 160, 161, 246)
-RIGHT_IRIS = (468, 469, 470, 471, 472)  # centre, then the ring
-LEFT_IRIS = (473, 474, 475, 476, 477)
-SKIN = 468  # the first points are skin
 
 IDENTITY_MODES = 40  # smooth modes per axis
 EXPRESSION_MODES = 24
@@ -70,14 +66,14 @@ def load() -> MorphableModel:
     affine = np.linalg.qr(np.column_stack([np.ones(SKIN), mean[:SKIN]]))[0]
     free = modes[3 : EXPRESSION_MODES + 3]
     free = free - free @ affine @ affine.T
-    mirror_loop = mirror[list(RIGHT_EYE_LOOP)]
+    mirror_loop = mirror[list(RIGHT_LIDS)]
 
     def with_irises(modes: np.ndarray) -> np.ndarray:
         """The irises follow the middle of their eye."""
-        right, left = modes[:, RIGHT_EYE_LOOP].mean(1), modes[:, mirror_loop].mean(1)
+        right, left = modes[:, RIGHT_LIDS].mean(1), modes[:, mirror_loop].mean(1)
         return np.concatenate([modes, np.repeat(right[:, None], 5, 1), np.repeat(left[:, None], 5, 1)], 1)
 
-    irises = np.zeros((4, 478, 3))  # where a person's irises rest
+    irises = np.zeros((4, N_POINTS, 3))  # where a person's irises rest
     for k, (iris, axis) in enumerate(((RIGHT_IRIS, 0), (RIGHT_IRIS, 1), (LEFT_IRIS, 0), (LEFT_IRIS, 1))):
         irises[k, iris, axis] = 0.1
     personal = _per_axis(with_irises(modes[:IDENTITY_MODES]), IDENTITY_CM * fall[:IDENTITY_MODES], (0, 1, 2))
@@ -87,7 +83,7 @@ def load() -> MorphableModel:
     names += [f"smooth_{k:02d}{axis}" for k in range(EXPRESSION_MODES) for axis in "xy"]
     bounds = np.concatenate([np.tile([0, 1.2], (len(named), 1)), np.tile([-EXPRESSION_LIMIT, EXPRESSION_LIMIT], (len(smooth), 1))])
 
-    points = np.arange(478, dtype=np.int32)
+    points = np.arange(N_POINTS, dtype=np.int32)
     return MorphableModel(
         name="mesh478",
         version=VERSION,
@@ -99,7 +95,7 @@ def load() -> MorphableModel:
         expression_bounds=bounds.astype(np.float32),
         landmark_ids=points,
         landmark_triangles=np.repeat(points[:, None], 3, 1),
-        landmark_barycentric=np.tile(np.float32([1, 0, 0]), (478, 1)),
-        landmark_weights=np.ones(478, np.float32),
+        landmark_barycentric=np.tile(np.float32([1, 0, 0]), (N_POINTS, 1)),
+        landmark_weights=np.ones(N_POINTS, np.float32),
         depth_bias=np.zeros(len(mean), np.float32),
     )

@@ -1,12 +1,7 @@
-"""Morphable face models behind one interface: mean, triangles, identity and expression bases, landmark embedding.
+"""A morphable face model: mean, triangles, identity and expression bases, landmark embedding.
 
 Axes of every model: x to the subject's left (the image's right when frontal), y up, z out of the face towards the camera,
-in centimetres. `load_face_model` is the only way in:
-
-- `mesh478`: the mesh of the dense landmark detector itself, embedded in the repository (preprocessing/face_models/mesh478.py);
-- `ict`: ICT-FaceKit, 26,719 vertices, fetched and converted by scripts/download_files.py (preprocessing/face_models/ict.py);
-- `lsfm`: the original system's model, for those who hold its file all_all_all.mat (preprocessing/face_models/lsfm.py);
-- `auto`: `ict` when its converted file is there, else `mesh478`.
+in centimetres. preprocessing/face_models/registry.py loads the models by name.
 """
 
 from __future__ import annotations
@@ -14,21 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 
-from util.cli import UserError
 from util.geometry import Cameras
-from util.layout import root
 
-FACE_MODELS = ("ict", "mesh478", "lsfm")
 BATCH = 32  # frames whose vertices are computed at once
-
-
-def default_files_dir() -> Path:
-    """Folder of the converted face models (not tracked by git)."""
-    return root() / "preprocessing" / "files"
 
 
 @dataclass(frozen=True)
@@ -126,49 +112,3 @@ class MorphableModel:
         low, high = self.mean.min(0), self.mean.max(0)
         vertex = (self.mean - low) / (high - low)
         return np.round(vertex[self.triangles].mean(1) * 255).astype(np.uint8)
-
-
-def resolve_kind(kind: str, files_dir: str | Path | None = None) -> str:
-    """Turn 'auto' into the model it stands for; check that a named one can be had, without loading it.
-
-    Raises: UserError.
-    """
-    from preprocessing.face_models import ict, lsfm
-
-    files = Path(files_dir) if files_dir else default_files_dir()
-    if kind == "auto":
-        return "ict" if ict.model_path(files).is_file() else "mesh478"
-    if kind not in FACE_MODELS:
-        raise UserError(f"--face_model {kind} is unknown; use auto, {', '.join(FACE_MODELS)}")
-    if kind == "ict" and not ict.model_path(files).is_file():
-        raise UserError(
-            f"the face model ict is not there ({ict.model_path(files)}); run scripts/download_files.py, or use --face_model mesh478"
-        )
-    if kind == "lsfm" and not lsfm.model_path(files).is_file():
-        raise UserError(
-            f"the face model lsfm is not there; put its owners' file at {lsfm.model_path(files)}, or use ict (scripts/download_files.py)"
-        )
-    return kind
-
-
-def model_version(kind: str, files_dir: str | Path | None = None) -> str:
-    """Version of a model that `resolve_kind` has accepted, without loading it."""
-    from preprocessing.face_models import ict, lsfm, mesh478
-
-    if kind == "lsfm":
-        return lsfm.version(Path(files_dir) if files_dir else default_files_dir())
-    return {"ict": ict, "mesh478": mesh478}[kind].VERSION
-
-
-def load_face_model(kind: str = "auto", files_dir: str | Path | None = None) -> MorphableModel:
-    """Load a face model.
-
-    kind: auto, ict, mesh478 or lsfm. files_dir: where download_files.py put the converted files, and LSFM's is (preprocessing/files).
-    Raises: UserError when the model is unknown, missing or damaged.
-    """
-    kind = resolve_kind(kind, files_dir)
-    from preprocessing.face_models import ict, lsfm, mesh478
-
-    if kind == "mesh478":
-        return mesh478.load()
-    return {"ict": ict, "lsfm": lsfm}[kind].load(Path(files_dir) if files_dir else default_files_dir())

@@ -16,10 +16,10 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
+from preprocessing.face_models.dense_points import LIDS, N_POINTS, NOSE_BASE, SKIN
 from preprocessing.face_models.morphable import MorphableModel
-from preprocessing.fitting.video import LIDS, NOSE_BASE, Fit, SurfacePoints, fit_video
+from preprocessing.fitting.video import Fit, SurfacePoints, fit_video
 from preprocessing.render import create_renderer
-from preprocessing.tracking.mesh import N_POINTS
 from util.ahead import map_ahead, usable_cores
 from util.cli import progress
 from util.geometry import Cameras, rotation_matrix, rotation_vector
@@ -203,7 +203,7 @@ def surface_points(model: MorphableModel, seen: np.ndarray) -> np.ndarray:
     good = seen > (np.percentile(seen[seen > 0], _SELDOM) if seen.any() else 0)
     good &= model.depth_bias[model.triangles].max(1) <= 0
     good &= middles[:, 1] > place[NOSE_BASE][1]
-    features = np.array([place[p] for p in (*LIDS, *range(468, N_POINTS)) if p in place])
+    features = np.array([place[p] for p in (*LIDS, *range(SKIN, N_POINTS)) if p in place])
     candidates = np.flatnonzero(good)
     near = np.min([np.linalg.norm(middles[candidates] - f, axis=1) for f in features], axis=0)
     candidates = candidates[near > _FEATURE_CM]

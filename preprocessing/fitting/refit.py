@@ -10,18 +10,18 @@ from pathlib import Path
 
 import numpy as np
 
-from preprocessing.detect_landmarks70 import fill_gaps
 from preprocessing.driving.heads import Person
 from preprocessing.driving.landmarks import frontal, gaze
 from preprocessing.driving.motion import head_rotation, to_angles
-from preprocessing.face_models.landmarks70 import from_dense
+from preprocessing.face_models.dense_points import N_POINTS, from_dense
 from preprocessing.face_models.morphable import MorphableModel
 from preprocessing.fitting.video import Fit, fit_video
-from preprocessing.tracking.mesh import N_POINTS, DenseMesh
+from preprocessing.tracking.mesh import DenseMesh
 from util.ahead import map_ahead
 from util.cli import UserError, progress
 from util.face.landmarks import eye_openings, mouth_opening
 from util.image_io import read_image
+from util.numeric import fill_gaps
 
 MIN_FOUND = 0.5  # of the frames in which a face must be found, or there is nothing to fit
 ANGLES = ("yaw", "pitch", "roll")
@@ -98,9 +98,7 @@ def find(paths: Sequence[Path], desc: str = "landmarks") -> Found:
     missed = np.isnan(dense[:, 0, 0])
     if missed.mean() > 1 - MIN_FOUND:
         raise UserError(f"a face is found in only {(~missed).sum()} of the {len(paths)} frames in {paths[0].parent}")
-    if missed.any():
-        fill_gaps(dense, missed)
-    return Found(dense, missed)
+    return Found(fill_gaps(dense, missed), missed)
 
 
 def refit(model: MorphableModel, found: Found) -> Refit:

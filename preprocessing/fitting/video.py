@@ -22,9 +22,10 @@ from functools import lru_cache
 
 import numpy as np
 
+from preprocessing.face_models.dense_points import BROWS, LIDS, LIPS, N_POINTS, NOSE, NOSE_BASE, OVAL, SKIN
 from preprocessing.face_models.morphable import MorphableModel
-from preprocessing.tracking.mesh import N_POINTS
 from util.geometry import Cameras, rotation_matrix, rotation_vector
+from util.numeric import fill_gaps
 from util.sampling import spread
 
 NOISE = 0.02  # iod; errors of neighbouring points agree, so this is larger than the scatter of one
@@ -49,16 +50,6 @@ _PAIRS = ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))
 _STENCIL = (1.0, -2.0, 1.0)
 _CHUNK = 256  # frames at a time where temporary arrays are large
 
-# Weights of the 478 dense points, by what they show. The face's outline slides over the skin when the head turns.
-OVAL = (10, 338, 297, 332, 284, 251, 389, 356, 454, 323, 361, 288, 397, 365, 379, 378, 400, 377, 152)
-OVAL += (148, 176, 149, 150, 136, 172, 58, 132, 93, 234, 127, 162, 21, 54, 103, 67, 109)
-LIDS = (33, 7, 163, 144, 145, 153, 154, 155, 133, 173, 157, 158, 159, 160, 161, 246)
-LIDS += (263, 249, 390, 373, 374, 380, 381, 382, 362, 398, 384, 385, 386, 387, 388, 466)
-LIPS = (61, 146, 91, 181, 84, 17, 314, 405, 321, 375, 291, 185, 40, 39, 37, 0, 267, 269, 270, 409)
-LIPS += (78, 95, 88, 178, 87, 14, 317, 402, 318, 324, 308, 191, 80, 81, 82, 13, 312, 311, 310, 415)
-BROWS = (46, 53, 52, 65, 55, 70, 63, 105, 66, 107, 276, 283, 282, 295, 285, 300, 293, 334, 296, 336)
-NOSE = (168, 6, 197, 195, 5, 4, 1, 19, 2, 98, 97, 326, 327, 75, 305)
-NOSE_BASE = 2  # what is below moves with the jaw
 # With points of the surface besides them (photometric.py): the weight of each, and what landmarks of the same part of the head
 # keep (all above the base of the nose but lids and irises).
 SURFACE_WEIGHT, LANDMARK_SHARE = 3.0, 0.1
@@ -75,8 +66,8 @@ class SurfacePoints:
 
 def dense_weights() -> np.ndarray:
     """How much each of the 478 dense points says about the fit: float64 [478]."""
-    weights = np.full(478, 0.5)
-    for points, weight in ((OVAL, 0.15), (LIDS, 3.0), (LIPS, 3.0), (BROWS, 1.5), (NOSE, 1.5), (range(468, 478), 2.0)):
+    weights = np.full(N_POINTS, 0.5)
+    for points, weight in ((OVAL, 0.15), (LIDS, 3.0), (LIPS, 3.0), (BROWS, 1.5), (NOSE, 1.5), (range(SKIN, N_POINTS), 2.0)):
         weights[list(points)] = weight
     return weights
 
@@ -86,7 +77,7 @@ def _point_weights(points: np.ndarray, model: MorphableModel) -> np.ndarray:
     surface = points >= N_POINTS
     weights = np.r_[dense_weights(), SURFACE_WEIGHT][np.minimum(points, N_POINTS)]
     if surface.any():
-        replaced = ~surface & ~np.isin(points, (*LIDS, *range(468, N_POINTS)))
+        replaced = ~surface & ~np.isin(points, (*LIDS, *range(SKIN, N_POINTS)))
         height = dict(zip(model.landmark_ids.tolist(), model.landmark_model[0][:, 1]))
         replaced &= np.array([height[p] for p in points.tolist()]) > height[NOSE_BASE]
         weights[replaced] *= LANDMARK_SHARE
@@ -137,7 +128,7 @@ def fit_video(
     Raises:
         ValueError: when no frame has landmarks, they are no face, or shapes do not fit.
     """
-    points = np.arange(478) if points is None else np.asarray(points)
+    points = np.arange(N_POINTS) if points is None else np.asarray(points)
     if landmarks.ndim != 3 or landmarks.shape[1] != len(points):
         raise ValueError(f"landmarks of shape {landmarks.shape} for {len(points)} points")
     seen = np.asarray(landmarks[..., :2], np.float64)
@@ -155,10 +146,10 @@ def fit_video(
     centre, unit = seen[valid].mean((0, 1)), fitter.image_unit(seen[valid])
     if not unit > 1e-3:
         raise ValueError("the landmarks lie in one place")
-    seen = _bridge((seen - centre) / unit, valid)
+    seen = fill_gaps((seen - centre) / unit, ~valid)
     alone = ~joined & ~np.r_[joined[1:], False]  # a frame out of its video has no neighbours to jump away from
     valid &= alone | ~_jumps(seen)
-    seen = _bridge(seen, valid)
+    seen = fill_gaps(seen, ~valid)
 
     if identity is None:
         some = np.flatnonzero(valid)
@@ -167,17 +158,6 @@ def fit_video(
     expression, cameras = fitter.find_motion(seen, np.asarray(identity, np.float64), valid, joined)
     translation = cameras.translation * unit + np.array([*centre, 0.0])
     return Fit(np.asarray(identity, np.float64), expression, Cameras(cameras.scale * unit, cameras.rotation, translation))
-
-
-def _bridge(seen: np.ndarray, valid: np.ndarray) -> np.ndarray:
-    """Landmarks of frames without any, interpolated over time."""
-    if valid.all():
-        return seen
-    bridged = seen.copy()
-    known, missing = np.flatnonzero(valid), np.flatnonzero(~valid)
-    for i, j in np.ndindex(seen.shape[1:]):
-        bridged[missing, i, j] = np.interp(missing, known, seen[known, i, j])
-    return bridged
 
 
 def _jumps(seen: np.ndarray) -> np.ndarray:

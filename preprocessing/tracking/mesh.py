@@ -13,8 +13,6 @@ import numpy as np
 
 from preprocessing.tracking.mediapipe_tools import load_solutions, silent_stderr
 
-N_POINTS = 478
-
 
 class DenseMesh:
     """Finds the mesh of one face, frame after frame. About 4 ms a frame on one core."""

@@ -38,8 +38,9 @@ from preprocessing.driving.motion import ANGLES, Motion, head_rotation, to_angle
 from preprocessing.driving.people import common_face_model, find_frames, identity_motion, read_person
 from preprocessing.driving.profile import TargetProfile, covered_range
 from preprocessing.driving.retarget import drive, target_frames
-from preprocessing.face_models.landmarks70 import from_dense
-from preprocessing.face_models.morphable import MorphableModel, load_face_model
+from preprocessing.face_models.dense_points import from_dense
+from preprocessing.face_models.morphable import MorphableModel
+from preprocessing.face_models.registry import load_face_model
 from util.cli import UserError, run, say
 from util.face.landmarks import eye_openings, mouth_opening
 from util.image_io import write_bytes

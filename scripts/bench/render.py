@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if getattr(options, name) < 1:
             raise UserError(f"--{name} must be at least 1")
     if options.face_model:
-        from preprocessing.face_models.morphable import load_face_model
+        from preprocessing.face_models.registry import load_face_model
 
         model = load_face_model(options.face_model)
         vertices, triangles, colours = model.mean * [1, -1, -1], model.triangles, model.nmfc_colours()

@@ -12,6 +12,8 @@ import numpy as np
 from scipy.interpolate import PchipInterpolator
 from scipy.ndimage import gaussian_filter1d
 
+from util.numeric import smoothstep
+
 # What the lips do in the middle of a vowel; the jaw's weight is its mean, stress varies it.
 VOWELS = {
     "a": {"jawOpen": 0.54, "mouthLowerDown": 0.25, "mouthUpperUp": 0.06},
@@ -209,7 +211,7 @@ def _blinks(rng: np.random.Generator, times: np.ndarray, shifts: list[float]) ->
             fall_s, shut_s, rise_s = rng.uniform(0.05, 0.06), rng.uniform(0.05, 0.07), rng.uniform(0.09, 0.12)
             knots = np.cumsum([start, fall_s, shut_s, rise_s])
             lid = np.interp(times, knots, [0, 1, 1, 0], left=0, right=0)
-            curve = np.maximum(curve, lid * lid * (3 - 2 * lid))
+            curve = np.maximum(curve, smoothstep(lid))
             start = knots[-1] + rng.uniform(0.08, 0.15)
         now += rng.uniform(1.6, 3.0)
     return curve

@@ -22,10 +22,13 @@ from functools import cached_property
 import cv2
 import numpy as np
 
-from preprocessing.face_models.morphable import MorphableModel, load_face_model
+from preprocessing.face_models.dense_points import LEFT_IRIS, RIGHT_IRIS, SKIN
+from preprocessing.face_models.morphable import MorphableModel
+from preprocessing.face_models.registry import load_face_model
 from preprocessing.tracking.mediapipe_tools import load_solutions, silent_stderr
 from scripts.demo_clip.motion import Motion
 from util.cli import UserError
+from util.numeric import smoothstep
 
 CROP = (90, 0, 280)  # left, top, side of the square of the 512x512 photograph that is used
 # Measured in the crop: the neck's outline (its left and right edge and their slant, x per y), and the collar.
@@ -39,7 +42,6 @@ UPPER_LIP = (78, 191, 80, 81, 82, 13, 312, 311, 310, 415, 308)  # inner contours
 LOWER_LIP = (78, 95, 88, 178, 87, 14, 317, 402, 318, 324, 308)
 UPPER_LIDS = ((33, 246, 161, 160, 159, 158, 157, 173, 133), (362, 398, 384, 385, 386, 387, 388, 466, 263))
 LOWER_LIDS = ((33, 7, 163, 144, 145, 153, 154, 155, 133), (362, 382, 381, 380, 374, 373, 390, 249, 263))
-IRISES = ((468, 469, 470, 471, 472), (473, 474, 475, 476, 477))
 JAW = (58, 172, 136, 150, 149, 176, 148, 152, 377, 400, 378, 379, 365, 397, 288)
 OVAL = (*JAW, 361, 323, 454, 356, 389, 251, 284, 332, 297, 338, 10, 109, 67, 103, 54, 21, 162, 127, 234, 93, 132)
 FOLDS = ((129, 203, 206, 216, 212), (358, 423, 426, 436, 432))  # from the wings of the nose past the corners of the mouth
@@ -55,7 +57,6 @@ EYE_AREAS = (
 )
 SIDES = "RL"  # of the subject, as the eyes above
 EYE_CORNERS = (33, 133, 362, 263)
-FACE_POINTS = 468  # the detector's points without the irises
 
 SHUT_LIPS = np.float32([0.27, 0.13, 0.11])  # colour of the line between them
 SHUT_LIDS = np.float32([0.16, 0.10, 0.07])
@@ -72,11 +73,6 @@ def _blur(image: np.ndarray, sigma: float) -> np.ndarray:
 def _disc(radius: float) -> np.ndarray:
     size = 2 * round(radius) + 1
     return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size))
-
-
-def _smooth_step(x: np.ndarray, low: float, high: float) -> np.ndarray:
-    t = np.clip((x - low) / (high - low), 0, 1)
-    return t * t * (3 - 2 * t)
 
 
 def fill(image: np.ndarray, known: np.ndarray) -> np.ndarray:
@@ -257,7 +253,7 @@ class HeadMesh:
     def __init__(self, portrait: Portrait) -> None:
         from scipy.spatial import Delaunay, cKDTree
 
-        face = portrait.landmarks[:FACE_POINTS, :2]
+        face = portrait.landmarks[:SKIN, :2]
         contours = []
         for contour in (UPPER_LIP, LOWER_LIP, *UPPER_LIDS, *LOWER_LIDS):
             p = face[list(contour)]
@@ -332,29 +328,29 @@ class Rig:
 
     def __init__(self, portrait: Portrait, fit: Fit, mesh: HeadMesh) -> None:
         self.mesh, self.fit = mesh, fit
-        face = portrait.landmarks[:FACE_POINTS, :2]
+        face = portrait.landmarks[:SKIN, :2]
         oval = portrait.landmarks[list(OVAL), :2].astype(np.float32)
         outside = -np.array([cv2.pointPolygonTest(oval, (float(x), float(y)), True) for x, y in mesh.points])
         above_jaw = mesh.points[:, 1] < face[JAW[0], 1]
 
         # Depth: what the detector sees, and a flat dome for the hair whose rim lies as deep as the ears.
-        depth = portrait.landmarks[:FACE_POINTS, 2]
+        depth = portrait.landmarks[:SKIN, 2]
         self.ear_depth = depth[list(EYE_CORNERS)].mean() + EARS_CM * fit.scale
         hair = np.flatnonzero((outside > 4) & above_jaw)
         inward = mesh.sample(portrait.distance(1 - portrait.person * portrait.head_area), portrait)[hair]
         dome = self.ear_depth - 28 * (1 - (1 - np.clip(inward / 40, 0, 1)) ** 2)
         # The face's outline follows less exactly, lest it folds over when the head turns.
-        trust = np.r_[0.12 + 3 * _smooth_step(-outside[:FACE_POINTS], 4, 14), np.where(inward < 2, 0.05, 0.002)]
-        depth = mesh.spread(np.r_[:FACE_POINTS, hair], np.r_[depth, dome][:, None], trust)
+        trust = np.r_[0.12 + 3 * smoothstep(-outside[:SKIN], 4, 14), np.where(inward < 2, 0.05, 0.002)]
+        depth = mesh.spread(np.r_[:SKIN, hair], np.r_[depth, dome][:, None], trust)
         self.base = np.concatenate([mesh.points, depth], 1)
 
         # Expression shapes: [K, V, 3]; the hair stays.
         self.names = fit.model.expression_names
         self._still = np.flatnonzero((outside > 10) & (mesh.points[:, 1] < face[JAW[0], 1] + 3))
-        shapes = fit.scale * fit.model.landmark_model[2][:, :FACE_POINTS] @ fit.rotation.T
+        shapes = fit.scale * fit.model.landmark_model[2][:, :SKIN] @ fit.rotation.T
         count = len(shapes)
-        known = np.concatenate([shapes.transpose(1, 0, 2).reshape(FACE_POINTS, -1), np.zeros((len(self._still), 3 * count))])
-        spread = mesh.spread(np.r_[:FACE_POINTS, self._still], known)
+        known = np.concatenate([shapes.transpose(1, 0, 2).reshape(SKIN, -1), np.zeros((len(self._still), 3 * count))])
+        spread = mesh.spread(np.r_[:SKIN, self._still], known)
         self.shapes = spread.reshape(-1, count, 3).transpose(1, 0, 2)
 
         self._close_lids()
@@ -396,7 +392,7 @@ class Rig:
 
     def _bring_together(self, upper, lower, move_upper: np.ndarray, move_lower: np.ndarray, area: frozenset[int]) -> np.ndarray:
         """Moves [V, 2] of the skin when contours move [n - 2, 2]; only the `area` around them gives way."""
-        rest = np.array([i for i in range(FACE_POINTS) if i not in area] + [upper[0], upper[-1]])
+        rest = np.array([i for i in range(SKIN) if i not in area] + [upper[0], upper[-1]])
         ids = np.r_[upper[1:-1], lower[1:-1], rest, self._still]
         moves = np.concatenate([move_upper, move_lower, np.zeros((len(rest) + len(self._still), move_upper.shape[1]))])
         return self.mesh.spread(ids, moves, 30.0)
@@ -416,7 +412,7 @@ class Rig:
             )
             middle = (self.mesh.points[list(upper)] + self.mesh.points[list(lower)]) / 2
             distance, nearest = cKDTree(edge).query(self.mesh.points)
-            stiff = _smooth_step(-distance, -2.6, -1.2) * (self.mesh.points[:, 1] <= np.interp(self.mesh.points[:, 0], *middle.T))
+            stiff = smoothstep(-distance, -2.6, -1.2) * (self.mesh.points[:, 1] <= np.interp(self.mesh.points[:, 0], *middle.T))
             self.shapes[k] += stiff[:, None] * (edge_move[nearest] - self.shapes[k])
 
 
@@ -425,7 +421,7 @@ class Eye:
 
     def __init__(self, portrait: Portrait, index: int) -> None:
         self.zoom = portrait.zoom
-        centre, *ring = portrait.landmarks[list(IRISES[index]), :2]
+        centre, *ring = portrait.landmarks[list((RIGHT_IRIS, LEFT_IRIS)[index]), :2]
         self.centre, self.radius = centre, 0.98 * np.linalg.norm(np.array(ring) - centre, axis=1).mean()
         inside = cv2.erode((portrait.polygon(portrait.holes[1 + index]) > 0.99).astype(np.uint8), _disc(0.5 * self.zoom))
         disc = portrait.polygon(centre + 1.15 * self.radius * np.stack([np.cos(a := np.linspace(0, 2 * np.pi, 40)), np.sin(a)], 1))
@@ -437,10 +433,10 @@ class Eye:
         white = _look_up(self.white, x, y, self.zoom)
         r = np.hypot(x - self.centre[0] - move[0], y - self.centre[1] - move[1]) / self.radius
         inner, outer, limbus = (np.float32(c) / 255 for c in ((74, 47, 21), (68, 45, 24), (56, 43, 33)))
-        iris = inner + (outer - inner) * _smooth_step(r, 0.45, 0.8)[..., None]
-        iris = iris + (limbus - iris) * _smooth_step(r, 0.75, 1.0)[..., None]
-        iris = iris + (np.float32([0.07, 0.04, 0.03]) - iris) * _smooth_step(-r, -0.66, -0.34)[..., None]  # pupil
-        colour = white + (iris - white) * _smooth_step(-r, -1.15, -0.85)[..., None]
+        iris = inner + (outer - inner) * smoothstep(r, 0.45, 0.8)[..., None]
+        iris = iris + (limbus - iris) * smoothstep(r, 0.75, 1.0)[..., None]
+        iris = iris + (np.float32([0.07, 0.04, 0.03]) - iris) * smoothstep(-r, -0.66, -0.34)[..., None]  # pupil
+        colour = white + (iris - white) * smoothstep(-r, -1.15, -0.85)[..., None]
         # The reflection of the lamp stays where it is while the iris turns below it.
         lamp = self.centre + [-0.9, -0.8] + 0.45 * move
         glint = np.exp(-((x - lamp[0]) ** 2 + (y - lamp[1]) ** 2) / (2 * 0.75**2))
@@ -470,11 +466,11 @@ class Mouth:
         shine = np.exp(-((across / 0.35) ** 2 + ((y - low + 0.55 * height) / (0.3 * height)) ** 2))[..., None]
         colour += (np.float32([0.60, 0.29, 0.28]) + 0.10 * shine - colour) * tongue
         top = low - 1.3 + 2.2 * across**2  # lower teeth: a shallow arc, shaded towards the sides
-        row = _smooth_step(y - top, -0.5, 0.5) * np.exp(-((across / 0.5) ** 6))
+        row = smoothstep(y - top, -0.5, 0.5) * np.exp(-((across / 0.5) ** 6))
         gaps = 1 - 0.22 * np.exp(-(((((x - self.centre[0]) / 3.1) % 1 - 0.5) / 0.13) ** 2))
         colour += (np.float32([0.60, 0.53, 0.45]) * gaps[..., None] - colour) * row[..., None]
         bottom = np.interp(x, *self.edge.T) - 0.1
-        row = _smooth_step(bottom - y, -0.6, 0.6) * _smooth_step(-np.abs(across), -0.98, -0.80)
+        row = smoothstep(bottom - y, -0.6, 0.6) * smoothstep(-np.abs(across), -0.98, -0.80)
         return colour + (_look_up(self.teeth, x, y, self.zoom) - colour) * row[..., None]
 
 
@@ -544,7 +540,7 @@ class DemoScene:
             cv2.polylines(lines, [np.round(p.landmarks[list(fold), :2] * p.zoom).astype(np.int32)], False, 255)
         distance = p.distance(lines > 0)
         flat = fill(colour, distance > 3.5)
-        add(0.65 * _smooth_step(-distance, -4.5, -1.5), flat, lambda w: 1 - min(0.5 * (w["mouthSmile_L"] + w["mouthSmile_R"]) / 0.8, 1))
+        add(0.65 * smoothstep(-distance, -4.5, -1.5), flat, lambda w: 1 - min(0.5 * (w["mouthSmile_L"] + w["mouthSmile_R"]) / 0.8, 1))
         # A falling lid shows smooth skin and, along its edge, the lashes.
         for side, upper, lower, outline in zip(SIDES, UPPER_LIDS, LOWER_LIDS, p.holes[1:]):
             contour = p.landmarks[list(upper), :2]
@@ -555,8 +551,8 @@ class DemoScene:
             skin = 0.96 * fill(colour, distance > 4.5)
             lashes = np.exp(-((distance / 0.9) ** 2))[..., None]
             skin = skin + (SHUT_LIDS - skin) * 0.8 * lashes
-            mask = _smooth_step(-distance, -4.5, -3.0) * _blur(above.astype(np.float32), 0.3 * p.zoom)
-            add(mask, skin, lambda w, name=f"eyeBlink_{side}": float(_smooth_step(w[name], 0.1, 0.7)))
+            mask = smoothstep(-distance, -4.5, -3.0) * _blur(above.astype(np.float32), 0.3 * p.zoom)
+            add(mask, skin, lambda w, name=f"eyeBlink_{side}": float(smoothstep(w[name], 0.1, 0.7)))
 
     def _make_plate(self) -> None:
         """The photograph without the head, and how its parts follow the torso and the neck."""
@@ -591,13 +587,13 @@ class DemoScene:
         y = self._grid[1] / self._zoom
         chin = p.landmarks[152, 1]
         torso = shrink(_blur(p.person * (1 - p.head_area), 8 * p.zoom))
-        self._follows_torso = torso * _smooth_step(y, chin - 45, chin - 10)
+        self._follows_torso = torso * smoothstep(y, chin - 45, chin - 10)
         x = self._grid[0] / self._zoom
-        across = _smooth_step(x, NECK[0] - 14, NECK[0]) * _smooth_step(-x, -NECK[1] - 14, -NECK[1])
-        self._follows_neck = across * _smooth_step(-y, -COLLAR_Y - 4, -chin + 10)
+        across = smoothstep(x, NECK[0] - 14, NECK[0]) * smoothstep(-x, -NECK[1] - 14, -NECK[1])
+        self._follows_neck = across * smoothstep(-y, -COLLAR_Y - 4, -chin + 10)
         right_edge = NECK[1] + NECK_SLANT * (COLLAR_Y - y)
-        inside = _smooth_step(x, NECK[0] - 1, NECK[0] + 1) * _smooth_step(right_edge - x, -1, 1)
-        self._shaded = inside * _smooth_step(-y, -COLLAR_Y - 2, -COLLAR_Y + 2)
+        inside = smoothstep(x, NECK[0] - 1, NECK[0] + 1) * smoothstep(right_edge - x, -1, 1)
+        self._shaded = inside * smoothstep(-y, -COLLAR_Y - 2, -COLLAR_Y + 2)
 
     def render(self, motion: Motion, index: int) -> Frame:
         """Draw a frame of a motion."""
@@ -634,12 +630,12 @@ class DemoScene:
         around = [*UPPER_LIP, *LOWER_LIP]
         box, x, y = self._behind(posed[around, :2], *plane(self.rig.base[around, 2].mean() + TEETH_DEPTH))
         jaw = (relaxed - self.rig.base)[17, 1] + 3  # the jaw of the photographed smile is open a little
-        light = _smooth_step(_blur(1 - head[box][..., 3], 1.7 * self._zoom), 0.05, 0.8)  # the wider open, the more comes in
+        light = smoothstep(_blur(1 - head[box][..., 3], 1.7 * self._zoom), 0.05, 0.8)  # the wider open, the more comes in
         image[box] = SHUT_LIPS + (self.mouth.colour(x, y, jaw) - SHUT_LIPS) * light[..., None]
 
         image = image * (1 - head[..., 3:]) + head[..., :3]
         picture = np.round(np.clip(image, 0, 1) * 255).astype(np.uint8)
-        return Frame(picture, (posed[:FACE_POINTS] * self._zoom).astype(np.float32))
+        return Frame(picture, (posed[:SKIN] * self._zoom).astype(np.float32))
 
     def _draw_head(self, posed: np.ndarray, weights: dict[str, float]) -> np.ndarray:
         """The head alone, RGBA with colours multiplied by opacity."""

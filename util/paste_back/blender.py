@@ -34,6 +34,7 @@ from util.downloads import sha256_of
 from util.image_io import crop, read_image
 from util.layout import Dataset, Record
 from util.metrics import face_mask
+from util.numeric import smoothstep
 from util.results.folder import Results
 from util.results.panels import find_source
 from util.video.reading import VideoWriter, frames_at, probe
@@ -273,9 +274,9 @@ def crop_window(box: tuple[int, ...], frame_size: tuple[int, int], size: int) ->
     columns, rows = np.ones((2, size), np.float32)
     for line, low, high, end in ((columns, left, right, width), (rows, top, bottom, height)):
         if low > 0:
-            line *= _smoothstep(place)
+            line *= smoothstep(place)
         if high < end:
-            line *= _smoothstep(place[::-1])
+            line *= smoothstep(place[::-1])
     return rows[:, None] * columns
 
 
@@ -318,12 +319,7 @@ def soft_mask(heads: Sequence[np.ndarray], room: tuple[float, float, float] = HA
     core = np.logical_or.reduce([widen(h, room) for h in heads])
     feather = min(FEATHER, 2 * room[0])
     distance = cv2.distanceTransform((~core).astype(np.uint8), cv2.DIST_L2, 5)
-    return _smoothstep(1 - distance / (feather * _width(heads[0]))).astype(np.float32)
-
-
-def _smoothstep(x: np.ndarray) -> np.ndarray:
-    x = np.clip(x, 0, 1)
-    return x * x * (3 - 2 * x)
+    return smoothstep(1 - distance / (feather * _width(heads[0]))).astype(np.float32)
 
 
 class ColourMatch:
