@@ -13,7 +13,7 @@ from util.cli import UserError, add_flag
 
 # Presets change defaults; an option given on the command line wins over them.
 PRESETS: dict[str, dict[str, Any]] = {
-    # The published networks and losses, trained several times faster and to better pictures (docs/experiments.md).
+    # The published networks and losses, trained several times faster and to better pictures (docs/log/).
     "default": {
         "batch_size": 0,
         "margin": 16,

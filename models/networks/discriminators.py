@@ -59,7 +59,7 @@ def emphasise_detail(network: MultiscaleDiscriminator, image_channels: slice) ->
     With weights from N(0, 0.02) the features follow the large bright and dark areas, in which real and fake agree, and the predictions
     vary so much with the picture that hundreds of steps go by before the small difference between sharp and blurred shows. Here the
     first layer's filters sum to zero over their window in the frames' channels, so they see detail alone, five times stronger; and
-    the predictions start near zero. Measured in docs/experiments.md.
+    the predictions start near zero. Measured in docs/log/.
     """
     for scale in range(network.num_D):
         first, last = (getattr(network, f"scale{scale}_layer{j}")[0].weight for j in (0, network.n_layers + 1))
