@@ -180,6 +180,8 @@ def write_frame(
 
 
 def _one_target(options: TestOptions, dataset: Dataset) -> str:
+    if options.target_id and options.source_id and dataset.read_pair(options.target_id, options.source_id):
+        return options.target_id  # who was driven from the profile of a run has no frames in the dataset
     names = choose_identities(options, dataset.identities())
     if len(names) > 1:
         raise UserError(f"dataset {options.dataset_name} has several persons ({', '.join(names[:8])}); say which with --target_id")

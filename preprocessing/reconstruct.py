@@ -33,7 +33,7 @@ from util.cli import UserError, progress, run, say, warn
 from util.face.landmarks import INNER, interocular_distance
 from util.identities import for_each, identities_with_frames
 from util.image_io import read_image, write_image
-from util.layout import SPLITS, Dataset, Record, read_table, write_camera, write_table
+from util.layout import SPLITS, Dataset, continues, read_table, write_camera, write_table
 from util.layout import Sequence as FrameSequence
 
 VERSION = 3  # of the fit: another one makes it again
@@ -180,21 +180,6 @@ def read_landmarks(sequences: list[FrameSequence]) -> tuple[np.ndarray, np.ndarr
             found.append(table[:68])
     # The original's pupils are found by another method and missing in closed eyes: its gaze images use them, the fit does not.
     return np.stack(found), DENSE_INDICES[:68]
-
-
-def continues(frames: list[tuple[FrameSequence, int]], record: Record | None) -> np.ndarray:
-    """Whether each frame goes on from the one before: bool [N]. Parts of a video and gaps in the numbers do not."""
-    numbers = np.array([number for _, number in frames])
-    joined = np.r_[False, np.diff(numbers) == 1]
-    if record and len(record.sources) > 1:
-        ends = np.cumsum([source["frames"] for source in record.sources])
-        place = np.empty(len(frames), int)
-        for split in SPLITS:
-            own = np.flatnonzero([s.split == split for s, _ in frames])
-            place[own] = record.source_start.get(split, 0) + np.arange(len(own))
-        part = np.searchsorted(ends, place, side="right")
-        joined &= np.r_[False, np.diff(part) == 0]
-    return joined
 
 
 def landmark_error(model: MorphableModel, fit: Fit, landmarks: np.ndarray, points: np.ndarray) -> float:

@@ -5,9 +5,10 @@
     python preprocessing/reenact.py --dataset_name mine --drive take7.csv --target_id ann                   ARKit blendshapes of a phone
     python preprocessing/reenact.py --dataset_name mine --source_id bob --save_template bob.json            bob's motion without his images
 
-Both must have been preprocessed in the same dataset with the same face model. Writes test/source_nmfcs, source_landmarks70 and
-(for an identity) source_images of the pair <target>_<source>, and its pair.json; `test.py --target_id ann --source_id bob` goes on
-from there. The pair of a file is called <target>_<file's name without ending>.
+Both must have been preprocessed in the same dataset with the same face model; a target without frames there is driven by the profile that
+training wrote beside its checkpoint. Writes test/source_nmfcs, source_landmarks70 and (for an identity) source_images of the pair
+<target>_<source>, and its pair.json; `test.py --target_id ann --source_id bob` goes on from there. The pair of a file is called
+<target>_<file's name without ending>.
 """
 
 from __future__ import annotations
@@ -18,8 +19,7 @@ import os
 import shutil
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -31,48 +31,25 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as in reconstruct.py
 
 import numpy as np
 
-from preprocessing.driving.motion import (
-    Edit,
-    Motion,
-    check_edits,
-    head_rotation,
-    parse_edits,
-    read_arkit,
-    read_template,
-    save_template,
-    to_angles,
-)
-from preprocessing.driving.retarget import Driven, Person, drive, even_out, read_motion, repeated_frames, steady_motion, target_frames
+from preprocessing.driving.conditioner import draw_frames
+from preprocessing.driving.edits import Edit, check_edits, parse_edits
+from preprocessing.driving.heads import Driven
+from preprocessing.driving.motion import Motion, head_rotation, to_angles
+from preprocessing.driving.motion_files import read_arkit, read_template, save_template
+from preprocessing.driving.people import Frames, common_face_model, find_frames, identity_motion, load_profile, read_profile
+from preprocessing.driving.profile import TargetProfile
+from preprocessing.driving.retarget import drive, target_frames
 from preprocessing.face_models.morphable import MorphableModel
-from preprocessing.face_models.registry import FACE_MODELS, load_face_model, model_version, resolve_kind
-from preprocessing.reconstruct import continues
-from preprocessing.render import create_renderer
-from util.ahead import map_ahead
-from util.cli import UserError, add_flag, progress, run, say, warn
-from util.geometry import Cameras
-from util.image_io import read_image, write_image
-from util.layout import SPLITS, Dataset, Pair, Record, read_camera, read_table, write_table
-from util.layout import Sequence as FrameSequence
+from preprocessing.face_models.registry import FACE_MODELS, load_face_model
+from util.cli import UserError, add_flag, run, say, warn
+from util.image_io import write_image
+from util.layout import SPLITS, Dataset, Pair, Run, write_table
 
 VERSION = 1  # of the pairs: another one makes them again
 KINDS = ("source_images", "source_nmfcs", "source_landmarks70")
-ORIGINAL_FPS = Fraction(25)  # of a dataset of the original system, which does not record it
 TEMPLATE_FPS = Fraction(30)  # of a CSV that becomes a template, with no target to set the rate
 TURN_MARGIN_DEG = 8.0  # how far beyond the turns it was trained on a network is trusted
-
-
-@dataclass(frozen=True)
-class Frames:
-    """The frames of an identity that take part."""
-
-    name: str
-    split: str
-    frames: list[tuple[FrameSequence, int]]
-    record: Record | None
-
-    @property
-    def numbers(self) -> list[int]:
-        return [number for _, number in self.frames]
+TURNS_OFTEN = 0.02  # of the frames beyond that; fewer are not worth a warning
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -85,6 +62,14 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--drive", type=Path, metavar="FILE", help="drive by a .csv of ARKit blendshapes with head rotation, or by a template (.json)"
     )
     p.add_argument("--target_id", "--target_name", metavar="T", help="the identity that is driven")
+    p.add_argument(
+        "--target_run",
+        type=Path,
+        metavar="DIR",
+        help="drive the target by the profile in this trained run's folder (default: by its frames in the dataset; if there are none, by "
+        "the profile in <checkpoints_dir>/<dataset_name>/head2head_<T>)",
+    )
+    p.add_argument("--checkpoints_dir", type=Path, help="folder of all runs (default: checkpoints/ of this repository)")
     p.add_argument("--keep_target_pose", action="store_true", help="face reenactment: the head moves as the target's own frames do")
     p.add_argument("--no_scale_or_translation_adaptation", action="store_true", help="the head is as large and where the source's is")
     p.add_argument("--no_translation_adaptation", action="store_true", help="the head is where the source's is, in the target's size")
@@ -117,148 +102,116 @@ def main(argv: Sequence[str] | None = None) -> int:
     o = parse(argv)
     dataset = Dataset.open(o.dataset_name, o.datasets_dir)
     edits = parse_edits(o.edit)
-    target = find_frames(dataset, o.target_id, o.split_t, "--split_t") if o.target_id else None
+    target = find_target(dataset, o) if o.target_id else None
     source = find_frames(dataset, o.source_id, o.split_s, "--split_s") if o.source_id else None
     if o.drive is not None and not o.drive.is_file():
         raise UserError(f"there is no file {o.drive}; check --drive")
-    kind = common_face_model(dataset, [f for f in (source, target) if f], o.face_model)
+    kind = choose_model(dataset, source, target, o.face_model)
     key = pair_key(o, kind, source, target)
     name = source.name if source else o.drive.stem
     if target and o.save_template is None and is_complete(dataset, target.name, name, key):
         say(f"{target.name}_{name}: already complete")
         return 0
 
-    model = load_face_model(kind)
+    model = target.load_model() if isinstance(target, TargetProfile) else load_face_model(kind)
     check_edits(edits, model.expression_names)
-    motion = identity_motion(dataset, source, model, o.smoothing) if source else file_motion(o.drive, model, target)
+    profile = read_profile(dataset, target, model) if isinstance(target, Frames) else target
+    if source:
+        motion = identity_motion(dataset, source, model, o.smoothing)
+    else:
+        motion = file_motion(o.drive, model.expression_names, profile.fps if profile else TEMPLATE_FPS)
     if o.save_template is not None:
         save_template(o.save_template, motion, model.expression_names, f"{model.name} {model.version}")
         say(f"template: {o.save_template} ({len(motion)} frames)")
-    if target:
-        make_pair(o, dataset, model, motion, source, target, edits, key)
+    if profile is None:
+        return 0
+
+    place = target_frames(len(motion), motion.fps, len(profile.cameras), profile.fps)
+    driven = drive_target(o, model, profile, motion, place if o.keep_target_pose else None, edits)
+    if not o.keep_target_pose:
+        warn_of_turns(profile, driven)
+
+    numbers = frame_numbers(source, len(motion))
+    driver = {"kind": "identity", "split": source.split} if source else file_facts(o.drive, key["file"]["sha256"])
+    pair = Pair(
+        profile.name,
+        name,
+        "face" if o.keep_target_pose else "head",
+        motion.fps,
+        [numbers[0], numbers[-1]],
+        driver,
+        profile.split,
+        profile.numbers[place].tolist(),
+        key,
+    )
+    dataset.write_pair(pair)  # from here on the old files are replaced: nothing may take them for complete
+    write_frames(dataset, model, profile, driven, pair, source, numbers, o)
+    dataset.write_pair(replace(pair, complete=True))
+    say(f"{pair.target}_{name}: {len(numbers)} frames ({pair.mode} reenactment)")
     return 0
 
 
 # ---- what is there ----
 
 
-def find_frames(dataset: Dataset, name: str, split: str, option: str) -> Frames:
-    """The frames of an identity in a split, once its preprocessing is complete. Raises: UserError."""
-    known = dataset.identities()
-    command = f"--dataset_name {dataset.home.name}"
-    if name not in known:
-        raise UserError(
-            f"there is no identity '{name}' in {dataset.folder}; it holds: {', '.join(known)}"
-            if known
-            else f"there are no frames in {dataset.folder}; run preprocessing/detect.py {command} first"
-        )
-    record = dataset.read_record(name)
-    frames = [(s, f) for s in dataset.sequences(split, name) for f in s.frames()]
-    if not frames:
-        other = next(s for s in SPLITS if s != split)
-        raise UserError(f"'{name}' has no frames in {split}; use {option} {other}")
-    if record and "landmarks70" not in record.steps:
-        raise UserError(f"the landmarks of '{name}' are not complete; run preprocessing/detect_landmarks70.py {command}")
-    lacking = [k for k in ("landmarks70", "misc", "exp_coeffs") if any(s.frames(k) != s.frames() for s in dict(frames))]
-    if (record and "reconstruct" not in record.steps) or lacking or not dataset.id_coeffs_path(split, name).is_file():
-        step = "detect_landmarks70" if "landmarks70" in lacking else "reconstruct"
-        raise UserError(f"'{name}' is not reconstructed completely; run preprocessing/{step}.py {command}")
-    return Frames(name, split, frames, record)
+def find_target(dataset: Dataset, o: argparse.Namespace) -> Frames | TargetProfile:
+    """The target's frames in the dataset; where there are none, or with --target_run, its stored profile. Raises: UserError."""
+    known = o.target_id in dataset.identities()
+    files = Run(o.target_run, o.target_run) if o.target_run else Run.open(o.dataset_name, f"head2head_{o.target_id}", o.checkpoints_dir)
+    path = files.profile_path(o.target_id)
+    if o.target_run or (not known and path.is_file()):
+        return load_profile(path)
+    try:
+        return find_frames(dataset, o.target_id, o.split_t, "--split_t")
+    except UserError as e:
+        if known:
+            raise
+        raise UserError(f"{e}; or give the folder of a run that was trained on '{o.target_id}' with --target_run") from None
 
 
-def common_face_model(dataset: Dataset, people: Sequence[Frames], asked: str) -> str:
-    """The face model that all were fitted with. Raises: UserError when they differ, or from the one that was asked for."""
-    remedy = f"run preprocessing/reconstruct.py --dataset_name {dataset.home.name} --face_model"
-    kinds: dict[str, str] = {}
-    for f in people:
-        if f.record and f.record.face_model:
-            model = f.record.face_model
-            kinds[f.name] = model["name"]
-            kind = resolve_kind(model["name"])
-            if model["version"] != model_version(kind):
-                raise UserError(
-                    f"'{f.name}' was fitted with version {model['version']} of {kind}, now it is {model_version(kind)}; {remedy} {kind}"
-                )
-    if len(set(kinds.values())) > 1:
-        (a, kind_a), (b, kind_b) = kinds.items()
-        raise UserError(f"'{a}' was fitted with the face model {kind_a} and '{b}' with {kind_b}; {remedy} {kind_b}, without --name")
-    kind = next(iter(kinds.values()), None)
-    if kind and asked not in ("auto", kind):
-        raise UserError(f"{' and '.join(kinds)} were fitted with the face model {kind}, not {asked}; {remedy} {asked}, or leave it out")
-    return kind or resolve_kind(asked)
+def choose_model(dataset: Dataset, source: Frames | None, target: Frames | TargetProfile | None, asked: str) -> str:
+    """The face model of all who take part. Raises: UserError when they differ, or from the one that was asked for."""
+    people = [f for f in (source, target) if isinstance(f, Frames)]
+    if not isinstance(target, TargetProfile):
+        return common_face_model(dataset, people, asked)
+    if asked not in ("auto", target.face_model):
+        raise UserError(f"'{target.name}' was trained with the face model {target.face_model}, not {asked}; leave out --face_model")
+    return common_face_model(dataset, people, target.face_model)
 
 
-def read_person(dataset: Dataset, f: Frames, model: MorphableModel) -> Person:
-    """Everything of an identity's frames but the images. Raises: UserError when files are damaged or of another face model."""
-    cameras = [read_camera(s.path("misc", n)) for s, n in f.frames]
-    identity = read_table(dataset.id_coeffs_path(f.split, f.name))[:, 0]
-    tables = [read_table(s.path("exp_coeffs", n))[:, 0] for s, n in f.frames]
-    sizes = {len(t) for t in tables}
-    if len(identity) != len(model.identity_basis) or sizes != {len(model.expression_names)}:
-        raise UserError(
-            f"the coefficients of '{f.name}' ({len(identity)} identity, {min(sizes)} expression) are not of the face model {model.name}; "
-            f"run preprocessing/reconstruct.py --dataset_name {dataset.home.name} --face_model {model.name}"
-        )
-    landmarks = [read_table(s.path("landmarks70", n)) for s, n in f.frames]
-    if {t.shape for t in landmarks} != {(70, 2)}:
-        raise UserError(f"the landmarks of '{f.name}' are not 70 points a frame; run preprocessing/detect_landmarks70.py again")
-    sequence, number = f.frames[0]
-    return Person(
-        identity,
-        np.stack(tables),
-        Cameras(*(np.array([c[i] for c in cameras]) for i in range(3))),
-        np.stack(landmarks),
-        read_image(sequence.path("images", number)).shape[0],
-        f.record.fps if f.record else ORIGINAL_FPS,
-        continues(f.frames, f.record),
-    )
+def file_motion(path: Path, names: Sequence[str], fps: Fraction) -> Motion:
+    """The motion of a CSV (at `fps`) or a template (at its own rate), for a model with the expression shapes `names`."""
+    return read_arkit(path, names, fps) if path.suffix.lower() == ".csv" else read_template(path, names)
 
 
-# ---- motion ----
+def frame_numbers(source: Frames | None, count: int) -> list[int]:
+    """Numbers of the pair's frames: the source's own; from 0 for a file, and where the source lacks frames between two videos."""
+    numbers = source.numbers if source else list(range(count))
+    return numbers if numbers[-1] - numbers[0] + 1 == len(numbers) else list(range(len(numbers)))
 
 
-def identity_motion(dataset: Dataset, source: Frames, model: MorphableModel, smoothing: bool) -> Motion:
-    """The source's motion, without jitter and repeated frames if wanted."""
-    person = read_person(dataset, source, model)
-    motion = read_motion(model, person)
-    if not smoothing:
-        return motion
-    repeated = repeated_frames(picture_changes(source), float(person.fps))
-    if repeated.any():
-        say(f"{source.name}: {repeated.sum()} of {len(repeated)} frames repeat the one before; the motion is spread evenly over them")
-        motion = even_out(motion, repeated, person.joined)
-    return steady_motion(motion, person.joined, model.expression_bounds)
+# ---- the pair's record ----
 
 
-def picture_changes(source: Frames) -> np.ndarray:
-    """Mean absolute difference of every frame's picture to the one before (the first: 0), [N]."""
-    changes, last = np.zeros(len(source.frames)), None
-    with ThreadPoolExecutor(2) as pool:
-        for i, image in enumerate(pool.map(lambda at: read_image(at[0].path("images", at[1])).astype(np.int16), source.frames)):
-            changes[i] = np.abs(image - last).mean() if last is not None and last.shape == image.shape else 0
-            last = image
-    return changes
-
-
-def file_motion(path: Path, model: MorphableModel, target: Frames | None) -> Motion:
-    """The motion of a CSV (at the target's frame rate, or TEMPLATE_FPS without one) or a template (at its own)."""
-    names = model.expression_names
-    if path.suffix.lower() == ".csv":
-        rate = TEMPLATE_FPS if target is None else target.record.fps if target.record else ORIGINAL_FPS
-        return read_arkit(path, names, rate)
-    return read_template(path, names)
-
-
-# ---- the pair ----
-
-
-def pair_key(o: argparse.Namespace, kind: str, source: Frames | None, target: Frames | None) -> dict[str, Any]:
+def pair_key(o: argparse.Namespace, kind: str, source: Frames | None, target: Frames | TargetProfile | None) -> dict[str, Any]:
     """What a pair is made from: the same key and whole files need no new run."""
     options = ("keep_target_pose", "no_scale_or_translation_adaptation", "no_translation_adaptation", "no_eye_gaze", "split_s", "split_t")
     options += ("exaggerate", "edit", "smoothing", "limit_expressions")
-    people = {f.name: f.record.steps.get("reconstruct") if f.record else None for f in (source, target) if f}
+    people = {f.name: made_from(f) for f in (source, target) if f}
     file = {"sha256": sha256(o.drive)} if o.drive else None
     return {"version": VERSION, "face_model": kind, "file": file, "people": people, **{name: getattr(o, name) for name in options}}
+
+
+def made_from(person: Frames | TargetProfile) -> dict[str, Any] | None:
+    """What says whether a person is still the same; None when nothing does (frames without a record)."""
+    if isinstance(person, TargetProfile):
+        return {"profile": hashlib.sha256(person.to_bytes()).hexdigest()}
+    return person.record.steps.get("reconstruct") if person.record else None
+
+
+def file_facts(path: Path, digest: str) -> dict[str, str]:
+    """What a pair's record says of the file that drives."""
+    return {"kind": "arkit" if path.suffix.lower() == ".csv" else "template", "file": str(path.resolve()), "sha256": digest}
 
 
 def sha256(path: Path) -> str:
@@ -277,24 +230,19 @@ def is_complete(dataset: Dataset, target: str, source: str, key: dict[str, Any])
     return all(dataset.pair(target, source).frames(k) == whole for k in kinds)
 
 
-def make_pair(
-    o: argparse.Namespace,
-    dataset: Dataset,
-    model: MorphableModel,
-    motion: Motion,
-    source: Frames | None,
-    target: Frames,
-    edits: Sequence[Edit],
-    key: dict[str, Any],
-) -> None:
-    person = read_person(dataset, target, model)
-    place = target_frames(len(motion), motion.fps, len(target.frames), person.fps)
+# ---- the frames ----
+
+
+def drive_target(
+    o: argparse.Namespace, model: MorphableModel, target: TargetProfile, motion: Motion, poses: np.ndarray | None, edits: Sequence[Edit]
+) -> Driven:
+    """`drive` with the command's options. Raises: UserError when a file has no size or place of its own."""
     try:
-        driven = drive(
+        return drive(
             model,
-            person,
+            target,
             motion,
-            place if o.keep_target_pose else None,
+            poses,
             scale=not o.no_scale_or_translation_adaptation,
             translation=not (o.no_translation_adaptation or o.no_scale_or_translation_adaptation),
             exaggerate=o.exaggerate,
@@ -303,51 +251,24 @@ def make_pair(
         )
     except ValueError as e:
         raise UserError(f"{o.drive}: {e}; leave out --no_translation_adaptation and --no_scale_or_translation_adaptation") from None
-    if not o.keep_target_pose:
-        warn_of_turns(target.name, person, driven)
-    name = source.name if source else o.drive.stem
-    numbers = source.numbers if source else list(range(len(motion)))
-    if numbers[-1] - numbers[0] + 1 != len(numbers):  # part of the train frames were left out between two videos
-        numbers = list(range(len(numbers)))
-    pair = Pair(
-        target.name,
-        name,
-        "face" if o.keep_target_pose else "head",
-        motion.fps,
-        [numbers[0], numbers[-1]],
-        {"kind": "identity", "split": source.split}
-        if source
-        else {
-            "kind": "arkit" if o.drive.suffix.lower() == ".csv" else "template",
-            "file": str(o.drive.resolve()),
-            "sha256": key["file"]["sha256"],
-        },
-        target.split,
-        [target.numbers[i] for i in place],
-        key,
-    )
-    dataset.write_pair(pair)  # from here on the old files are replaced: nothing may take them for complete
-    write_frames(dataset, model, person, driven, pair, source, numbers, o)
-    dataset.write_pair(replace(pair, complete=True))
-    say(f"{target.name}_{name}: {len(numbers)} frames ({pair.mode} reenactment)")
 
 
-def warn_of_turns(name: str, target: Person, driven: Driven) -> None:
+def warn_of_turns(target: TargetProfile, driven: Driven) -> None:
     """Say so when the driven head often turns further than the target's frames show: networks know nothing of those views."""
     turns = []
-    for axis, own, new in zip(("yaw", "pitch", "roll"), *(to_angles(head_rotation(c)) for c in (target.cameras, driven.cameras))):
-        low, high = own.min() - TURN_MARGIN_DEG, own.max() + TURN_MARGIN_DEG
-        share = ((new < low) | (new > high)).mean()
-        if share > 0.02:
-            turns.append(f"{axis} {new.min():.0f} to {new.max():.0f} degrees where {own.min():.0f} to {own.max():.0f} are known")
+    for axis, (least, largest), new in zip(("yaw", "pitch", "roll"), target.turns_deg, to_angles(head_rotation(driven.cameras))):
+        beyond = (new < least - TURN_MARGIN_DEG) | (new > largest + TURN_MARGIN_DEG)
+        if beyond.mean() > TURNS_OFTEN:
+            turns.append(f"{axis} {new.min():.0f} to {new.max():.0f} degrees where {least:.0f} to {largest:.0f} are known")
     if turns:
-        warn(f"the head turns further than {name}'s own frames show: {'; '.join(turns)}; expect faults there, or use --keep_target_pose")
+        views = f"the head turns further than {target.name}'s own frames show: {'; '.join(turns)}"
+        warn(f"{views}; expect faults there, or use --keep_target_pose")
 
 
 def write_frames(
     dataset: Dataset,
     model: MorphableModel,
-    person: Person,
+    target: TargetProfile,
     driven: Driven,
     pair: Pair,
     source: Frames | None,
@@ -358,20 +279,17 @@ def write_frames(
     sequence = dataset.pair(pair.target, pair.source)
     for kind in KINDS:
         shutil.rmtree(sequence.folder(kind), ignore_errors=True)
-    drawer = create_renderer(o.renderer, model.triangles, model.nmfc_colours(), (person.size, person.size))
 
-    def write(drawn: tuple[int, np.ndarray]) -> None:
-        i, picture = drawn
-        write_image(sequence.path("source_nmfcs", numbers[i]), picture)
+    def write(i: int, nmfc: np.ndarray) -> None:
+        write_image(sequence.path("source_nmfcs", numbers[i]), nmfc)
         if not o.no_eye_gaze:
             write_table(sequence.path("source_landmarks70", numbers[i]), driven.landmarks[i], precision=3)
         if source:
             own, number = source.frames[i]
             link(own.path("images", number), sequence.path("source_images", numbers[i]))
 
-    pictures = enumerate(drawer.draw_many(model.in_images(person.identity, driven.expression, driven.cameras)))
-    for _ in progress(map_ahead(write, pictures, depth=16), desc=f"{sequence.id}: NMFC images", total=len(numbers)):
-        pass
+    size, desc = (target.size, target.size), f"{sequence.id}: NMFC images"
+    draw_frames(model, target.identity, driven.expression, driven.cameras, size, write, renderer=o.renderer, desc=desc)
 
 
 def link(original: Path, copy: Path) -> None:

@@ -1,4 +1,4 @@
-"""preprocessing/driving/motion.py: ARKit files, templates, edits, and the names and signs they use."""
+"""preprocessing/driving, motion.py, motion_files.py, edits.py: ARKit files, templates, edits, and the names and signs they use."""
 
 import json
 from fractions import Fraction
@@ -6,21 +6,9 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from preprocessing.driving.motion import (
-    Motion,
-    check_edits,
-    edit_cameras,
-    edit_expression,
-    from_angles,
-    head_rotation,
-    parse_edits,
-    read_arkit,
-    read_template,
-    save_template,
-    shapes_called,
-    to_angles,
-    turning_shift,
-)
+from preprocessing.driving.edits import check_edits, edit_cameras, edit_expression, parse_edits
+from preprocessing.driving.motion import Motion, from_angles, head_rotation, shapes_called, to_angles, turning_shift
+from preprocessing.driving.motion_files import read_arkit, read_template, save_template
 from preprocessing.face_models.registry import load_face_model
 from util.cli import UserError
 from util.geometry import FRONTAL, Cameras

@@ -202,7 +202,7 @@ def test_steps_before_are_demanded(dataset):
 
 
 def test_parts_of_a_video_are_not_joined():
-    from preprocessing.reconstruct import continues
+    from util.layout import continues
 
     dataset = Dataset.open("x", "/nowhere")
     frames = [(dataset.sequence("train", "a_000000"), i) for i in range(6)] + [(dataset.sequence("test", "a"), i) for i in range(6, 10)]

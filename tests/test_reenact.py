@@ -15,8 +15,14 @@ from test_motion import write_csv
 from test_retarget import make_person
 
 from preprocessing import reenact
+from preprocessing.driving.driver import read_motion
+from preprocessing.driving.filters import steady_motion
+from preprocessing.driving.heads import Person
+from preprocessing.driving.landmarks import mesh_landmarks
 from preprocessing.driving.motion import head_rotation, to_angles
-from preprocessing.driving.retarget import Person, drive, mesh_landmarks, read_motion, steady_motion
+from preprocessing.driving.people import find_frames, identity_motion, read_person
+from preprocessing.driving.profile import TargetProfile
+from preprocessing.driving.retarget import drive
 from preprocessing.face_models.registry import load_face_model
 from preprocessing.render import create_renderer
 from util.cli import UserError
@@ -87,7 +93,8 @@ def part(person, frames):
 def expected(model, people, **options):
     """Ann's head driven by Bob's test frames, by the functions."""
     source, target = part(people["Bob"], slice(TRAIN, FRAMES)), part(people["Ann"], slice(0, TRAIN))
-    return drive(model, target, steady_motion(read_motion(model, source), source.joined, model.expression_bounds), **options)
+    profile = TargetProfile.of(model, target)
+    return drive(model, profile, steady_motion(read_motion(model, source), source.joined, model.expression_bounds), **options)
 
 
 @pytest.mark.parametrize("mode", ["head", "face"])
@@ -364,14 +371,14 @@ def test_a_real_pair(tmp_path, model):
             assert figures["scale"] <= 1 and figures["jitter_rotation"] < 0.95
     # as files: the drawn face is the target's in size and place, its eyes on its lids
     run(dataset, "--source_id", "faced", "--target_id", "facec")
-    person = reenact.read_person(dataset, reenact.find_frames(dataset, "facec", "train", ""), model)
-    source = reenact.read_person(dataset, reenact.find_frames(dataset, "faced", "test", ""), model)
+    person = read_person(dataset, find_frames(dataset, "facec", "train", ""), model)
+    source = read_person(dataset, find_frames(dataset, "faced", "test", ""), model)
     sequence = dataset.pair("facec", "faced")
     covered = [read_image(sequence.path("source_nmfcs", f)).any(-1).mean() for f in sequence.frames("source_nmfcs")[::10]]
     own = [read_image(s.path("nmfcs", s.frames()[0])).any(-1).mean() for s in dataset.sequences("train", "facec")]
     assert 0.85 < np.mean(covered) / np.mean(own) < 1.15
-    motion = reenact.identity_motion(dataset, reenact.find_frames(dataset, "faced", "test", ""), model, True)
-    driven = drive(model, person, motion)
+    motion = identity_motion(dataset, find_frames(dataset, "faced", "test", ""), model, True)
+    driven = drive(model, TargetProfile.of(model, person), motion)
     mesh = mesh_landmarks(model, person.identity, driven.expression, driven.cameras)
     assert np.linalg.norm(driven.landmarks - mesh, axis=-1)[:, [36, 39, 42, 45]].mean() < 2
     assert angle_between_deg(head_rotation(driven.cameras), head_rotation(source.cameras)).max() < 2

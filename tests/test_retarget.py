@@ -1,4 +1,4 @@
-"""preprocessing/driving/retarget.py: what arrives, what is taken away, and what stays the target's."""
+"""preprocessing/driving: what arrives at the target, what filters and limits take away, and what stays the target's."""
 
 from dataclasses import replace
 from fractions import Fraction
@@ -7,31 +7,22 @@ import numpy as np
 import pytest
 from test_fitting import make_video
 
-from preprocessing.driving.motion import Motion, from_angles, head_rotation, parse_edits, to_angles
+from preprocessing.driving.driver import read_motion
+from preprocessing.driving.edits import parse_edits
+from preprocessing.driving.filters import even_out, moving_average, repeated_frames, steady, steady_motion
+from preprocessing.driving.heads import Person
+from preprocessing.driving.landmarks import frontal, gaze, into_head, mesh_landmarks, out_of_head, uncross_lids
+from preprocessing.driving.motion import Motion, from_angles, head_rotation, to_angles
+from preprocessing.driving.openings import lid_gaps, openings
+from preprocessing.driving.profile import COVERED, TargetProfile, covered_range
 from preprocessing.driving.retarget import (
-    COVERED,
     LIMIT_MARGIN,
-    Person,
-    adapt_cameras,
     adapt_openings,
     drive,
-    even_out,
-    frontal,
-    gaze,
-    into_head,
-    lid_gaps,
     limit_expression,
-    mesh_landmarks,
-    moving_average,
-    openings,
-    out_of_head,
-    read_motion,
-    repeated_frames,
+    place_head,
     soft_limit,
-    steady,
-    steady_motion,
     target_frames,
-    uncross_lids,
 )
 from preprocessing.face_models.dense_points import from_dense
 from preprocessing.face_models.registry import load_face_model
@@ -67,6 +58,10 @@ def make_person(model, seed=0, eye_size=0.0, scale=1.0, noise_px=0.0):
 @pytest.fixture(scope="module")
 def pair(model):
     return make_person(model, 0), make_person(model, 1, eye_size=0.2, scale=0.8)
+
+
+def profile(model, person):
+    return TargetProfile.of(model, person)
 
 
 def correlation(a, b):
@@ -160,7 +155,7 @@ def test_expressions_stay_near_what_the_target_showed(model):
     rng = np.random.default_rng(0)
     seen = rng.uniform(0, 0.3, (500, len(bounds)))
     wild = np.clip(rng.uniform(0, 1.2, (200, len(bounds))), *bounds.T)
-    kept = limit_expression(wild, seen, bounds)
+    kept = limit_expression(wild, covered_range(seen), bounds)
     low, high = np.percentile(seen, COVERED, axis=0)
     margin = LIMIT_MARGIN * (bounds[:, 1] - bounds[:, 0])
     assert (kept <= high + margin * np.log1p(1.2 / margin)).all() and (kept <= wild + low).all()
@@ -177,7 +172,7 @@ def test_expressions_stay_near_what_the_target_showed(model):
 def test_the_head_keeps_the_targets_size_and_place(model, pair):
     source, target = pair
     motion = read_motion(model, source)
-    cameras = adapt_cameras(motion, target)
+    cameras = place_head(motion, profile(model, target), smooth=lambda values: moving_average(values, 30.0))
     np.testing.assert_allclose(angle_between_deg(cameras.rotation, source.cameras.rotation), 0, atol=1e-5)
     assert cameras.scale.mean() == pytest.approx(target.cameras.scale.mean(), rel=1e-3)
     spread = [c.scale.std() / c.scale.mean() for c in (source.cameras, cameras)]
@@ -189,17 +184,17 @@ def test_the_head_keeps_the_targets_size_and_place(model, pair):
 
 def test_adaptation_can_be_switched_off(model, pair):
     source, target = pair
-    motion = read_motion(model, source)
-    own = adapt_cameras(motion, target, scale=False, translation=False)
+    motion, known = read_motion(model, source), profile(model, target)
+    own = place_head(motion, known, scale=False, translation=False)
     np.testing.assert_allclose(own.scale, source.cameras.scale)
     np.testing.assert_allclose(own.translation, source.cameras.translation)
-    half = adapt_cameras(motion, target, translation=False)
+    half = place_head(motion, known, translation=False, smooth=lambda values: moving_average(values, 30.0))
     assert half.scale.mean() == pytest.approx(target.cameras.scale.mean(), rel=1e-3)
     np.testing.assert_allclose(half.translation, source.cameras.translation)
-    larger = adapt_cameras(motion, replace(target, size=512), scale=False, translation=False)  # another size of crops
+    larger = place_head(motion, replace(known, size=512), scale=False, translation=False)  # another size of crops
     np.testing.assert_allclose(larger.translation, 2 * source.cameras.translation)
     with pytest.raises(ValueError, match="of its own"):
-        adapt_cameras(replace(motion, placement=None), target, translation=False)
+        place_head(replace(motion, placement=None), known, translation=False)
 
 
 # ---- lids, lips, eyes ----
@@ -234,18 +229,19 @@ def test_openings_are_what_the_mesh_shows(model, pair):
 def test_large_eyes_shut_with_small_ones(model, pair):
     source, target = pair
     motion = read_motion(model, source)
-    lid = openings(model, target.identity)[0]
+    gaps, known, bounds = openings(model, target.identity), profile(model, target), model.expression_bounds
+    lid = gaps[0]
     shut = motion.lids[:, 0].argmin()
     assert motion.lids[shut, 0] < 0.1
     as_it_is = lid.gap(motion.expression)[shut] / np.median(lid.gap(target.expression))
-    adapted = adapt_openings(model, target, motion, motion.expression)
+    adapted = adapt_openings(gaps, known, motion, motion.expression, bounds)
     now = lid.gap(adapted)[shut] / np.median(lid.gap(target.expression))
     assert as_it_is > 0.15 and now == pytest.approx(motion.lids[shut, 0], abs=0.03)
     # lips open as far as the source's, whatever the identity's own gap
-    lips = openings(model, target.identity)[2].gap(adapted)
+    lips = gaps[2].gap(adapted)
     np.testing.assert_allclose(lips, motion.lips, atol=0.02)
     # a motion that does not say: shut is what shuts
-    bare = adapt_openings(model, target, replace(motion, lids=None, lips=None), np.zeros_like(motion.expression))
+    bare = adapt_openings(gaps, known, replace(motion, lids=None, lips=None), np.zeros_like(motion.expression), bounds)
     assert np.isfinite(bare).all()
 
 
@@ -286,7 +282,7 @@ def test_motion_arrives(model, mode):
     source, target = make_person(model, 0, noise_px=0.15), make_person(model, 1, eye_size=0.3, scale=0.8, noise_px=0.15)
     motion = steady_motion(read_motion(model, source), source.joined, model.expression_bounds)
     poses = target_frames(FRAMES, motion.fps, FRAMES, target.fps)[::-1] if mode == "face" else None
-    driven = drive(model, target, motion, poses)
+    driven = drive(model, profile(model, target), motion, poses)
     for name, a, b in compared(model, source, target, driven, poses):
         assert correlation(a, b) > 0.95, name
     if mode == "face":
@@ -300,7 +296,7 @@ def test_motion_arrives(model, mode):
 
 def test_a_person_who_drives_oneself_stays_as_one_is(model):
     person = make_person(model, 2, noise_px=0.1)
-    driven = drive(model, person, read_motion(model, person))
+    driven = drive(model, profile(model, person), read_motion(model, person))
     mesh = mesh_landmarks(model, person.identity, driven.expression, driven.cameras)
     scale = np.linalg.norm(person.landmarks[:, 36] - person.landmarks[:, 45], axis=1).mean()
     assert np.linalg.norm(driven.landmarks - person.landmarks, axis=-1).mean() < 0.03 * scale
@@ -309,20 +305,21 @@ def test_a_person_who_drives_oneself_stays_as_one_is(model):
 
 def test_exaggeration_edits_and_limit(model, pair):
     source, target = pair
-    motion = read_motion(model, source)
+    motion, known = read_motion(model, source), profile(model, target)
     smile = model.expression_names.index("mouthSmile_L")
-    plain = drive(model, target, motion)
-    half = drive(model, target, motion, exaggerate=0.5)
+    plain = drive(model, known, motion)
+    half = drive(model, known, motion, exaggerate=0.5)
     np.testing.assert_allclose(half.expression[:, smile], 0.5 * motion.expression[:, smile], atol=1e-6)
-    none = drive(model, target, motion, exaggerate=0, limit=False)
+    none = drive(model, known, motion, exaggerate=0, limit=False)
     lips = openings(model, target.identity)[2]
     assert none.expression[:, smile].max() == 0 and np.ptp(lips.gap(none.expression)) < 1e-6
-    edited = drive(model, target, motion, edits=parse_edits("mouthSmile_L=1.1,yaw=25"))
+    edited = drive(model, known, motion, edits=parse_edits("mouthSmile_L=1.1,yaw=25"))
     assert (edited.expression[:, smile] == 1.1).all()  # said outright: no limit
     np.testing.assert_allclose(to_angles(head_rotation(edited.cameras))[0], 25)
     moved = np.linalg.norm(edited.landmarks - plain.landmarks, axis=-1)
     assert moved[:, 54].mean() > 2  # the left corner of the mouth
-    free = drive(model, replace(target, expression=target.expression * 0.2), motion, limit=False)
-    kept = drive(model, replace(target, expression=target.expression * 0.2), motion)
+    still = profile(model, replace(target, expression=target.expression * 0.2))
+    free = drive(model, still, motion, limit=False)
+    kept = drive(model, still, motion)
     assert kept.expression[:, smile].max() < 0.8 * free.expression[:, smile].max()
     assert correlation(kept.expression[:, smile], free.expression[:, smile]) > 0.95

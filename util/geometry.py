@@ -82,8 +82,12 @@ class Cameras:
     def __len__(self) -> int:
         return len(self.scale)
 
-    def __getitem__(self, index: slice | np.ndarray) -> Cameras:
+    def __getitem__(self, index: int | slice | np.ndarray) -> Cameras:
         return Cameras(self.scale[index], self.rotation[index], self.translation[index])
+
+    def as_batch(self) -> Cameras:
+        """The camera of one frame, as `cameras[i]` with an integer gives it (scale, rotation [3, 3], translation [3]), for N = 1."""
+        return Cameras(np.reshape(self.scale, 1), np.reshape(self.rotation, (1, 3, 3)), np.reshape(self.translation, (1, 3)))
 
     def project(self, points: np.ndarray) -> np.ndarray:
         """Model points [N, P, 3] (or [P, 3] for all) to image space [N, P, 3], in the points' dtype."""

@@ -42,6 +42,16 @@ def crop(frame: np.ndarray, box: Sequence[int], size: int) -> np.ndarray:
     return cv2.resize(part, (size, size), interpolation=cv2.INTER_AREA if part.shape[0] > size else cv2.INTER_CUBIC)
 
 
+def resize_nmfc(image: np.ndarray, size: int) -> np.ndarray:
+    """Resize an NMFC image, uint8 [H, W, 3], to size x size.
+
+    Shrinking averages areas, so that the mesh still moves smoothly at a fraction of a pixel; enlarging keeps the colours pure.
+    """
+    if image.shape[:2] == (size, size):
+        return image
+    return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA if size < image.shape[0] else cv2.INTER_NEAREST_EXACT)
+
+
 def encode_image(image: np.ndarray, suffix: str = ".png", quality: int = 95) -> bytes:
     """Encode an RGB uint8 [H, W, 3] image; `quality` (0..100) is for .jpg."""
     # PNG level 1: a third of the default's time for a tenth more bytes.

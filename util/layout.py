@@ -6,6 +6,7 @@
     datasets/<D>/dataset/<split>/id_coeffs/<name>.txt                      one file per identity
     datasets/<D>/dataset/metadata/<name>/dataset.json                      one record per identity
     datasets/<D>/dataset/metadata/<target>_<source>/pair.json              one record per driven pair
+    checkpoints/<D>/<run>/profiles/<name>.npz                              what driving needs of a trained person
 
 A *sequence* is a run of consecutive frames: in `train` it is `<name>_<part:06d>` (usually 50 frames), in `test` it is
 `<name>`; pairs made by reenact.py are called `<target>_<source>`. Frame numbers of test go on from train.
@@ -37,6 +38,7 @@ KINDS = {
     "source_nmfcs": ".png",
     "source_landmarks70": ".txt",
 }
+PROFILE_REMEDY = "make it with scripts/write_profile.py where the dataset is, or train again"
 _PART = re.compile(r"(?P<name>.+)_(?P<part>\d{6})")
 _NAME = re.compile(r"[^\s/\\]+")
 
@@ -248,6 +250,21 @@ class Dataset:
         write_bytes(self.pair_path(pair.target, pair.source), text.encode())
 
 
+def continues(frames: list[tuple[Sequence, int]], record: Record | None) -> np.ndarray:
+    """Whether each frame goes on from the one before: bool [N]. Parts of a video and gaps in the numbers do not."""
+    numbers = np.array([number for _, number in frames])
+    joined = np.r_[False, np.diff(numbers) == 1]
+    if record and len(record.sources) > 1:
+        ends = np.cumsum([source["frames"] for source in record.sources])
+        place = np.empty(len(frames), int)
+        for split in SPLITS:
+            own = np.flatnonzero([s.split == split for s, _ in frames])
+            place[own] = record.source_start.get(split, 0) + np.arange(len(own))
+        part = np.searchsorted(ends, place, side="right")
+        joined &= np.r_[False, np.diff(part) == 0]
+    return joined
+
+
 def write_table(path: str | Path, values: np.ndarray, precision: int = 6) -> None:
     """Write numbers as text, one row a line (landmarks "x y", cameras, coefficients)."""
     rows = np.atleast_2d(np.asarray(values, np.float64))
@@ -313,6 +330,20 @@ class Run:
     def state_path(self) -> Path:
         """Everything a training run needs to go on exactly where it stopped."""
         return self.checkpoints / "latest_state.pt"
+
+    def profile_path(self, name: str | None = None) -> Path:
+        """Target profile of a person that the run was trained on: what driving needs to know, so that the dataset is not needed.
+
+        name: the person; None: the run's only one. Raises: UserError without a name when there is none, or several.
+        """
+        folder = self.checkpoints / "profiles"
+        if name is None:
+            found = sorted(folder.glob("*.npz"))
+            if len(found) != 1:
+                names = ", ".join(path.stem for path in found) or "none"
+                raise UserError(f"{folder} does not hold one target profile (but {names}); name the person, or {PROFILE_REMEDY}")
+            return found[0]
+        return folder / f"{name}.npz"
 
     @property
     def options_path(self) -> Path:

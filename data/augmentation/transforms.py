@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 
 from util.face.landmarks import LEFT_EYE, LEFT_PUPIL, RIGHT_EYE, RIGHT_PUPIL
+from util.image_io import resize_nmfc as resize_nmfc
 
 _TRANSLATION = 0.01  # of the image's side
 _SCALE = 0.01
@@ -20,16 +21,6 @@ def resize_image(image: np.ndarray, size: int) -> np.ndarray:
     if image.shape[:2] == (size, size):
         return image
     return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA if size < image.shape[0] else cv2.INTER_CUBIC)
-
-
-def resize_nmfc(image: np.ndarray, size: int) -> np.ndarray:
-    """Resize an NMFC image, uint8 [H, W, 3], to size x size.
-
-    Shrinking averages areas, so that the mesh still moves smoothly at a fraction of a pixel; enlarging keeps the colours pure.
-    """
-    if image.shape[:2] == (size, size):
-        return image
-    return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA if size < image.shape[0] else cv2.INTER_NEAREST_EXACT)
 
 
 @dataclass(frozen=True)

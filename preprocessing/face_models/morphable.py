@@ -79,9 +79,14 @@ class MorphableModel:
         """Mean [L, 3], identity basis [K_id, L, 3] and expression basis [K_exp, L, 3] at the embedded dense points."""
         return self.at_landmarks(self.mean), self.at_landmarks(self.identity_basis), self.at_landmarks(self.expression_basis)
 
+    @cached_property
+    def _contiguous_landmark_model(self) -> tuple[np.ndarray, ...]:
+        """`landmark_model` row by row in memory: from any other order a product copies the bases first, 3 ms each time."""
+        return tuple(np.ascontiguousarray(part) for part in self.landmark_model)
+
     def landmarks(self, identity: np.ndarray, expression: np.ndarray) -> np.ndarray:
         """The embedded dense points for coefficients as in `shape`: float32 [L, 3] or [N, L, 3], in model space."""
-        mean, id_basis, exp_basis = self.landmark_model
+        mean, id_basis, exp_basis = self._contiguous_landmark_model
         person = mean + np.tensordot(np.asarray(identity, np.float32), id_basis, 1)
         return person + np.tensordot(np.asarray(expression, np.float32), exp_basis, 1)
 

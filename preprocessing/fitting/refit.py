@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
+from preprocessing.driving.heads import Person
+from preprocessing.driving.landmarks import frontal, gaze
 from preprocessing.driving.motion import head_rotation, to_angles
-from preprocessing.driving.retarget import Person, frontal, gaze
 from preprocessing.face_models.dense_points import N_POINTS, from_dense
 from preprocessing.face_models.morphable import MorphableModel
 from preprocessing.fitting.video import Fit, fit_video

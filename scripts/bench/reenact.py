@@ -32,19 +32,21 @@ if __package__ in (None, ""):  # run as a file: make the repository's packages i
 
 import numpy as np
 
-from preprocessing.driving.motion import Motion, head_rotation, to_angles
-from preprocessing.driving.retarget import COVERED, Driven, Person, drive, frontal, gaze, target_frames
+from preprocessing.driving.heads import Driven, Person
+from preprocessing.driving.landmarks import frontal, gaze
+from preprocessing.driving.motion import ANGLES, Motion, head_rotation, to_angles
+from preprocessing.driving.people import common_face_model, find_frames, identity_motion, read_person
+from preprocessing.driving.profile import TargetProfile, covered_range
+from preprocessing.driving.retarget import drive, target_frames
 from preprocessing.face_models.dense_points import from_dense
 from preprocessing.face_models.morphable import MorphableModel
 from preprocessing.face_models.registry import load_face_model
-from preprocessing.reenact import common_face_model, find_frames, identity_motion, read_person
 from util.cli import UserError, run, say
 from util.face.landmarks import eye_openings, mouth_opening
 from util.image_io import write_bytes
 from util.layout import Dataset
 
 # Standard deviations below which a curve is noise: 0.03 cm are a third of a pixel in a crop of 256.
-ANGLES = ("yaw", "pitch", "roll")
 LEAST = {"mouth": 0.03, "eye R": 0.03, "eye L": 0.03, "gaze x": 0.02, "gaze y": 0.02, "yaw": 0.5, "pitch": 0.5, "roll": 0.5}
 
 
@@ -73,7 +75,7 @@ def compare(
         own |= dict(zip(ANGLES, to_angles(head_rotation(pose))))
     correlation = {k: float(np.corrcoef(own[k], new[k])[0, 1]) if own[k].std() > 1e-9 and new[k].std() > 1e-9 else 1.0 for k in own}
     spread = {k: float(v.std()) for k, v in own.items()}
-    low, high = np.percentile(target.expression, COVERED, axis=0)
+    low, high = covered_range(target.expression)
     beyond = np.maximum(driven.expression - high, low - driven.expression) / (model.expression_bounds[:, 1] - model.expression_bounds[:, 0])
     asked = np.maximum(motion.expression - high, low - motion.expression) / (model.expression_bounds[:, 1] - model.expression_bounds[:, 0])
     meshes = [from_dense(model.landmarks(p, e)) for p, e in ((source.identity, source.expression), (target.identity, driven.expression))]
@@ -146,9 +148,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     say(HEADER)
     for source, target in permutations(names, 2):
         motion, person = motions[source], known[target]
+        profile = TargetProfile.of(model, person, target)
         place = target_frames(len(motion), motion.fps, len(person.expression), person.fps)
         for mode, poses in (("head", None), ("face", place)):
-            driven = drive(model, person, motion, poses)
+            driven = drive(model, profile, motion, poses)
             figures = compare(model, seen[source], person, motion, driven, poses)
             table[f"{source} -> {target}, {mode}"] = figures
             say(line(f"{source} -> {target}", mode, figures))

@@ -1,0 +1,162 @@
+"""The driver: a person's own motion, measured against what is usual for that person, and put onto a target frame by frame."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+
+from preprocessing.driving.edits import Edit
+from preprocessing.driving.heads import DrivenFrame, FittedFrame, Person
+from preprocessing.driving.landmarks import in_eyes, into_head, mesh_landmarks
+from preprocessing.driving.motion import Motion, Placement, head_rotation
+from preprocessing.driving.openings import Opening, lid_gaps, openings
+from preprocessing.driving.profile import TargetProfile
+from preprocessing.driving.retarget import place_head, retarget
+from preprocessing.face_models.dense_points import from_dense
+from preprocessing.face_models.morphable import MorphableModel
+from preprocessing.fitting.video import fit_video
+from util.cli import UserError
+
+LEAST_FRAMES = 10  # that show a face, for a reference: fewer say nothing of what is usual
+
+
+@dataclass(frozen=True)
+class DriverReference:
+    """What is usual for a driver; motion is what differs from it."""
+
+    identity: np.ndarray  # float64 [K_id]
+    placement: Placement  # mean size and place in the driver's frames
+    pupils: np.ndarray  # float64 [2, 3]: pupils as seen less the fitted mesh's, mean, model units in the head's axes
+    lids: np.ndarray  # float64 [2]: gaps between the lids as seen, medians, model units
+    lips: Opening
+    fps: Fraction  # of the frames that it was measured in
+
+    @classmethod
+    def of(cls, model: MorphableModel, person: Person) -> DriverReference:
+        """The reference from N frames of the driver: of a whole video, or of the first seconds of a stream."""
+        cameras = person.cameras
+        centre = (cameras.translation[:, :2] / cameras.scale[:, None]).mean(0)
+        return cls(
+            person.identity,
+            Placement(float(cameras.scale.mean()), centre, person.size),
+            _pupils(model, person).mean(0),
+            np.median(lid_gaps(person.landmarks, cameras), 0),
+            openings(model, person.identity)[2],
+            person.fps,
+        )
+
+    @classmethod
+    def of_landmarks(
+        cls, model: MorphableModel, landmarks: Sequence[np.ndarray | None], fps: Fraction = Fraction(30), size: int = 256
+    ) -> DriverReference:
+        """The reference from the dense landmarks of N frames, as they follow one another; the identity is fitted to them.
+
+        landmarks: per frame [478, 2 or more], pixels, or None where no face was seen. size: side of the frames, pixels; counts
+        only for a Driver that keeps the driver's own size or place.
+        Raises: UserError when too few frames show a face.
+        """
+        seen = [dense[:, :2] for dense in landmarks if dense is not None]
+        if len(seen) < LEAST_FRAMES:
+            raise UserError(f"a face is seen in {len(seen)} of the driver's first {len(landmarks)} frames; begin where it is seen well")
+        try:
+            fit = fit_video(model, np.stack(seen))
+        except ValueError as e:
+            raise UserError(f"the driver's first frames cannot be fitted ({e}); begin where the face is seen well") from None
+        joined = np.arange(len(seen)) > 0
+        return cls.of(model, Person(fit.identity, fit.expression, fit.cameras, from_dense(np.stack(seen)), size, fps, joined))
+
+
+def _pupils(model: MorphableModel, person: Person) -> np.ndarray:
+    """Where the pupils are seen in their eye, less where the fitted mesh has them: [N, 2, 3], model units in the head's axes."""
+    fitted = mesh_landmarks(model, person.identity, person.expression, person.cameras)
+    return into_head(in_eyes(person.landmarks) - in_eyes(fitted), person.cameras)
+
+
+def read_motion(model: MorphableModel, person: Person, reference: DriverReference | None = None) -> Motion:
+    """The motion of a fitted identity, as it was fitted.
+
+    reference: what is usual for the person (default: what is usual in these frames).
+    """
+    reference = reference or DriverReference.of(model, person)
+    cameras, placement = person.cameras, reference.placement
+    return Motion(
+        person.fps,
+        head_rotation(cameras),
+        cameras.scale / placement.scale,
+        cameras.translation[:, :2] / cameras.scale[:, None] - placement.centre,
+        person.expression,
+        _pupils(model, person) - reference.pupils,
+        np.maximum(0, lid_gaps(person.landmarks, cameras) / reference.lids),
+        reference.lips.gap(person.expression),
+        placement,
+    )
+
+
+class Driver:
+    """Puts a driver's frames onto a target, one after the other, each known only from the past.
+
+    target: the trained person. reference: what is usual for the driver.
+    scale, translation, exaggerate, limit, edits: as in preprocessing.driving.retarget.drive, which does the same to a finished video.
+    smooth_s: time constant of an exponential filter of the head's size and place, seconds; 0: none. It stands for the centred moving
+        average of finished videos, and lags by as much.
+    """
+
+    def __init__(
+        self,
+        model: MorphableModel,
+        target: TargetProfile,
+        reference: DriverReference,
+        *,
+        scale: bool = True,
+        translation: bool = True,
+        exaggerate: float = 1.0,
+        limit: bool = True,
+        edits: Sequence[Edit] = (),
+        smooth_s: float = 0.0,
+    ) -> None:
+        self._model, self._target, self._reference = model, target, reference
+        self._scale, self._translation = scale, translation
+        self._options = {"exaggerate": exaggerate, "limit": limit, "edits": edits}
+        self._gaps = openings(model, target.identity)
+        self._smooth_s = smooth_s
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the past: the next frame is the first of a stream."""
+        self._smoothed: np.ndarray | None = None
+
+    def step(self, fit: FittedFrame, landmarks70: np.ndarray, pose: int | None = None, dt_s: float = 1 / 30) -> DrivenFrame:
+        """The target in the driver's next frame.
+
+        fit: of the driver's frame, with the reference's identity. landmarks70: [70, 2], as detected in pixels of the driver's frame.
+        pose: the target's frame whose camera is used (face reenactment); None: the driver's pose (head reenactment).
+        dt_s: seconds since the frame before.
+        """
+        reference = self._reference
+        one = Person(
+            reference.identity,
+            np.asarray(fit.expression, np.float64)[None],
+            fit.camera.as_batch(),
+            np.asarray(landmarks70, np.float64)[None],
+            reference.placement.size,
+            reference.fps,
+            np.zeros(1, bool),
+        )
+        motion = read_motion(self._model, one, reference)
+        if pose is not None:
+            cameras = self._target.cameras[np.array([pose])]
+        else:
+            cameras = place_head(motion, self._target, self._scale, self._translation, lambda values: self._smooth(values, dt_s))
+        driven = retarget(self._model, self._gaps, self._target, motion, cameras, **self._options)
+        return DrivenFrame(driven.expression[0], driven.cameras[0], driven.landmarks[0])
+
+    def _smooth(self, values: np.ndarray, dt_s: float) -> np.ndarray:
+        if self._smooth_s <= 0:
+            return values
+        if self._smoothed is None:
+            self._smoothed = values
+        self._smoothed = self._smoothed + (1 - np.exp(-dt_s / self._smooth_s)) * (values - self._smoothed)
+        return self._smoothed

@@ -1,0 +1,149 @@
+"""The target profile: all that driving needs to know of a trained person, so that the dataset is not needed.
+
+It is written beside the checkpoint (util.layout.Run.profile_path, docs/formats.md) and holds numbers that were taken from the
+person's frames, none of the frames.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+
+from preprocessing.driving.heads import Person
+from preprocessing.driving.landmarks import into_head, mesh_landmarks
+from preprocessing.driving.motion import head_rotation, to_angles
+from preprocessing.driving.openings import lid_gaps, openings
+from preprocessing.face_models.morphable import MorphableModel
+from preprocessing.face_models.registry import load_face_model, model_version, resolve_kind
+from util.cli import UserError
+from util.geometry import Cameras
+from util.layout import PROFILE_REMEDY
+
+FORMAT = "head2head profile"
+VERSION = 1
+COVERED = (0.5, 99.5)  # percentiles of the frames' expressions between which nothing is limited: outside lie mistakes of the fit
+
+
+@dataclass(frozen=True)
+class TargetProfile:
+    """Statistics of a person's N frames; pixels are those of the crops, model units are cm."""
+
+    name: str  # of the identity
+    face_model: str  # name of the face model that the coefficients belong to
+    face_model_version: str
+    fps: Fraction  # of the frames
+    size: int  # side of the crops, pixels
+    crop_box: tuple[int, ...]  # left, top, right, bottom in the source video, pixels; () when it is not known
+    split: str  # train or test: where the frames come from
+    identity: np.ndarray  # float64 [K_id]
+    expression_range: np.ndarray  # float64 [2, K]: the percentiles COVERED of each expression weight
+    scale: float  # mean of the cameras' scale, pixels per model unit
+    place: np.ndarray  # float64 [2]: mean of translation / scale, model units
+    place_spread: np.ndarray  # float64 [2]: its standard deviation
+    turns_deg: np.ndarray  # float64 [3, 2]: least and largest yaw, pitch and roll, degrees
+    usual_gaps: np.ndarray  # float64 [2]: medians of the fitted gaps between the lids, right and left eye, model units
+    mean_gaps: np.ndarray  # float64 [2]: their means
+    seen_gaps: np.ndarray  # float64 [2]: the same as detected, means
+    offsets: np.ndarray  # float64 [70, 3]: detected landmarks less the fitted mesh's, mean, model units in the head's axes
+    cameras: Cameras  # of the N frames, for face reenactment
+    numbers: np.ndarray  # int64 [N]: the frames' numbers in the dataset
+
+    @classmethod
+    def of(
+        cls,
+        model: MorphableModel,
+        person: Person,
+        name: str = "",
+        crop_box: Sequence[int] = (),
+        split: str = "train",
+        numbers: Sequence[int] | None = None,
+    ) -> TargetProfile:
+        """The profile of a person from N frames. numbers: of these frames (default: from 0)."""
+        cameras = person.cameras
+        places = cameras.translation[:, :2] / cameras.scale[:, None]
+        gaps = [lid.gap(person.expression) for lid in openings(model, person.identity)[:2]]
+        fitted = mesh_landmarks(model, person.identity, person.expression, cameras)
+        return cls(
+            name,
+            model.name,
+            model.version,
+            person.fps,
+            person.size,
+            tuple(int(v) for v in crop_box),
+            split,
+            person.identity,
+            covered_range(person.expression),
+            float(cameras.scale.mean()),
+            places.mean(0),
+            places.std(0),
+            np.array([(a.min(), a.max()) for a in to_angles(head_rotation(cameras))]),
+            np.array([np.median(gap) for gap in gaps]),
+            np.array([gap.mean() for gap in gaps]),
+            lid_gaps(person.landmarks, cameras).mean(0),
+            into_head(person.landmarks - fitted, cameras).mean(0),
+            cameras,
+            np.arange(len(cameras)) if numbers is None else np.array(numbers, np.int64),
+        )
+
+    def load_model(self) -> MorphableModel:
+        """The face model that the profile's coefficients belong to. Raises: UserError when it is not here, or has another version now."""
+        kind = resolve_kind(self.face_model)
+        if self.face_model_version != model_version(kind):
+            raise UserError(
+                f"the profile of '{self.name}' was made with version {self.face_model_version} of the face model {kind}, now it is "
+                f"{model_version(kind)}; run preprocessing/reconstruct.py, then train again"
+            )
+        return load_face_model(kind)
+
+    def to_bytes(self) -> bytes:
+        """The profile as the content of an .npz file: numbers at full precision, and text; nothing that would be run on reading."""
+        facts = {k: getattr(self, k) for k in _TEXT} | {"format": FORMAT, "version": VERSION, "fps": str(self.fps)}
+        arrays = {k: getattr(self, k) for k in _ARRAYS}
+        arrays |= {f"camera_{f.name}": getattr(self.cameras, f.name) for f in fields(Cameras)}
+        file = io.BytesIO()
+        np.savez(file, facts=json.dumps(facts), **arrays)
+        return file.getvalue()
+
+    @classmethod
+    def from_bytes(cls, data: bytes, file: str | Path) -> TargetProfile:
+        """Read what `to_bytes` wrote. file: its name, for the message.
+
+        Raises: UserError when the content is damaged, of another version or something else.
+        """
+        try:
+            with np.load(io.BytesIO(data), allow_pickle=False) as stored:
+                facts = json.loads(str(stored["facts"]))
+                if facts["format"] != FORMAT or facts["version"] != VERSION:
+                    raise ValueError(f"format {facts['format']}, version {facts['version']}")
+                arrays = {k: stored[k] for k in _ARRAYS}
+                cameras = Cameras(*(stored[f"camera_{f.name}"] for f in fields(Cameras)))
+            count, weights = len(cameras), arrays["expression_range"].shape[-1]
+            shapes = {"expression_range": (2, weights), "place": (2,), "place_spread": (2,), "turns_deg": (3, 2), "offsets": (70, 3)}
+            shapes |= {"usual_gaps": (2,), "mean_gaps": (2,), "seen_gaps": (2,), "numbers": (count,)}
+            for key, shape in shapes.items():
+                if arrays[key].shape != shape:
+                    raise ValueError(f"{key} has the shape {arrays[key].shape}")
+            if not count or cameras.rotation.shape != (count, 3, 3) or cameras.translation.shape != (count, 3):
+                raise ValueError("its cameras are incomplete")
+            if not all(np.isfinite(v).all() for v in (*arrays.values(), cameras.scale, cameras.rotation, cameras.translation)):
+                raise ValueError("it holds values that are no numbers")
+            text = {k: facts[k] for k in _TEXT} | {"crop_box": tuple(facts["crop_box"])}
+            return cls(**text, **arrays, cameras=cameras, fps=Fraction(facts["fps"]))
+        except (ValueError, KeyError, TypeError, IndexError, EOFError, OSError, ZeroDivisionError, zipfile.BadZipFile) as e:
+            raise UserError(f"{file} is damaged or of another version ({e}); {PROFILE_REMEDY}") from None
+
+
+_TEXT = ("name", "face_model", "face_model_version", "size", "crop_box", "split", "scale")
+_ARRAYS = tuple(f.name for f in fields(TargetProfile) if f.name not in (*_TEXT, "fps", "cameras"))
+
+
+def covered_range(expression: np.ndarray) -> np.ndarray:
+    """The range [2, K] of expressions [N, K] without the rarest: the percentiles COVERED."""
+    return np.percentile(expression, COVERED, axis=0)

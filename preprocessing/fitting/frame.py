@@ -1,0 +1,179 @@
+"""Fitting a morphable model to a person's landmarks frame after frame, without looking ahead.
+
+The energy is that of the whole-video fit (preprocessing/fitting/kernel.py), of all frames up to the present one. What the earlier
+frames say about the newest camera is kept as a normal matrix of the last two cameras, from which older ones have been eliminated
+(a square-root-free information filter); the smoothness terms tie the newest camera to them, so that the past is believed as far as it
+is known, and no more. The expression is tied to the last one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from preprocessing.face_models.dense_points import N_POINTS
+from preprocessing.face_models.morphable import MorphableModel
+from preprocessing.fitting.kernel import EXPRESSION_SMOOTHNESS, EXPRESSION_STEP, Kernel, bend_weights, descend_function, moved
+from util.geometry import Cameras, rotation_vector
+
+FIRST_ROUNDS, ROUNDS = 8, 3  # Gauss-Newton rounds of a frame without and with earlier ones
+SWEEPS = 8  # of the coordinate descent over the expression, each round
+FORGET_S = 0.5  # seconds after which earlier frames say nothing any more
+JUMP = 0.5  # iod; landmarks that lie so far from the last ones on the mean begin anew
+
+
+@dataclass(frozen=True)
+class FrameFit:
+    """Camera and expression of one frame."""
+
+    camera: Cameras  # of one frame: scale (pixels per model unit), rotation [3, 3], translation [3] in pixels
+    expression: np.ndarray  # float64 [K_exp]
+    tracked: bool  # False: the frame has no landmarks, and camera and expression are those of the last frame that had
+
+
+class FrameFitter:
+    """Fits frames of one person in their order, each from itself and those before it."""
+
+    def __init__(self, model: MorphableModel, identity: np.ndarray, points: Sequence[int] | np.ndarray | None = None):
+        """identity: [K_id], as `fit_video` finds it. points: which of the 478 dense points are given (default: all 478 in order)."""
+        self._points = np.arange(N_POINTS) if points is None else np.asarray(points)
+        self._kernel = Kernel(model, self._points)
+        self._person = self._kernel.person(np.asarray(identity, np.float64))
+        self._bounds = np.ascontiguousarray(self._kernel.bounds.T)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all frames."""
+        self._last: FrameFit | None = None
+        self._landmarks: np.ndarray | None = None  # [L, 2] of the last frame with landmarks
+        self._cameras: Cameras | None = None  # the last two, in pixels
+        self._known = np.zeros((12, 12))  # normal matrix of their unknowns, shifts in iod
+        self._since_s = self._step_s = 0.0  # since the last frame with landmarks; between it and the one before
+
+    def step(self, landmarks: np.ndarray | None, dt_s: float = 1 / 30) -> FrameFit:
+        """Fit the next frame.
+
+        landmarks: [L, 2 or more], x and y in pixels; None, or with a NaN: no face was found.
+        dt_s: seconds since the frame before.
+        Raises: ValueError when the landmarks' shape does not fit, they are no face, or the first frame has none.
+        """
+        if landmarks is not None and (landmarks.ndim != 2 or len(landmarks) != len(self._points)):
+            raise ValueError(f"landmarks of shape {landmarks.shape} for {len(self._points)} points")
+        self._since_s += dt_s
+        if landmarks is None or not np.isfinite(landmarks[:, :2]).all():
+            if self._last is None:
+                raise ValueError("the first frame has no landmarks")
+            self._last = FrameFit(self._last.camera, self._last.expression, tracked=False)
+            return self._last
+        seen = np.asarray(landmarks[:, :2], np.float64)
+        if self._last is None or self._since_s > FORGET_S or self._jumped(seen):
+            self._begin(seen)
+        else:
+            self._go_on(seen)
+        self._landmarks, self._since_s = seen, 0.0
+        camera = self._cameras[-1]
+        self._last = FrameFit(camera, self._expression[1].copy(), tracked=True)
+        return self._last
+
+    def _jumped(self, seen: np.ndarray) -> bool:
+        unit = float(self._cameras.scale[-1]) * self._kernel.iod
+        return np.linalg.norm(seen - self._landmarks, axis=1).mean() > JUMP * unit
+
+    def _begin(self, seen: np.ndarray) -> None:
+        """Fit a frame that has none before it."""
+        kernel = self._kernel
+        rest = kernel.shapes(self._person, np.zeros((1, kernel.expression.count)))[0]
+        unit = float(kernel.affine_cameras(kernel.rows(seen[None]), rest).scale[0]) * kernel.iod
+        if not unit > 1e-3:
+            raise ValueError("the landmarks lie in one place")
+        centre = seen.mean(0)
+        rows = kernel.rows((seen[None] - centre) / unit)
+        camera = kernel.affine_cameras(rows, rest)
+        self._expression = np.zeros((2, kernel.expression.count))  # of the last and the present frame
+        nothing = np.zeros(6)
+        for _ in range(FIRST_ROUNDS):
+            step = self._solve_expression(rows, camera, np.zeros((6, 6)), nothing, tied=0.0)
+            camera = moved(camera, np.linalg.solve(step.blocks[0], step.pull[0])[None])
+        self._cameras = _scaled(camera, unit, centre)
+        self._known = np.zeros((6, 6)) + step.blocks[0]
+        self._step_s = 0.0
+
+    def _go_on(self, seen: np.ndarray) -> None:
+        """Fit a frame to itself and those before it."""
+        kernel = self._kernel
+        unit = float(self._cameras.scale[-1]) * kernel.iod
+        centre = seen.mean(0)
+        rows = kernel.rows((seen[None] - centre) / unit)
+        past = _scaled(self._cameras, 1 / unit, -centre / unit)
+        first, count = past, len(past)
+        pace = self._since_s / self._step_s if count > 1 else 1.0
+        slower = max(1.0, pace)  # what is jitter within a longer step
+        camera = past[-1:]
+        self._expression[0] = self._expression[1]
+        for i in range(ROUNDS):
+            size = 6 * (count + 1)
+            normal, right = np.zeros((size, size)), np.zeros(size)
+            normal[: 6 * count, : 6 * count] = self._known
+            right[: 6 * count] = -self._known @ _difference(past, first).reshape(-1)
+            if count > 1 and i > 0:  # the first round finds out where the camera is without regard to smoothness
+                bend = _bend(past, camera, pace)
+                weight = bend_weights(bend[None] / slower)[0] / slower**2
+                stencil = np.concatenate([pace * np.eye(6), -(1 + pace) * np.eye(6), np.eye(6)], 1)  # [6, 18]
+                normal += stencil.T @ (weight[:, None] * stencil)
+                right -= stencil.T @ (weight * bend)
+            # what the earlier cameras say about this one
+            old, new = slice(0, 6 * count), slice(6 * count, size)
+            share = np.linalg.solve(normal[old, old], np.concatenate([normal[old, new], right[old, None]], 1))
+            tie = normal[new, new] - normal[new, old] @ share[:, :6]
+            pull = right[new] - normal[new, old] @ share[:, 6]
+            step = self._solve_expression(rows, camera, tie, pull, EXPRESSION_SMOOTHNESS / slower)
+            normal[new, new] += step.blocks[0]
+            right[new] += step.pull[0]
+            change = np.linalg.solve(normal, right).reshape(-1, 6)
+            past, camera = moved(past, change[:-1]), moved(camera, change[-1:])
+        if count > 1:  # eliminate the older camera
+            rest = normal[6:, :6] @ np.linalg.solve(normal[:6, :6], normal[:6, 6:])
+            normal = normal[6:, 6:] - rest
+        self._known = normal
+        both = Cameras(*(np.concatenate([a[-1:], b]) for a, b in zip(_arrays(past), _arrays(camera))))
+        self._cameras = _scaled(both, unit, centre)
+        self._step_s = self._since_s
+
+    def _solve_expression(self, rows, camera, tie, pull, tied):
+        """One round on the expression; the camera is eliminated. Returns the normal equations after it, the camera's pull adapted to it."""
+        kernel = self._kernel
+        now = self._expression[1:]
+        step = kernel.linearise(rows, camera, self._person, now, np.ones(1))
+        blocks, own = step.blocks[0] + tie, step.pull[0] + pull
+        root = np.linalg.cholesky(blocks)
+        reduced = np.linalg.solve(root, np.concatenate([step.cross[0], own[:, None]], 1))
+        before = now.copy()
+        twice = [np.concatenate([a, a]) for a in (step.metric, step.slope, reduced[None, :, :-1], reduced[None, :, -1])]
+        descend_function()(
+            *(kernel.expression.gram, *twice, kernel.prior, tied, EXPRESSION_STEP, *self._bounds),
+            *(np.array([False, tied > 0]), np.array([1]), SWEEPS, self._expression),
+        )
+        step.pull[0] -= step.cross[0] @ (now - before)[0]
+        return step
+
+
+def _arrays(cameras: Cameras) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    return cameras.scale, cameras.rotation, cameras.translation
+
+
+def _scaled(cameras: Cameras, factor: float, shift: np.ndarray) -> Cameras:
+    """Cameras of an image enlarged by a factor, then shifted."""
+    return Cameras(cameras.scale * factor, cameras.rotation, cameras.translation * factor + np.append(shift, 0.0))
+
+
+def _difference(a: Cameras, b: Cameras) -> np.ndarray:
+    """The change [N, 6] that turns cameras b into a, as `moved` takes it."""
+    turn = rotation_vector(a.rotation @ np.swapaxes(b.rotation, 1, 2))
+    return np.concatenate([turn, np.log(a.scale / b.scale)[:, None], (a.translation - b.translation)[:, :2]], 1)
+
+
+def _bend(past: Cameras, camera: Cameras, pace: float) -> np.ndarray:
+    """How a camera differs from one that goes on as the last two did, [6]; pace: the present time step in units of the last one."""
+    return _difference(camera, past[1:])[0] - pace * _difference(past[1:], past[:1])[0]

@@ -1,0 +1,268 @@
+"""The kernel of all fits: normal equations of frames for a morphable model, and the bounded solution for an expression.
+
+Unknown are one identity vector per person and, per frame, an expression vector and a weak-perspective camera. They minimise a
+robust energy (numbers in inter-ocular distances, "iod"):
+
+    sum over frames, points:  w * huber(|observed - scale * R @ X(identity, expression) - T|)^2 / NOISE^2
+    + |identity|^2 + sum EXPRESSION_PRIOR * |expression|^2      with box bounds on the expression
+    + smoothness of camera (accelerations) and expression (differences), both with a bounded influence: a blink or a nod
+      costs no more than a small motion, so only jitter is taken away.
+
+With fixed point weights the normal matrix of a frame's expression is a combination of six constant Gram matrices (one
+per pair of axes), weighted by the camera; so a frame costs K^2 instead of points * K^2, and bounds are kept by coordinate
+descent. Huber's loss enters by clipping residuals, which leaves those matrices constant.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from preprocessing.face_models.dense_points import LEFT_EYE_CORNERS, RIGHT_EYE_CORNERS
+from preprocessing.face_models.morphable import MorphableModel
+from preprocessing.fitting.weights import RELATIONS, point_weights
+from util.geometry import Cameras, rotation_matrix
+
+NOISE = 0.02  # iod; errors of neighbouring points agree, so this is larger than the scatter of one
+HUBER = 0.08  # iod; larger residuals pull no harder
+EXPRESSION_PRIOR = 40.0  # small against the thousands with which points determine a shape like jawOpen
+# Where several shapes explain the points: a mouth is opened by the jaw rather than by the lips around it, and a lid that
+# lowers a little follows the gaze, or squints, rather than begins a blink.
+PRIOR_FACTORS = {"jawOpen": 0.1, "eyeBlink": 4.0}
+PRIOR_FACTORS |= dict.fromkeys(("mouthClose", "mouthLowerDown", "mouthShrugLower", "mouthRollLower"), 10.0)
+# What counts as jitter from frame to frame; larger motion is believed.
+EXPRESSION_SMOOTHNESS = 60.0
+EXPRESSION_STEP = 0.1  # change of a weight
+ROTATION_STEP = 0.004  # rad
+SCALE_STEP = 0.001  # relative
+SHIFT_STEP = 0.002  # iod
+BELIEVED = 5.0  # steps; an acceleration of that many is taken for real
+CAMERA_STEPS = np.array([ROTATION_STEP] * 3 + [SCALE_STEP] + [SHIFT_STEP] * 2)  # of a camera's six unknowns
+
+_PAIRS = ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))
+_CHUNK = 256  # frames at a time where temporary arrays are large
+
+
+def _grams(first: np.ndarray, second: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Weighted Gram matrices of two bases [K1, R, 3], [K2, R, 3] per pair of axes: [6, K1, K2], mixed pairs summed both ways."""
+    weighted = first * weights[:, None]
+    out = np.stack([weighted[..., a] @ second[..., b].T for a, b in _PAIRS])
+    for i, (a, b) in enumerate(_PAIRS):
+        if a != b:
+            out[i] += weighted[..., b] @ second[..., a].T
+    return out
+
+
+@dataclass(frozen=True)
+class Basis:
+    """A linear basis of the rows."""
+
+    flat: np.ndarray  # [K, 3 R]
+    gram: np.ndarray  # [6, K, K]
+
+    @property
+    def count(self) -> int:
+        return len(self.flat)
+
+
+@dataclass(frozen=True)
+class Linearised:
+    """Normal equations of N frames: the camera's own, the expression's and the identity's, and what mixes them."""
+
+    blocks: np.ndarray  # [N, 6, 6] camera with camera
+    pull: np.ndarray  # [N, 6] downhill direction of the camera
+    cross: np.ndarray  # [N, 6, K_exp] camera with expression
+    slope: np.ndarray  # [N, K_exp] downhill direction of the expression
+    metric: np.ndarray  # [N, 6] weights of the Gram matrices, for expression and identity
+    identity_cross: np.ndarray  # [N, 6, K_id], or empty
+    identity_slope: np.ndarray  # [N, K_id], or empty
+
+
+@lru_cache(maxsize=1)
+def descend_function():
+    """The compiled coordinate descent over expressions (numba is imported only by who fits)."""
+    from numba import njit
+
+    def descend(gram, metric, slope, cross, pull, prior, smooth, step, low, high, joined, order, sweeps, expression):
+        """Improve `expression` [N, K] in place, frame by frame: bounded least squares, cameras eliminated.
+
+        gram [6, K, K] with metric [N, 6]: normal matrices; slope [N, K]: downhill direction at the present expression;
+        cross [N, 6, K], pull [N, 6]: inverse root of the cameras' normal matrix times their mixed block and own slope;
+        prior [K], smooth: weights; low, high [K]; joined [N]; order: frame numbers.
+        """
+        frames, count = expression.shape
+        h = np.empty((count, count))
+        g = np.empty(count)
+        d = np.empty(count)
+        for t in order:
+            e = expression[t]
+            for i in range(count):
+                for j in range(i + 1):
+                    value = 0.0
+                    for m in range(6):
+                        value += metric[t, m] * gram[m, i, j] - cross[t, m, i] * cross[t, m, j]
+                    h[i, j] = value
+                    h[j, i] = value
+                g[i] = slope[t, i] - prior[i] * e[i]
+                for m in range(6):
+                    g[i] -= cross[t, m, i] * pull[t, m]
+                h[i, i] += prior[i]
+                d[i] = 0.0
+            for n in (t - 1, t + 1):
+                if 0 <= n < frames and joined[max(t, n)]:
+                    for i in range(count):
+                        difference = expression[n, i] - e[i]
+                        w = smooth / (1.0 + (difference / step) ** 2) ** 2  # Geman-McClure: large ones cost no more
+                        h[i, i] += w
+                        g[i] += w * difference
+            for _ in range(sweeps):
+                for i in range(count):
+                    downhill = g[i]
+                    for j in range(count):
+                        downhill -= h[i, j] * d[j]
+                    d[i] = min(max(e[i] + d[i] + downhill / h[i, i], low[i]), high[i]) - e[i]
+            for i in range(count):
+                e[i] += d[i]
+
+    try:
+        return njit(cache=True)(descend)
+    except RuntimeError:  # numba finds no folder to keep the compiled code in
+        return njit(descend)
+
+
+class Kernel:
+    """One model on one choice of dense points. Image space here is centred and in iod; arrays are float64."""
+
+    def __init__(self, model: MorphableModel, points: np.ndarray, offsets: np.ndarray | None = None):
+        """points: int [L], dense points, all embedded in the model. offsets: [L, 3], added to the model's mean."""
+        column = {int(p): i for i, p in enumerate(model.landmark_ids)}
+        chosen = [column[int(p)] for p in points]
+        trust = model.landmark_weights[chosen]
+        # Rows of the problem: the points themselves, then those relations whose points are all there.
+        place = {int(p): i for i, p in enumerate(points)}
+        relations = [r for r in RELATIONS if all(p in place for p in (*r[0], *r[1]))]
+        self.relations = np.zeros((len(relations), len(points)))
+        weights = list(point_weights(points, model) * trust)
+        for row, (plus, minus, weight) in zip(self.relations, relations):
+            for sign, group in ((1, plus), (-1, minus)):
+                row[[place[p] for p in group]] = sign / len(group)
+            weights.append(weight * trust[row != 0].min())
+        self.weights = np.array(weights) / NOISE**2  # [R]
+        self.shifts = np.repeat([1.0, 0.0], [len(points), len(relations)])  # [R]: 1 where a row moves with the face
+
+        mean, identity, expression = (self.rows(a[..., chosen, :].astype(np.float64)) for a in model.landmark_model)
+        self.mean = mean if offsets is None else mean + self.rows(offsets)
+        self.identity = Basis(identity.reshape(len(identity), -1), _grams(identity, identity, self.weights))
+        self.expression = Basis(expression.reshape(len(expression), -1), _grams(expression, expression, self.weights))
+        self.mixed_gram = _grams(identity, expression, self.weights)  # [6, K_id, K_exp]
+        self.prior = EXPRESSION_PRIOR * np.array([PRIOR_FACTORS.get(re.sub("_[LR]$", "", n), 1.0) for n in model.expression_names])
+        self.bounds = model.expression_bounds.astype(np.float64)
+        rest = model.landmark_model[0]
+        eyes = [rest[column[corners[0]]] for corners in (RIGHT_EYE_CORNERS, LEFT_EYE_CORNERS)]
+        self.iod = float(np.linalg.norm(eyes[0] - eyes[1]))  # of the mean face, model units
+
+    def image_unit(self, landmarks: np.ndarray) -> float:
+        """Inter-ocular distance in pixels of the face seen in [N, L, 2]."""
+        return float(np.median(self.affine_cameras(self.rows(landmarks), self.mean).scale)) * self.iod
+
+    def rows(self, points: np.ndarray) -> np.ndarray:
+        """Rows of the problem [..., R, C] for points [..., L, C]."""
+        return np.concatenate([points, self.relations @ points], -2)
+
+    def person(self, identity: np.ndarray) -> np.ndarray:
+        """A person's rows without expression, [3 R], model space."""
+        return self.mean.reshape(-1) + identity @ self.identity.flat
+
+    def shapes(self, person: np.ndarray, expression: np.ndarray) -> np.ndarray:
+        """Rows in model space [N, R, 3]."""
+        return (person + expression @ self.expression.flat).reshape(len(expression), -1, 3)
+
+    def _turned(self, cameras: Cameras, shapes: np.ndarray) -> np.ndarray:
+        """Rows turned and scaled to image space, not shifted [N, R, 3]."""
+        return shapes @ np.swapaxes(cameras.scale[:, None, None] * cameras.rotation, 1, 2)
+
+    def _shifted(self, cameras: Cameras) -> np.ndarray:
+        return self.shifts[:, None] * cameras.translation[:, None, :2]  # [N, R, 2]
+
+    def linearise(
+        self,
+        seen: np.ndarray,
+        cameras: Cameras,
+        person: np.ndarray,
+        expression: np.ndarray,
+        trust: np.ndarray,
+        with_identity: bool = False,
+    ) -> Linearised:
+        """Normal equations of N frames at the present estimate, without priors.
+
+        seen: [N, R, 2], rows of the landmarks. person: as `person` gives it. expression: [N, K_exp]. trust: [N], weights of the frames.
+        """
+        count, k, k_id = len(seen), self.expression.count, self.identity.count if with_identity else 0
+        out = Linearised(
+            *(np.empty((count, 6, 6)), np.empty((count, 6)), np.empty((count, 6, k)), np.empty((count, k))),
+            *(np.empty((count, 6)), np.empty((count, 6, k_id)), np.empty((count, k_id))),
+        )
+        for part in chunks(count):
+            camera, n = cameras[part], part.stop - part.start
+            turned = self._turned(camera, self.shapes(person, expression[part]))
+            residual = _clip(seen[part] - turned[..., :2] - self._shifted(camera))
+            x, y, z = np.moveaxis(turned, -1, 0)
+            zero, shift = np.zeros_like(x), np.broadcast_to(self.shifts, x.shape)
+            jacobian = np.stack([zero, z, -y, x, shift, zero, -z, zero, x, y, zero, shift], -1).reshape(n, -1, 2, 6)
+            top = camera.scale[:, None, None] * camera.rotation[:, :2]  # [n, 2, 3]
+            weight = self.weights[:, None] * trust[part, None, None]
+            weighted = (jacobian * weight[..., None]).reshape(n, -1, 6).swapaxes(1, 2)  # [n, 6, 2 R]
+            out.blocks[part] = weighted @ jacobian.reshape(n, -1, 6)
+            out.pull[part] = (weighted @ residual.reshape(n, -1, 1))[..., 0]
+            in_model = (weighted.reshape(n, -1, 2) @ top).reshape(n * 6, -1)  # [n 6, 3 R]
+            pulled = ((residual * weight) @ top).reshape(n, -1)
+            out.cross[part] = (in_model @ self.expression.flat.T).reshape(n, 6, k)
+            out.slope[part] = pulled @ self.expression.flat.T
+            if with_identity:
+                out.identity_cross[part] = (in_model @ self.identity.flat.T).reshape(n, 6, k_id)
+                out.identity_slope[part] = pulled @ self.identity.flat.T
+            q = np.swapaxes(top, 1, 2) @ top
+            out.metric[part] = np.stack([q[:, a, b] for a, b in _PAIRS], 1) * trust[part, None]
+        return out
+
+    def affine_cameras(self, seen: np.ndarray, shape: np.ndarray) -> Cameras:
+        """Cameras [N] for one shape [R, 3] in closed form: the best affine map, then the nearest scaled rotation."""
+        share = self.weights * self.shifts
+        share = share / share.sum()
+        centre, middle = share @ shape, np.einsum("r,nrc->nc", share, seen)
+        x = shape - centre
+        affine = np.einsum("nrc,r,rd->ncd", seen - middle[:, None], share, x) @ np.linalg.inv(x.T @ (share[:, None] * x))
+        u, stretch, vt = np.linalg.svd(affine, full_matrices=False)
+        rows = u @ vt
+        rotation = np.concatenate([rows, np.cross(rows[:, 0], rows[:, 1])[:, None]], 1)
+        scale = stretch.mean(1)
+        shift = middle - scale[:, None] * (rows @ centre)
+        return Cameras(scale, rotation, np.pad(shift, ((0, 0), (0, 1))))
+
+
+def moved(cameras: Cameras, change: np.ndarray) -> Cameras:
+    """Cameras after a step [N, 6]: a small rotation (3), the change of log scale, a shift (2)."""
+    return Cameras(
+        cameras.scale * np.exp(change[:, 3]),
+        rotation_matrix(change[:, :3]) @ cameras.rotation,
+        cameras.translation + np.pad(change[:, 4:], ((0, 0), (0, 1))),
+    )
+
+
+def bend_weights(bend: np.ndarray) -> np.ndarray:
+    """Weights [N, 6] of the squares of cameras' accelerations [N, 6]: Geman and McClure's, for rotation, scale and shift apart."""
+    scaled = bend / CAMERA_STEPS
+    size = np.stack([np.linalg.norm(scaled[:, part], axis=1) for part in (slice(0, 3), slice(3, 4), slice(4, 6))], 1)
+    return (1 / (1 + (size / BELIEVED) ** 2) ** 2)[:, [0, 0, 0, 1, 2, 2]] / CAMERA_STEPS**2
+
+
+def chunks(count: int) -> list[slice]:
+    return [slice(i, min(i + _CHUNK, count)) for i in range(0, count, _CHUNK)]
+
+
+def _clip(residual: np.ndarray) -> np.ndarray:
+    """Residuals [..., 2] shortened to HUBER: least squares on them is one step on Huber's loss."""
+    return residual * np.minimum(1.0, HUBER / np.maximum(np.linalg.norm(residual, axis=-1, keepdims=True), 1e-12))
