@@ -3,7 +3,8 @@
 import torch
 from test_losses import CPU, TINY, make_clip
 
-from models.head2head_model import Clip, Head2HeadModel
+from models.clip import Clip
+from models.head2head_model import Head2HeadModel
 from util.distributed import Processes
 
 

@@ -72,14 +72,25 @@ class Processes:
             torch.distributed.broadcast(plain, 0)
             tensor.copy_(plain)
 
-    def agree(self, share: float, stop: int, device: torch.device) -> tuple[float, int]:
-        """The first process's share, and the largest wish to stop."""
+    def smallest(self, value: int, device: torch.device) -> int:
+        """The smallest value that a process gives."""
         if self.size == 1:
-            return share, stop
+            return value
         import torch
         import torch.distributed
 
-        values = torch.tensor([share if self.is_first else 0.0, float(stop)], dtype=torch.float64, device=device)
+        shared = torch.tensor(value, dtype=torch.int64, device=device)
+        torch.distributed.all_reduce(shared, torch.distributed.ReduceOp.MIN)
+        return int(shared)
+
+    def agree(self, done: float, stop: int, device: torch.device) -> tuple[float, int]:
+        """What all processes go by: the first one's fraction of the schedule that is over, and the largest signal number received."""
+        if self.size == 1:
+            return done, stop
+        import torch
+        import torch.distributed
+
+        values = torch.tensor([done if self.is_first else 0.0, float(stop)], dtype=torch.float64, device=device)
         torch.distributed.all_reduce(values, torch.distributed.ReduceOp.MAX)
-        share, stop = values.tolist()
-        return share, int(stop)
+        done, stop = values.tolist()
+        return done, int(stop)
