@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from models.head2head_model import Chunk
+from models.clip import Chunk
 
 Result = tuple[dict[str, Tensor], Tensor]  # losses by name, generated frames
 

@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models import temporal
+from models.clip import Chunk, Clip, to_rgb
 from models.cuda_graphs import GraphedFunction
-from models.flow import trusted
-from models.losses import VGGLoss, feature_matching, gradient_loss, lsgan, warp_loss, weighted_sum
+from models.losses import VGGLoss, weighted_sum
+from models.moving_average import MovingAverage
 from models.networks import MultiscaleDiscriminator, build_generator, conditioning_channels, emphasise_detail
 from models.networks.generator import PREVIOUS_FRAMES
-from models.ops import resample2d
-from models.roi import crop
-from util.caches.flow import STEPS
+from models.objective import Objective, channels_last
 from util.distributed import Processes
 
-FLOW_SCALE = 20.0  # the temporal discriminators see flow in pixels divided by this
-BETAS = (0.5, 0.999)
+BETAS = (0.5, 0.999)  # of Adam, as in pix2pix (Isola et al. 2017)
 
 
 @dataclass(frozen=True)
@@ -52,57 +48,6 @@ class ModelOptions:
     max_frames_per_gpu: int = 4  # frames of a chunk
     detail_init: bool = False  # discriminators that start with an eye for detail (models.networks.emphasise_detail)
     ema: float = 0.0  # decay of the moving average of the generator's weights, per step; 0: none
-
-
-@dataclass
-class Clip:
-    """A batch of windows of the videos, on the device; T consecutive frames each, as bytes until they are needed."""
-
-    real: Tensor  # uint8 [B, T, H, W, 3] RGB
-    conditioning: Tensor  # uint8 [B, T + 2, H, W, C] NMFC (and eye gaze), two frames before the first one first
-    corners: dict[str, Tensor]  # 'mouth', 'eyes' -> int64 [B, T, 2], left and top of the window
-    flows: dict[int, Tensor]  # step s -> [B, T - s, 2, h, w] in pixels of the images; entry i warps frame i onto frame i + s
-
-    @property
-    def length(self) -> int:
-        return self.real.shape[1]
-
-    def chunk(self, start: int, stop: int, history: Tensor) -> Chunk:
-        """Frames [start, stop) with what their losses look back at.
-
-        history: [B, h, 3, H, W] the h <= start generated frames before `start`.
-        """
-        first = start - history.shape[1]
-        return Chunk(
-            real=self.real[:, first:stop],
-            conditioning=self.conditioning[:, start : stop + 2],
-            corners={k: v[:, start:stop] for k, v in self.corners.items()},
-            flows={s: f[:, first : max(first, stop - s)] for s, f in self.flows.items()},
-            history=history,
-        )
-
-
-@dataclass
-class Chunk:
-    """n frames to train on, after h frames of history (h + n = W). All that a step reads, with shapes that depend on h and n alone."""
-
-    real: Tensor  # uint8 [B, W, H, W', 3]
-    conditioning: Tensor  # uint8 [B, n + 2, H, W', C]
-    corners: dict[str, Tensor]  # [B, n, 2]
-    flows: dict[int, Tensor]  # step s -> [B, max(W - s, 0), 2, h, w]
-    history: Tensor  # float32 [B, h, 3, H, W'] generated frames in -1..1
-
-    def tensors(self) -> list[Tensor]:
-        return [self.real, self.conditioning, self.history, *self.corners.values(), *self.flows.values()]
-
-
-@dataclass
-class _Pair:
-    """What one discriminator compares."""
-
-    label: str  # of the discriminator
-    real: Tensor  # [N, C, H, W]
-    fake: Tensor
 
 
 class Head2HeadModel(nn.Module):
@@ -160,11 +105,8 @@ class Head2HeadModel(nn.Module):
         self.compute_gradients: Callable[[Chunk], tuple[dict[str, Tensor], Tensor]] = self.differentiate
         if graphs and device.type == "cuda":
             self.compute_gradients = GraphedFunction(self.differentiate)
-        self.weights = {"G_warp": o.lambda_warp, "G_VGG": o.lambda_vgg}
-        for label in inputs:
-            self.weights |= {f"G_GAN_{label}": 1.0, f"G_feat_{label}": o.lambda_feat, f"G_L1_{label}": o.lambda_L1}
-            self.weights[f"G_gradient_{label}"] = o.lambda_gradient
-            self.weights |= {f"{label}_real": 0.5, f"{label}_fake": 0.5}
+        names = ("roi_px", "n_scales_temporal", "lambda_feat", "lambda_vgg", "lambda_warp", "lambda_L1", "lambda_gradient")
+        self.losses = Objective(self.discriminators, vgg, self.autocast, **{name: getattr(o, name) for name in names})
 
     @property
     def networks(self) -> dict[str, nn.Module]:
@@ -198,19 +140,10 @@ class Head2HeadModel(nn.Module):
                     if isinstance(value, Tensor) and value.shape == parameter.shape:
                         state[key] = torch.empty_like(parameter).copy_(value)
 
-    def to_clip(self, batch: dict[str, Any], corners: dict[str, Tensor]) -> Clip:
-        """Bring a batch of the data loader (data.clips) to the device. corners: as in Clip, on the CPU."""
-
-        def move(x: Tensor) -> Tensor:
-            return x.to(self.device, non_blocking=True)
-
+    def to_clip(self, batch: dict[str, Any]) -> Clip:
+        """The clip of a batch (data.clip_stream) that is on the device already."""
         conditioning = [batch["nmfc"], batch["gaze"]] if self.options.eye_gaze else [batch["nmfc"]]
-        return Clip(
-            real=move(batch["image"]),
-            conditioning=torch.cat([move(x) for x in conditioning], dim=-1),
-            corners={k: move(v) for k, v in corners.items()},
-            flows={s: move(f) for s, f in batch.get("flows", {}).items()},
-        )
+        return Clip(batch["image"], torch.cat(conditioning, dim=-1), batch["corners"], batch.get("flows", {}))
 
     def train_clip(self, clip: Clip) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
         """Train on a clip chunk by chunk.
@@ -252,8 +185,8 @@ class Head2HeadModel(nn.Module):
         # differentiated by the frames alone, discriminator_loss by the discriminators' weights alone.
         frames = fake.detach().requires_grad_()
         for_generator, for_discriminators = self.losses(chunk, real, conditioning[:, -n:], frames)
-        generator_loss = weighted_sum(for_generator, self.weights)
-        discriminator_loss = weighted_sum(for_discriminators, self.weights)
+        generator_loss = weighted_sum(for_generator, self.losses.weights)
+        discriminator_loss = weighted_sum(for_discriminators, self.losses.weights)
         (gradient,) = torch.autograd.grad(generator_loss, frames, retain_graph=True)
         fake.backward(gradient)
         discriminator_loss.backward(inputs=list(self.discriminators.parameters()))
@@ -277,7 +210,7 @@ class Head2HeadModel(nn.Module):
         """
         b, n = A.shape[:2]
         with self.autocast():
-            features = self.G.encode(_channels_last(A.flatten(0, 1)))
+            features = self.G.encode(channels_last(A.flatten(0, 1)))
             if not self.options.prev_output:  # the frames are independent: all at once
                 return self.G.decode(features).float().unflatten(0, (b, n))
             features = features.unflatten(0, (b, n))
@@ -286,101 +219,5 @@ class Head2HeadModel(nn.Module):
             frames = [blank] * (PREVIOUS_FRAMES - len(frames)) + frames
             for t in range(n):
                 P = torch.cat([f.detach() for f in frames[-PREVIOUS_FRAMES:]], dim=1)
-                frames.append(self.G.decode(_channels_last(features[:, t]), _channels_last(P)).float())
+                frames.append(self.G.decode(channels_last(features[:, t]), channels_last(P)).float())
         return torch.stack(frames[PREVIOUS_FRAMES:], dim=1)
-
-    def losses(self, chunk: Chunk, real: Tensor, conditioning: Tensor, fake: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """All losses on a chunk: the generator's and the discriminators', by name.
-
-        real: [B, h + n, 3, H, W] in -1..1. conditioning: [B, n, C, H, W] in 0..1. fake: [B, n, 3, H, W].
-        """
-        for_generator: dict[str, Tensor] = {}
-        for_discriminators: dict[str, Tensor] = {}
-        n = fake.shape[1]
-        frames = self.frame_pairs(chunk.corners, real[:, -n:], conditioning, fake)
-        for pair in (*frames, *self.triplet_pairs(chunk, real, fake)):
-            network = self.discriminators[pair.label]
-            with self.autocast():
-                of_real, of_fake = network(_channels_last(pair.real)), network(_channels_last(pair.fake))
-            for_generator[f"G_GAN_{pair.label}"] = lsgan(of_fake, True)
-            for_generator[f"G_feat_{pair.label}"] = feature_matching(of_fake, of_real)
-            for_discriminators[f"{pair.label}_real"] = lsgan(of_real, True)
-            for_discriminators[f"{pair.label}_fake"] = lsgan(of_fake, False)
-            if not pair.label.startswith("D_T"):  # the frame, and again its mouth and its eyes
-                shown, truth = pair.fake[:, -3:], pair.real[:, -3:]
-                if self.options.lambda_L1:
-                    for_generator[f"G_L1_{pair.label}"] = F.l1_loss(shown, truth)
-                if self.options.lambda_gradient:
-                    for_generator[f"G_gradient_{pair.label}"] = gradient_loss(shown, truth)
-        if self.vgg is not None:
-            with self.autocast():
-                for_generator["G_VGG"] = self.vgg(fake.flatten(0, 1), real[:, -n:].flatten(0, 1))
-        if self.options.lambda_warp and real.shape[1] > 1:
-            for_generator["G_warp"] = self.warp_loss(chunk, real, fake)
-        return for_generator, for_discriminators
-
-    def frame_pairs(self, corners: dict[str, Tensor], real: Tensor, conditioning: Tensor, fake: Tensor) -> Iterator[_Pair]:
-        """Single frames with their conditioning images: the whole frame, the mouth, the eyes. All [B, n, ...]."""
-        real, fake = (torch.cat([conditioning, x], dim=2).flatten(0, 1) for x in (real, fake))
-        yield _Pair("D", real, fake)
-        for label, region in (("Dm", "mouth"), ("De", "eyes")):
-            if label in self.discriminators:
-                corner = corners[region].flatten(0, 1)
-                yield _Pair(label, *(crop(x, corner, self.options.roi_px) for x in (real, fake)))
-
-    def triplet_pairs(self, chunk: Chunk, real: Tensor, fake: Tensor) -> Iterator[_Pair]:
-        """Three frames at distance 1, 3, 9 that end in the chunk, with the flow between them; scales with too few frames have none."""
-        generated = torch.cat([chunk.history, fake], dim=1)
-        before, total = chunk.history.shape[1], real.shape[1]
-        for scale, step in enumerate(STEPS[: self.options.n_scales_temporal]):
-            ends = temporal.triplet_ends(before, total, step)
-            if not len(ends):
-                continue
-            flows = temporal.triplet_flows(chunk.flows[step], ends, step)
-            flows = temporal.upsample_flow(flows, real.shape[-2:]) / FLOW_SCALE
-            pair = (torch.cat([temporal.triplets(x, ends, step), flows], dim=2).flatten(0, 1) for x in (real, generated))
-            yield _Pair(f"D_T{scale}", *pair)
-
-    def warp_loss(self, chunk: Chunk, real: Tensor, fake: Tensor) -> Tensor:
-        """Each frame but the clip's first against the one before it, warped by the reference flow where that is trusted."""
-        before, total = chunk.history.shape[1], real.shape[1]
-        first = max(before, 1)
-        flow = temporal.upsample_flow(chunk.flows[1][:, first - 1 :], real.shape[-2:]).flatten(0, 1)
-        generated = torch.cat([chunk.history, fake.detach()], dim=1)
-        trust = trusted(real[:, first:].flatten(0, 1), resample2d(real[:, first - 1 : total - 1].flatten(0, 1), flow))
-        warped = resample2d(generated[:, first - 1 : total - 1].flatten(0, 1), flow)
-        return warp_loss(fake[:, first - before :].flatten(0, 1), warped, trust)
-
-
-class MovingAverage:
-    """Exponential moving average of a generator's weights; early on it follows closely (decay min(decay, (1 + n) / (10 + n)) at update n).
-
-    The average makes better and steadier pictures than the last weights (Yazici et al. 2019), so it is what a checkpoint's G holds.
-    """
-
-    def __init__(self, network: nn.Module, decay: float):
-        self.decay = decay
-        self.updates = 0
-        self.network = copy.deepcopy(network).requires_grad_(False)
-
-    def state(self) -> dict[str, Any]:
-        return {"network": self.network.state_dict(), "updates": self.updates}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        self.network.load_state_dict(state["network"])
-        self.updates = state["updates"]
-
-    @torch.no_grad()
-    def update(self, network: nn.Module) -> None:
-        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        self.updates += 1
-        torch._foreach_lerp_(list(self.network.parameters()), list(network.parameters()), 1 - decay)
-
-
-def to_rgb(images: Tensor) -> Tensor:
-    """uint8 [..., H, W, 3] -> float32 [..., 3, H, W] in -1..1."""
-    return images.movedim(-1, -3).float() / 127.5 - 1
-
-
-def _channels_last(x: Tensor) -> Tensor:
-    return x.contiguous(memory_format=torch.channels_last)

@@ -1,4 +1,4 @@
-"""The terms of the generator's and the discriminators' losses; models.head2head_model weights and sums them by name."""
+"""The terms of the generator's and the discriminators' losses; models.objective computes them by name."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.checkpoints import check_keys, read_tensors
-from util.cli import UserError
+from util.cli import UserError, warn
 from util.downloads import fetch, sha256_of
 
 Features = list[list[Tensor]]  # of models.networks.MultiscaleDiscriminator: per scale all feature maps, the prediction last
@@ -102,6 +102,18 @@ class VGGLoss(nn.Module):
 VGG19_URL = "https://download.pytorch.org/models/vgg19-dcbb9e9d.pth"  # torchvision's; the name holds the start of its SHA-256
 _VGG19_SHA256 = "dcbb9e9d"
 _TIMEOUT_S = 10.0
+
+
+def load_vgg(weights: Path | None = None) -> VGGLoss | None:
+    """The VGG19 loss; None, with a warning, when its weights cannot be had.
+
+    weights: torchvision's vgg19 state dict; None: as find_vgg_weights finds it. Raises: UserError when the file is none.
+    """
+    path = weights or find_vgg_weights()
+    if path is None:
+        warn(f"training without the VGG loss: its weights cannot be downloaded ({VGG19_URL}); --vgg_weights FILE takes a local copy")
+        return None
+    return VGGLoss(path)
 
 
 def find_vgg_weights() -> Path | None:

@@ -6,8 +6,10 @@ import torch
 import torch.nn.functional as F
 
 from models import temporal
-from models.head2head_model import Clip, Head2HeadModel, ModelOptions, MovingAverage, to_rgb
+from models.clip import Clip, to_rgb
+from models.head2head_model import Head2HeadModel, ModelOptions
 from models.losses import VGGLoss, feature_matching, gradient_loss, lsgan, warp_loss, weighted_sum
+from models.moving_average import MovingAverage
 from models.ops import resample2d
 from models.roi import crop
 from models.schedule import Schedule
@@ -325,7 +327,7 @@ def test_step_takes_the_gradients_of_the_written_out_losses(start, stop):
         else:
             torch.testing.assert_close(p.grad, want, rtol=1e-3, atol=1e-5)
     assert all((p.grad is None) == (stop < 19) for p in model.discriminators["D_T2"].parameters())
-    total = weighted_sum({k: v for k, v in losses.items() if k.startswith("G_")}, model.weights)
+    total = weighted_sum({k: v for k, v in losses.items() if k.startswith("G_")}, model.losses.weights)
     assert total.item() == pytest.approx(for_g.item(), rel=1e-4)
 
 

@@ -15,6 +15,8 @@ from fake_dataset import make_dataset
 import train
 from models.checkpoints import load_weights, read_run_options, read_tensors
 from models.networks import build_generator
+from models.training.clock import Clock
+from models.training.loop import Training
 from options.train_options import parse
 from util.cli import UserError
 from util.layout import Run, root
@@ -70,7 +72,7 @@ def state(run):
 
 def stop_after(monkeypatch, clips):
     """Ask for an end after that many clips, as Ctrl-C would."""
-    original = train.Training.after_clip
+    original = Training.after_clip
     done = []
 
     def after_clip(self, *args):
@@ -79,7 +81,7 @@ def stop_after(monkeypatch, clips):
         if len(done) == clips:
             os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(train.Training, "after_clip", after_clip)
+    monkeypatch.setattr(Training, "after_clip", after_clip)
 
 
 def test_a_run_and_its_files(command, capsys):
@@ -181,15 +183,15 @@ def test_kill_leaves_a_sound_checkpoint(datasets, tmp_path):
 def test_time_limit_fits_the_schedule_into_it(command, monkeypatch):
     """Time drives rate and clip length, not only between epochs, and the run ends complete. A clock that moves on with every clip."""
     rates, lengths = [], []
-    original = train.Training.train
+    original = Training.train
 
     def spy(self, clip):
         rates.append(self.model.optimizers["D"].param_groups[0]["lr"])
         lengths.append(clip.length)
         return original(self, clip)
 
-    monkeypatch.setattr(train.Training, "train", spy)
-    monkeypatch.setattr(train.Clock, "share", lambda self: len(rates) / 10)
+    monkeypatch.setattr(Training, "train", spy)
+    monkeypatch.setattr(Clock, "done", lambda self: len(rates) / 10)
     schedule = ["--niter", "40", "--niter_decay", "40", "--niter_step", "20"]
     assert command(*schedule, "--max_minutes", "3") is None
     # position = 8 epochs for every clip: longer clips from 20, 40 on, decay from 40 on
@@ -203,16 +205,16 @@ def test_time_limit_fits_the_schedule_into_it(command, monkeypatch):
 
 def test_clock(monkeypatch):
     now = [100.0]
-    monkeypatch.setattr(train.time, "monotonic", lambda: now[0])
-    assert train.Clock(90.0, None, 0.25, 5).share() == 0.25  # no limit
-    clock = train.Clock(90.0, 1.0, 0.2, reserve_s=10)  # the command began at 90 and ends at 150, less 10 for saving
-    assert clock.share() == pytest.approx(0.2)
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    assert Clock(90.0, None, 0.25, 5).done() == 0.25  # no limit
+    clock = Clock(90.0, 1.0, 0.2, reserve_s=10)  # the command began at 90 and ends at 150, less 10 for saving
+    assert clock.done() == pytest.approx(0.2)
     now[0] = 120.0
-    assert clock.share() == pytest.approx(0.6)
+    assert clock.done() == pytest.approx(0.6)
     now[0] = 140.0
-    assert clock.share() == pytest.approx(1.0)
+    assert clock.done() == pytest.approx(1.0)
     now[0] = 500.0
-    assert clock.share() == 1.0 and train.Clock(90.0, 1.0, 0.0, 10).share() == 0.0  # preparation took all: one clip all the same
+    assert clock.done() == 1.0 and Clock(90.0, 1.0, 0.0, 10).done() == 0.0  # preparation took all: one clip all the same
 
 
 def test_divergence_stops_with_advice_and_keeps_the_checkpoint(command, monkeypatch):
@@ -220,13 +222,13 @@ def test_divergence_stops_with_advice_and_keeps_the_checkpoint(command, monkeypa
         stop_after(m, 2)
         command()
     before = command.run.state_path.read_bytes()
-    original = train.Training.begin
+    original = Training.begin
 
     def begin(self, *args):
         original(self, *args)
         self.model.G.model_final_img[1].bias.data.fill_(float("nan"))
 
-    monkeypatch.setattr(train.Training, "begin", begin)
+    monkeypatch.setattr(Training, "begin", begin)
     with pytest.raises(UserError, match="training diverged.*--continue_train and half the --lr"):
         command()
     assert command.run.state_path.read_bytes() == before
@@ -236,7 +238,7 @@ def test_out_of_memory_gives_advice(command, monkeypatch):
     def fail(self, clip):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB.\nmore")
 
-    monkeypatch.setattr(train.Training, "train", fail)
+    monkeypatch.setattr(Training, "train", fail)
     with pytest.raises(
         UserError, match=r"out of GPU memory \(CUDA out of memory. Tried to allocate 20 GiB.\); try --max_frames_per_gpu 2, --ngf 2, or"
     ):

@@ -27,8 +27,9 @@ if __package__ in (None, ""):  # run as a file: make the repository's packages i
 import torch
 
 from models import temporal
+from models.clip import Chunk
 from models.flownet2_pytorch import FlowNet2
-from models.head2head_model import Chunk, Head2HeadModel, ModelOptions
+from models.head2head_model import Head2HeadModel, ModelOptions
 from models.losses import VGGLoss
 from options.train_options import TrainOptions, parse
 from util.caches.flow import STEPS

@@ -1,0 +1,53 @@
+"""Writing checkpoints beside the training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+from models.checkpoints import write_tensors
+from util.image_io import write_bytes
+from util.layout import Run
+
+
+class CheckpointWriter:
+    """Writes checkpoints on a thread of its own, one at a time; leaving the context waits for the last."""
+
+    def __init__(self, files: Run):
+        self._files = files
+        self._thread = ThreadPoolExecutor(1, "checkpoint")
+        self._writing: Future | None = None
+
+    def __enter__(self) -> CheckpointWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.shutdown(wait=True)
+        if self._writing is not None:
+            self._writing.result()
+
+    def write(self, state: dict[str, Any], epoch: int | None = None, outdated: Sequence[int] = ()) -> None:
+        """Write all files of the checkpoint 'latest'. Raises what went wrong with the one before.
+
+        state: the complete state on the CPU, which nobody changes any more.
+        epoch: write the networks under this number as well. outdated: epochs whose numbered checkpoints are removed then.
+        """
+        if self._writing is not None:
+            self._writing.result()
+        self._writing = self._thread.submit(self._write, state, epoch, outdated)
+
+    def _write(self, state: dict[str, Any], epoch: int | None, outdated: Sequence[int]) -> None:
+        networks = dict(state["networks"])
+        if state["average"] is not None:
+            networks["G"] = state["average"]["network"]
+        for name in ("latest",) if epoch is None else ("latest", epoch):
+            for label, weights in networks.items():
+                write_tensors(self._files.network_path(label, name), weights)
+        for old in outdated:
+            for label in networks:
+                self._files.network_path(label, old).unlink(missing_ok=True)
+        position = state["progress"]
+        write_bytes(self._files.iteration_path, f"{position['epoch'] + 1}\n{position['clip']}\n".encode())
+        # Last: it alone says where the run stands, and it is complete in itself.
+        write_tensors(self._files.state_path, state)
