@@ -21,7 +21,7 @@ if __package__ in (None, ""):  # run as a file: make the repository's packages i
     sys.path[0] = str(Path(__file__).resolve().parent)
 
 from options.base_options import choose_identities
-from options.train_options import ARCHITECTURE, TrainOptions, parse
+from options.train_options import ARCHITECTURE, UNCRITICAL, TrainOptions, parse
 from util.caches.flow import ensure_flows, read_flows
 from util.caches.persons import Persons, ensure_persons, read_persons
 from util.cli import UserError, be_quiet, progress, run, say
@@ -36,11 +36,6 @@ if TYPE_CHECKING:
     from models.flow import FlowChoice
     from models.head2head_model import Head2HeadModel
     from models.training.loop import Training
-
-# Options that do not change what is learned: they may differ when an interrupted run is taken up again.
-UNCRITICAL = {"dataset_name", "target_id", "name", "datasets_dir", "checkpoints_dir", "gpu_ids", "which_epoch", "preset", "max_minutes"}
-UNCRITICAL |= {"vgg_weights", "continue_train", "load_pretrain", "save_latest_freq", "save_epoch_freq", "tensorboard"}
-UNCRITICAL |= {"faceflow", "flownet2_checkpoint"}  # they decide on `flow`, which is recorded as the method that was used
 
 
 def main(argv: Sequence[str] | None = None) -> int | None:

@@ -1,4 +1,7 @@
-"""Options of train.py: the original's names and defaults, and presets that change defaults."""
+"""Options of train.py: what a user decides, and --set for every other constant of the recipe (options/presets.py).
+
+Each setting is also an option of its own name, as in the original; --help leaves most of these out.
+"""
 
 from __future__ import annotations
 
@@ -9,54 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from options.base_options import BaseOptions, add_base_options, make_options
+from options.presets import FLOWS, PRESETS, SETTINGS, Recipe, default_text, describe_settings, parse_setting, resolve
 from util.cli import UserError, add_flag
 
-# Presets change defaults; an option given on the command line wins over them.
-PRESETS: dict[str, dict[str, Any]] = {
-    # The published networks and losses, trained several times faster and to better pictures (docs/log/).
-    "default": {
-        "batch_size": 0,
-        "margin": 16,
-        "use_eyes_D": True,
-        "ema": 0.999,
-        "augment": False,
-        "move_heads": 0.7,
-        "lambda_L1": 50.0,
-        "lambda_gradient": 50.0,
-        "niter": 100,
-        "niter_decay": 50,
-        "niter_step": 8,
-        "epoch_frames": 650,
-    },
-    "literal": {"precision": "fp32", "cuda_graphs": False},  # the published recipe to the letter: the reference
-    # For a processor without a GPU: the best picture after a few minutes on two cores.
-    "preview": {
-        "max_minutes": 6.0,
-        "ema": 0.99,
-        "loadSize": 128,
-        "augment": False,
-        "move_heads": 0.5,
-        "perspective": True,
-        "ngf": 16,
-        "n_blocks": 6,
-        "prev_output": False,
-        "ndf": 8,
-        "num_D": 1,
-        "use_eyes_D": True,
-        "n_scales_temporal": 0,
-        "lambda_warp": 0.0,
-        "vgg": False,
-        "lambda_L1": 200.0,
-        "lambda_gradient": 150.0,
-        "lr": 1e-3,
-        "n_frames_total": 2,
-        # without end: the time limit is the schedule
-        "niter": 40000,
-        "niter_decay": 20000,
-        "niter_step": 100000,
-    },
-}
-FLOWS = ("auto", "dis", "flownet2")
+__all__ = ["ARCHITECTURE", "FLOWS", "PRESETS", "UNCRITICAL", "TrainOptions", "build_parser", "parse"]
+
 # What the networks' shapes depend on: it cannot change when a run is continued.
 ARCHITECTURE = (
     "loadSize",
@@ -73,61 +33,24 @@ ARCHITECTURE = (
     "use_eyes_D",
     "n_scales_temporal",
 )
+# Options that do not change what is learned: they may differ when an interrupted run is taken up again.
+UNCRITICAL = frozenset(
+    "dataset_name target_id name datasets_dir checkpoints_dir gpu_ids which_epoch preset max_minutes vgg_weights continue_train "
+    "load_pretrain save_latest_freq save_epoch_freq keep_checkpoints tensorboard "
+    "faceflow flownet2_checkpoint".split()  # these two decide on `flow`, which is recorded as the method that was used
+)
+# Settings that --help shows; the others are in --list_settings.
+_SHOWN = ("precision", "max_minutes", "loadSize", "batch_size", "niter", "niter_decay", "save_epoch_freq")
+_ALIASES = {"batch_size": ["--batchSize"]}
 
 
-@dataclass(frozen=True)
-class TrainOptions(BaseOptions):
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions(Recipe, BaseOptions):
+    """All options of a training run, flat: which data and run (BaseOptions), the settings (Recipe), and how it starts."""
+
     preset: str
-    max_minutes: float | None
-    # data
-    loadSize: int
-    batch_size: int
-    augment: bool
-    move_heads: float
-    perspective: bool
-    flow: str
-    faceflow: bool
-    flownet2_checkpoint: Path | None
-    seed: int
-    cuda_graphs: bool
-    # networks
-    ngf: int
-    n_downsample_G: int
-    n_blocks: int
-    margin: int
-    prev_output: bool
-    eye_gaze: bool
-    ndf: int
-    num_D: int
-    n_layers_D: int
-    mouth_D: bool
-    use_eyes_D: bool
-    ROI_size: int
-    n_scales_temporal: int
-    detail_init: bool
-    # losses
-    lambda_feat: float
-    lambda_vgg: float
-    vgg: bool
-    vgg_weights: Path | None
-    lambda_warp: float
-    lambda_L1: float
-    lambda_gradient: float
-    # schedule
-    lr: float
-    niter: int
-    niter_decay: int
-    niter_step: int
-    epoch_frames: int
-    n_frames_total: int
-    max_frames_per_gpu: int
-    ema: float
-    # checkpoints and logs
     continue_train: bool
-    load_pretrain: Path | None
-    save_latest_freq: int
-    save_epoch_freq: int
-    tensorboard: bool
+    load_pretrain: Path | None  # folder of a run to start from
 
     @property
     def needs_flow(self) -> bool:
@@ -138,10 +61,25 @@ class TrainOptions(BaseOptions):
         return {k: str(v) if isinstance(v, Path) else v for k, v in asdict(self).items()}
 
 
+class _Set(argparse.Action):
+    """Collects NAME=VALUE words; the word help prints all settings and ends the command."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option_string: str | None = None
+    ) -> None:
+        if self.nargs == 0 or "help" in values:
+            print(describe_settings())
+            parser.exit()
+        setattr(namespace, self.dest, [*getattr(namespace, self.dest), *values])
+
+
 def build_parser() -> argparse.ArgumentParser:
+    """The parser of train.py. A setting that is not given is argparse.SUPPRESS in what it returns."""
     parser = argparse.ArgumentParser(
         prog="train.py",
         description="Learn to synthesise a person's head from conditioning images.",
+        epilog="Every setting of --list_settings is also an option of its own name: --ngf 32 means --set ngf=32, "
+        "--no_vgg means --set vgg=false.",
         allow_abbrev=False,
     )
     add_base_options(parser)
@@ -149,112 +87,72 @@ def build_parser() -> argparse.ArgumentParser:
         "--preset",
         choices=tuple(PRESETS),
         default="default",
-        help="default: our recipe; literal: the published one, slower; preview: quick, for CPUs",
+        help="recipe: default (for a GPU), literal (as published, slower), or preview (quick, for CPUs)",
     )
-    parser.add_argument("--max_minutes", type=float, metavar="M", help="end after M minutes, with the whole schedule fitted into them")
-
-    data = parser.add_argument_group("data")
-    _number(data, "--loadSize", 256, "side of the images that are trained on", "PX")
-    text = "clips trained on at the same time; 0: as many as the GPU's memory holds, at most 4"
-    _number(data, "--batch_size", 1, text, alias="--batchSize")
-    add_flag(data, "augment", True, "jitter the conditioning images, so that another person's motion does not look foreign later")
-    text = "share of the clips in which the head is moved, in frames and conditioning alike: poses that were not filmed"
-    _number(data, "--move_heads", 0.0, text, "P")
-    add_flag(data, "perspective", False, "heads are moved as the person's camera, which is near, sees them; else as one far away would")
-    data.add_argument(
-        "--flow", choices=FLOWS, default="auto", help="reference optical flow; auto: flownet2 if its checkpoint is there, else dis"
+    add_flag(parser, "continue_train", False, "go on from the run's latest checkpoint; options may differ, except the networks'")
+    parser.add_argument("--load_pretrain", type=Path, metavar="DIR", help="start from the networks in this run's folder")
+    for name in SETTINGS:
+        if name != "precision":
+            _add_setting(parser, name)
+    parser.add_argument("--use_faceflow", dest="faceflow", action="store_true", help=argparse.SUPPRESS)  # the original's name
+    parser.add_argument(
+        "--set",
+        dest="settings",
+        action=_Set,
+        nargs="+",
+        default=[],
+        metavar="NAME=VALUE",
+        help="change settings of the preset; repeatable",
     )
-    add_flag(data, "faceflow", True, "of the published FlowNet2 checkpoints take the one that is tuned on faces")
-    data.add_argument("--use_faceflow", dest="faceflow", action="store_true", help=argparse.SUPPRESS)  # the original's name
-    data.add_argument("--flownet2_checkpoint", type=Path, metavar="FILE", help="FlowNet2's weights (default: in models/flownet2_pytorch)")
-    _number(data, "--seed", 0, "of the initial weights, the windows and the jitter")
-    add_flag(data, "cuda_graphs", True, "on a GPU, record each kind of step once and replay it: faster, with more memory")
-
-    networks = parser.add_argument_group("networks")
-    _number(networks, "--ngf", 64, "base width of the generator")
-    _number(networks, "--n_downsample_G", 3, "halvings in the generator")
-    _number(networks, "--n_blocks", 9, "residual blocks on the generator's way")
-    _number(networks, "--margin", 0, "columns beyond the picture that the generator works on as well", "PX")
-    add_flag(networks, "prev_output", True, "the generator sees its last two frames")
-    add_flag(networks, "eye_gaze", True, "the generator sees the eye gaze image")
-    _number(networks, "--ndf", 64, "base width of the discriminators")
-    _number(networks, "--num_D", 2, "scales of every discriminator")
-    _number(networks, "--n_layers_D", 3, "strided layers of every discriminator")
-    add_flag(networks, "mouth_D", True, "a discriminator for the mouth")
-    add_flag(networks, "use_eyes_D", False, "a discriminator for the eyes")
-    _number(networks, "--ROI_size", 72, "window of mouth and eyes, for 256-pixel images", "PX")
-    _number(networks, "--n_scales_temporal", 3, "temporal discriminators (steps 1, 3, 9)")
-
-    add_flag(networks, "detail_init", False, "initial weights that give the discriminators an eye for detail from the start")
-
-    losses = parser.add_argument_group("losses")
-    _number(losses, "--lambda_feat", 10.0, "weight of feature matching", "W")
-    _number(losses, "--lambda_vgg", 10.0, "weight of the VGG19 loss", "W")
-    add_flag(losses, "vgg", True, "the VGG19 loss, if its weights can be had")
-    losses.add_argument("--vgg_weights", type=Path, metavar="FILE", help="torchvision's vgg19 weights, instead of a download")
-    _number(losses, "--lambda_warp", 10.0, "weight of the warp loss", "W")
-    _number(losses, "--lambda_L1", 0.0, "weight of the mean absolute difference", "W")
-    _number(losses, "--lambda_gradient", 0.0, "weight of the difference of the pictures' gradients", "W")
-
-    schedule = parser.add_argument_group("schedule")
-    _number(schedule, "--lr", 2e-4, "learning rate of Adam", "R")
-    _number(schedule, "--niter", 40, "epochs at the full learning rate")
-    _number(schedule, "--niter_decay", 20, "epochs of its linear decay")
-    _number(schedule, "--niter_step", 5, "epochs after which clips become twice as long")
-    _number(schedule, "--epoch_frames", 0, "frames that an epoch has at least: it goes through a shorter video more than once")
-    _number(schedule, "--n_frames_total", 12, "frames of a clip at first")
-    _number(schedule, "--max_frames_per_gpu", 4, "frames of a chunk, i.e. of one step")
-    _number(schedule, "--ema", 0.0, "decay of the moving average of the generator's weights, which is what is saved; 0: none", "D")
-
-    files = parser.add_argument_group("checkpoints and logs")
-    add_flag(files, "continue_train", False, "go on from the run's latest checkpoint; options may differ, except the networks'")
-    files.add_argument("--load_pretrain", type=Path, metavar="DIR", help="start from the networks in this run's folder")
-    _number(files, "--save_latest_freq", 100, "clips between two checkpoints")
-    _number(files, "--save_epoch_freq", 100, "epochs between two checkpoints that are kept")
-    add_flag(files, "tensorboard", True, "write TensorBoard logs")
+    parser.add_argument("--list_settings", dest="settings", action=_Set, nargs=0, help="print all settings and their values, and end")
+    parser.set_defaults(**dict.fromkeys(SETTINGS, argparse.SUPPRESS))
     return parser
 
 
-def _number(group: argparse._ArgumentGroup, name: str, default: float, help: str, metavar: str = "N", alias: str | None = None) -> None:
-    names = [name, alias] if alias else [name]
-    group.add_argument(*names, type=type(default), default=default, metavar=metavar, help=f"{help} (default: %(default)s)")
+def _add_setting(parser: argparse.ArgumentParser, name: str) -> None:
+    """Add a setting as an option of its own name, with its opposite --no_NAME if it is on or off."""
+    f = SETTINGS[name]
+    if isinstance(f.default, bool):
+        for flag, action in ((f"--{name}", "store_true"), (f"--no_{name}", "store_false")):
+            parser.add_argument(flag, dest=name, action=action, help=argparse.SUPPRESS)
+        return
+    text = f"{f.metadata['text']} (default: {default_text(name)})".replace("%", "%%")
+    metavar = {"px": "PX", "min": "M"}.get(f.metadata["unit"], "N")
+    names = [f"--{name}", *_ALIASES.get(name, [])]
+    parser.add_argument(*names, dest=name, metavar=metavar, help=text if name in _SHOWN else argparse.SUPPRESS)
 
 
 def parse(argv: Sequence[str] | None = None) -> TrainOptions:
-    """Parse and check the command line of train.py.
+    """Parse and check the command line of train.py. A value given as an option or by --set wins over the preset's.
 
-    Raises: UserError for values that cannot work together.
+    Raises: UserError for a setting that does not exist, a value of the wrong type or range, the same setting given with different
+    values, and values that cannot work together.
     """
-    parser = build_parser()
-    preset = parser.parse_args(argv).preset
-    parser.set_defaults(**PRESETS[preset])
-    options = make_options(TrainOptions, parser.parse_args(argv))
+    args = vars(build_parser().parse_args(argv))
+    chosen = {}
+    for name in SETTINGS:
+        given = args.pop(name, argparse.SUPPRESS)
+        if given != argparse.SUPPRESS:
+            chosen[name] = given if isinstance(given, bool) else parse_setting(name, given, f"--{name} ")
+    origin = {name: "as an option" for name in chosen}
+    for word in args.pop("settings"):
+        name, equals, text = word.partition("=")
+        if not equals:
+            raise UserError(f"--set {word} is not of the form NAME=VALUE; --list_settings prints all settings")
+        value = parse_setting(name, text, f"--set {name}=")
+        if name in chosen and chosen[name] != value:
+            raise UserError(f"{name} is {chosen[name]} {origin[name]} and {value} by --set; give it once")
+        chosen[name] = value
+        origin.setdefault(name, "by --set")
+    options = make_options(TrainOptions, {**args, **resolve(args["preset"], chosen)})
     _check(options)
     return options
 
 
 def _check(o: TrainOptions) -> None:
-    networks = "loadSize ngf n_blocks ndf num_D n_layers_D ROI_size"
-    schedule = "niter_step n_frames_total max_frames_per_gpu save_latest_freq save_epoch_freq"
-    for name in f"{networks} {schedule}".split():
-        if getattr(o, name) < 1:
-            raise UserError(f"--{name} {getattr(o, name)} must be at least 1")
-    losses = "lambda_feat lambda_vgg lambda_warp lambda_L1 lambda_gradient"
-    for name in f"batch_size niter niter_decay epoch_frames n_downsample_G margin {losses} seed".split():
-        if getattr(o, name) < 0:
-            raise UserError(f"--{name} {getattr(o, name)} must not be negative")
+    """Check what no setting's own range says."""
     if o.niter + o.niter_decay < 1:
         raise UserError("--niter and --niter_decay are both 0: there is nothing to train")
-    if not 0 <= o.move_heads <= 1:
-        raise UserError(f"--move_heads {o.move_heads} must be 0 to 1")
-    if not 0 <= o.ema < 1:
-        raise UserError(f"--ema {o.ema} must be at least 0 and below 1")
-    if o.lr <= 0:
-        raise UserError(f"--lr {o.lr} must be above 0")
-    if o.max_minutes is not None and o.max_minutes <= 0:
-        raise UserError(f"--max_minutes {o.max_minutes} must be above 0")
-    if not 0 <= o.n_scales_temporal <= 3:
-        raise UserError(f"--n_scales_temporal {o.n_scales_temporal} must be 0, 1, 2 or 3")
     multiple = 2**o.n_downsample_G
     if o.loadSize % multiple or o.loadSize < 4 * multiple:
         raise UserError(f"--loadSize {o.loadSize} must be a multiple of {multiple} (2 to the n_downsample_G), at least {4 * multiple}")

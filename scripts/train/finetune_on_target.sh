@@ -10,7 +10,7 @@ As train_on_target.sh, but starts from the networks in checkpoints/faceforensics
 another start: --load_pretrain FOLDER. Writes checkpoints/DATASET/head2head_TARGET/.
 
   GPUS=2 before the command: on two GPUs of this machine (any number)
-  options: python train.py --help
+  options: python train.py --help; all settings of the recipe: python train.py --list_settings
 TEXT
 }
 

@@ -10,7 +10,7 @@ Trains on every person of datasets/faceforensicspp and writes checkpoints/facefo
 Needs preprocessing (detect, detect_landmarks70, reconstruct) to be done. Run it again to go on after an interruption.
 
   GPUS=2 before the command: on two GPUs of this machine (any number)
-  options: python train.py --help
+  options: python train.py --help; all settings of the recipe: python train.py --list_settings
 TEXT
 }
 

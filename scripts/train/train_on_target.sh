@@ -11,7 +11,7 @@ Needs preprocessing (detect, detect_landmarks70, reconstruct) to be done. Run it
 
   GPUS=2 before the command: on two GPUs of this machine (any number)
   options, for instance: --preset preview --max_minutes 6 (quick, for CPUs), --gpu_ids -1 (CPU), --use_eyes_D;
-  all: python train.py --help
+  more: python train.py --help; all settings of the recipe: python train.py --list_settings
 TEXT
 }
 
