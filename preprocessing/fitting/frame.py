@@ -2,7 +2,7 @@
 
 The energy is that of the whole-video fit (preprocessing/fitting/kernel.py), of all frames up to the present one. What the earlier
 frames say about the newest camera is kept as a normal matrix of the last two cameras, from which older ones have been eliminated
-(a square-root-free information filter); the smoothness terms tie the newest camera to them, so that the past is believed as far as it
+(an information filter); the smoothness terms tie the newest camera to them, so that the past is believed as far as it
 is known, and no more. The expression is tied to the last one.
 """
 
@@ -15,10 +15,10 @@ import numpy as np
 
 from preprocessing.face_models.dense_points import N_POINTS
 from preprocessing.face_models.morphable import MorphableModel
-from preprocessing.fitting.kernel import EXPRESSION_SMOOTHNESS, EXPRESSION_STEP, Kernel, bend_weights, descend_function, moved
+from preprocessing.fitting.kernel import EXPRESSION_SMOOTHNESS, EXPRESSION_STEP, HUBER, Kernel, bend_weights, descend_function, moved
 from util.geometry import Cameras, rotation_vector
 
-FIRST_ROUNDS, ROUNDS = 8, 3  # Gauss-Newton rounds of a frame without and with earlier ones
+FIRST_ROUNDS, ROUNDS = 8, 2  # Gauss-Newton rounds of a frame without and with earlier ones
 SWEEPS = 8  # of the coordinate descent over the expression, each round
 FORGET_S = 0.5  # seconds after which earlier frames say nothing any more
 JUMP = 0.5  # iod; landmarks that lie so far from the last ones on the mean begin anew
@@ -68,18 +68,18 @@ class FrameFitter:
             self._last = FrameFit(self._last.camera, self._last.expression, tracked=False)
             return self._last
         seen = np.asarray(landmarks[:, :2], np.float64)
-        if self._last is None or self._since_s > FORGET_S or self._jumped(seen):
+        moved_iod = 0.0 if self._last is None else self._moved_iod(seen)
+        if self._last is None or self._since_s > FORGET_S or moved_iod > JUMP:
             self._begin(seen)
         else:
-            self._go_on(seen)
+            self._go_on(seen, fast=moved_iod > HUBER)
         self._landmarks, self._since_s = seen, 0.0
-        camera = self._cameras[-1]
-        self._last = FrameFit(camera, self._expression[1].copy(), tracked=True)
+        self._last = FrameFit(self._cameras[-1], self._expression[1].copy(), tracked=True)
         return self._last
 
-    def _jumped(self, seen: np.ndarray) -> bool:
-        unit = float(self._cameras.scale[-1]) * self._kernel.iod
-        return np.linalg.norm(seen - self._landmarks, axis=1).mean() > JUMP * unit
+    def _moved_iod(self, seen: np.ndarray) -> float:
+        """How far the landmarks are from the last ones on the mean."""
+        return float(np.linalg.norm(seen - self._landmarks, axis=1).mean() / (self._cameras.scale[-1] * self._kernel.iod))
 
     def _begin(self, seen: np.ndarray) -> None:
         """Fit a frame that has none before it."""
@@ -100,44 +100,46 @@ class FrameFitter:
         self._known = np.zeros((6, 6)) + step.blocks[0]
         self._step_s = 0.0
 
-    def _go_on(self, seen: np.ndarray) -> None:
-        """Fit a frame to itself and those before it."""
+    def _go_on(self, seen: np.ndarray, fast: bool) -> None:
+        """Fit a frame to itself and those before it.
+
+        fast: the points are so far from the last ones that Huber's loss would hold the camera back; it is sought in closed form first.
+        """
         kernel = self._kernel
         unit = float(self._cameras.scale[-1]) * kernel.iod
         centre = seen.mean(0)
         rows = kernel.rows((seen[None] - centre) / unit)
         past = _scaled(self._cameras, 1 / unit, -centre / unit)
-        first, count = past, len(past)
-        pace = self._since_s / self._step_s if count > 1 else 1.0
-        slower = max(1.0, pace)  # what is jitter within a longer step
-        camera = past[-1:]
+        count = len(past)
+        old, new = slice(0, 6 * count), slice(6 * count, 6 * count + 6)
+        pace = self._since_s / self._step_s if count > 1 else 1.0  # the present time step in units of the last one
+        slower = max(1.0, pace)  # within a longer step more is jitter
+        going_on = pace * _difference(past[1:], past[:-1]) if count > 1 else 0.0
+        stencil = np.concatenate([pace * np.eye(6), -(1 + pace) * np.eye(6), np.eye(6)], 1)  # [6, 18]
+        camera, change = past[-1:], np.zeros(6 * count)  # of the earlier cameras
         self._expression[0] = self._expression[1]
+        if fast:
+            camera = kernel.affine_cameras(rows, kernel.shapes(self._person, self._expression[1:])[0])
         for i in range(ROUNDS):
-            size = 6 * (count + 1)
-            normal, right = np.zeros((size, size)), np.zeros(size)
-            normal[: 6 * count, : 6 * count] = self._known
-            right[: 6 * count] = -self._known @ _difference(past, first).reshape(-1)
+            normal, right = np.zeros((new.stop, new.stop)), np.zeros(new.stop)
+            normal[old, old] = self._known
             if count > 1 and i > 0:  # the first round finds out where the camera is without regard to smoothness
-                bend = _bend(past, camera, pace)
-                weight = bend_weights(bend[None] / slower)[0] / slower**2
-                stencil = np.concatenate([pace * np.eye(6), -(1 + pace) * np.eye(6), np.eye(6)], 1)  # [6, 18]
+                bend = (_difference(camera, past[1:]) - going_on)[0]  # with the earlier cameras as they were
+                weight = bend_weights((bend + stencil[:, old] @ change)[None] / slower)[0] / slower**2
                 normal += stencil.T @ (weight[:, None] * stencil)
                 right -= stencil.T @ (weight * bend)
-            # what the earlier cameras say about this one
-            old, new = slice(0, 6 * count), slice(6 * count, size)
+            # eliminate the earlier cameras: what they say about this one
             share = np.linalg.solve(normal[old, old], np.concatenate([normal[old, new], right[old, None]], 1))
-            tie = normal[new, new] - normal[new, old] @ share[:, :6]
-            pull = right[new] - normal[new, old] @ share[:, 6]
+            tie, pull = normal[new, new] - normal[new, old] @ share[:, :6], right[new] - normal[new, old] @ share[:, 6]
             step = self._solve_expression(rows, camera, tie, pull, EXPRESSION_SMOOTHNESS / slower)
-            normal[new, new] += step.blocks[0]
-            right[new] += step.pull[0]
-            change = np.linalg.solve(normal, right).reshape(-1, 6)
-            past, camera = moved(past, change[:-1]), moved(camera, change[-1:])
+            turn = np.linalg.solve(step.blocks[0] + tie, step.pull[0] + pull)
+            change = share[:, 6] - share[:, :6] @ turn
+            camera = moved(camera, turn[None])
         if count > 1:  # eliminate the older camera
-            rest = normal[6:, :6] @ np.linalg.solve(normal[:6, :6], normal[:6, 6:])
-            normal = normal[6:, 6:] - rest
+            normal = normal[6:, 6:] - normal[6:, :6] @ np.linalg.solve(normal[:6, :6], normal[:6, 6:])
+        normal[-6:, -6:] += step.blocks[0]
         self._known = normal
-        both = Cameras(*(np.concatenate([a[-1:], b]) for a, b in zip(_arrays(past), _arrays(camera))))
+        both = Cameras(*(np.concatenate(pair) for pair in zip(_arrays(moved(past[-1:], change[None, -6:])), _arrays(camera))))
         self._cameras = _scaled(both, unit, centre)
         self._step_s = self._since_s
 
@@ -172,8 +174,3 @@ def _difference(a: Cameras, b: Cameras) -> np.ndarray:
     """The change [N, 6] that turns cameras b into a, as `moved` takes it."""
     turn = rotation_vector(a.rotation @ np.swapaxes(b.rotation, 1, 2))
     return np.concatenate([turn, np.log(a.scale / b.scale)[:, None], (a.translation - b.translation)[:, :2]], 1)
-
-
-def _bend(past: Cameras, camera: Cameras, pace: float) -> np.ndarray:
-    """How a camera differs from one that goes on as the last two did, [6]; pace: the present time step in units of the last one."""
-    return _difference(camera, past[1:])[0] - pace * _difference(past[1:], past[:1])[0]

@@ -248,7 +248,7 @@ def moved(cameras: Cameras, change: np.ndarray) -> Cameras:
     return Cameras(
         cameras.scale * np.exp(change[:, 3]),
         rotation_matrix(change[:, :3]) @ cameras.rotation,
-        cameras.translation + np.pad(change[:, 4:], ((0, 0), (0, 1))),
+        cameras.translation + np.concatenate([change[:, 4:], np.zeros((len(change), 1))], 1),
     )
 
 
