@@ -9,7 +9,7 @@ from fractions import Fraction
 import numpy as np
 
 from preprocessing.driving.edits import Edit
-from preprocessing.driving.heads import DrivenFrame, FittedFrame, Person
+from preprocessing.driving.heads import DrivenFrame, Person
 from preprocessing.driving.landmarks import in_eyes, into_head, mesh_landmarks
 from preprocessing.driving.motion import Motion, Placement, head_rotation
 from preprocessing.driving.openings import Opening, lid_gaps, openings
@@ -17,6 +17,7 @@ from preprocessing.driving.profile import TargetProfile
 from preprocessing.driving.retarget import place_head, retarget
 from preprocessing.face_models.dense_points import from_dense
 from preprocessing.face_models.morphable import MorphableModel
+from preprocessing.fitting.frame import FrameFit
 from preprocessing.fitting.video import fit_video
 from util.cli import UserError
 
@@ -128,7 +129,7 @@ class Driver:
         """Forget the past: the next frame is the first of a stream."""
         self._smoothed: np.ndarray | None = None
 
-    def step(self, fit: FittedFrame, landmarks70: np.ndarray, pose: int | None = None, dt_s: float = 1 / 30) -> DrivenFrame:
+    def step(self, fit: FrameFit, landmarks70: np.ndarray, pose: int | None = None, dt_s: float = 1 / 30) -> DrivenFrame:
         """The target in the driver's next frame.
 
         fit: of the driver's frame, with the reference's identity. landmarks70: [70, 2], as detected in pixels of the driver's frame.

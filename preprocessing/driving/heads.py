@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 
@@ -31,13 +31,6 @@ class Driven:
     expression: np.ndarray  # float64 [N, K]
     cameras: Cameras
     landmarks: np.ndarray  # float64 [N, 70, 2], pixels of the target's frames
-
-
-class FittedFrame(Protocol):
-    """One frame of a fitted head, as preprocessing.fitting.frame gives it."""
-
-    expression: np.ndarray  # float64 [K]
-    camera: Cameras  # as `cameras[i]`
 
 
 class DrivenFrame(NamedTuple):

@@ -100,7 +100,10 @@ class TargetProfile:
                 f"the profile of '{self.name}' was made with version {self.face_model_version} of the face model {kind}, now it is "
                 f"{model_version(kind)}; run preprocessing/reconstruct.py, then train again"
             )
-        return load_face_model(kind)
+        model = load_face_model(kind)
+        if (len(self.identity), self.expression_range.shape[1]) != (len(model.identity_basis), len(model.expression_names)):
+            raise UserError(f"the coefficients of the profile of '{self.name}' are not of the face model {kind}; {PROFILE_REMEDY}")
+        return model
 
     def to_bytes(self) -> bytes:
         """The profile as the content of an .npz file: numbers at full precision, and text; nothing that would be run on reading."""
