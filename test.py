@@ -34,7 +34,8 @@ from util.cli import UserError, progress, run, say
 from util.image_io import write_image
 from util.layout import Dataset, Run
 from util.metrics import MEASURES, face_mask, frame_measures, heatmap, mean_measures
-from util.paste_back.blender import make_plan, write_paste_back
+from util.paste_back.plan import make_plan
+from util.paste_back.writing import write_paste_back
 from util.results.folder import Results
 
 _VERSION = 1  # raise it when results must be made anew
