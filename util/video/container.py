@@ -54,7 +54,7 @@ def demux(container: Any, stream: Any, path: str | Path) -> Iterator[Any]:
         raise UserError(f"{path} is damaged ({e.strerror}); copy or download the file again") from None
 
 
-def seek(container: Any, stream: Any, time_s: float) -> bool:
+def go_to(container: Any, stream: Any, time_s: float) -> bool:
     """Go to the key frame before a time; False when the file has no index to do so."""
     import av
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from util.cli import UserError
-from util.video.container import decode, decode_packet, demux, open_video, video_stream
+from util.video.container import decode, decode_packet, demux, go_to, open_video, video_stream
 
 if TYPE_CHECKING:
     pass
@@ -132,7 +132,7 @@ def _read(path: str | Path, info: VideoInfo, size: tuple[int, int], first: int, 
         stream = video_stream(container, path)
         stream.thread_type = "AUTO"
         stream.codec_context.thread_count = min(4, os.cpu_count() or 1)  # each thread holds frames of its own
-        if seek and not seek(container, stream, max(info.start_s, next_s - _SEEK_MARGIN_S)):
+        if seek and not go_to(container, stream, max(info.start_s, next_s - _SEEK_MARGIN_S)):
             return
         previous: tuple[float, Any] | None = None
         for frame in decode(container, stream, path):

@@ -116,7 +116,7 @@ class VideoWriter:
             raise
         self._container = None
 
-    def open_video(self, width: int, height: int) -> None:
+    def _open(self, width: int, height: int) -> None:
         import av
 
         self.path.parent.mkdir(parents=True, exist_ok=True)
