@@ -10,38 +10,29 @@ same inputs are kept; anything else is made anew.
 
 from __future__ import annotations
 
-import hashlib
-import os
 import sys
-import time
-from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 if __package__ in (None, ""):  # run as a file: make the repository's packages importable
     sys.path[0] = str(Path(__file__).resolve().parent)
 
-from data.clips import DrivingFrame, DrivingSequence
+from data.clips import DrivingSequence
 from options.base_options import choose_identities
 from options.test_options import TestOptions, parse
-from util.cli import UserError, progress, run, say
-from util.image_io import write_image
+from util.cli import UserError, run, say
+from util.hashing import sha256_of, sha256_of_all
 from util.layout import Dataset, Run
-from util.metrics import MEASURES, face_mask, frame_measures, heatmap, mean_measures
-from util.paste_back.blender import make_plan, write_paste_back
+from util.metrics import MEASURES
+from util.paste_back.plan import make_plan
+from util.paste_back.writing import write_paste_back
 from util.results.folder import Results
+from util.results.writing import write_results
 
 _VERSION = 1  # raise it when results must be made anew
-_WRITERS = min(16, os.cpu_count() or 4)
-# Frames handed to the writers at once, and how many may be unwritten when the next frame is synthesised. Beside a GPU, both
-# work side by side. A network on the processor wants all cores for itself: they take turns.
-_TURNS = {"cuda": (1, 16), "cpu": (8, 0)}
 
 
 def main(argv: Sequence[str] | None = None) -> int | None:
@@ -68,8 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     results = Results(files.test_folder(sequence.sequence.id, options.which_epoch))
     key = {
         "version": _VERSION,
-        "checkpoint": _digest([checkpoint]),
-        "inputs": _digest(sequence.paths()),
+        "checkpoint": sha256_of(checkpoint),
+        "inputs": sha256_of_all(sequence.paths(), names=len(sequence.paths()) > 1),
         "size": size,
         "precision": options.precision,
     }
@@ -109,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
 def synthesise(
     options: TestOptions, files: Run, run_options: dict[str, Any], sequence: DrivingSequence, results: Results, facts: dict[str, Any]
 ) -> None:
-    """Generate all frames of a sequence and write them, with the measures if there is a truth; complete or not at all."""
+    """Synthesise all frames of a sequence and write them, with the measures if there is a truth; complete or not at all."""
     import torch
 
     from models.synthesis import Synthesizer
@@ -119,64 +110,19 @@ def synthesise(
     dtype = choose_precision(options.precision, device)
     synthesizer = Synthesizer(files, run_options, options.which_epoch, device, dtype)
     results.begin()
-    self_reenactment = options.source_id is None
-    per_frame: list[dict[str, float]] = []
-    kinds: set[str] = set()
-    finished: list[tuple[DrivingFrame, np.ndarray]] = []
-    waiting: deque[Future] = deque()
-    at_once, unwritten = _TURNS[device.type]
-    spent_s = 0.0
-
-    with ThreadPoolExecutor(_WRITERS) as pool:
-
-        def write(unwritten: int) -> None:
-            """Hand the finished frames to the writers and wait until at most `unwritten` are not written."""
-            waiting.extend(pool.submit(write_frame, results, *f, self_reenactment, run_options["eye_gaze"]) for f in finished)
-            finished.clear()
-            while len(waiting) > unwritten:
-                measures, written = waiting.popleft().result()
-                kinds.update(written)
-                if measures is not None:
-                    per_frame.append(measures)
-
-        try:
-            for frame in progress(sequence, desc="synthesising", total=len(sequence)):
-                began = time.perf_counter()
-                finished.append((frame, synthesizer(frame.nmfc, frame.gaze)))
-                spent_s += time.perf_counter() - began
-                if len(finished) == at_once:
-                    write(unwritten)
-            write(0)
-        except BaseException:
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
-    if per_frame:
-        results.write_measures(mean_measures(per_frame), per_frame, sequence.numbers, {k: m.unit for k, m in MEASURES.items()})
-    facts["kinds"] = sorted(kinds)
+    facts["kinds"], facts["frames_per_s"] = write_results(
+        results,
+        sequence,
+        len(sequence),
+        synthesizer.step,
+        device_type=device.type,
+        self_reenactment=options.source_id is None,
+        eye_gaze=run_options["eye_gaze"],
+    )
     facts["device"] = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     facts["precision"] = str(dtype).removeprefix("torch.")
-    facts["frames_per_s"] = len(sequence) / spent_s
     facts["torch"] = torch.__version__
     results.finish(facts)
-
-
-def write_frame(
-    results: Results, frame: DrivingFrame, fake: np.ndarray, self_reenactment: bool, eye_gaze: bool
-) -> tuple[dict[str, float] | None, list[str]]:
-    """Write the pictures of one frame. Returns its measures (None without a truth) and the kinds that were written."""
-    images = {"fake": fake, "nmfc": frame.nmfc}
-    if eye_gaze:
-        images["eye_gaze"] = frame.gaze
-    if frame.image is not None:
-        images["real"] = frame.image
-    measures = None
-    if self_reenactment:
-        measures = frame_measures(frame.image, fake, frame.nmfc, frame.landmarks)
-        images["heatmap"] = heatmap(frame.image, fake)
-        images["masked_heatmap"] = heatmap(frame.image, fake, face_mask(frame.nmfc))
-    for kind, image in images.items():
-        write_image(results.path(kind, frame.number), image)
-    return measures, list(images)
 
 
 def _one_target(options: TestOptions, dataset: Dataset) -> str:
@@ -202,18 +148,6 @@ def _check_face_model(dataset: Dataset, target: str, run_options: dict[str, Any]
 
 def _model_name(face_model: dict[str, str]) -> str:
     return " ".join(str(v) for v in face_model.values())
-
-
-def _digest(paths: Sequence[Path]) -> str:
-    """SHA-256 over the names and the contents of files (of one file: of its content)."""
-    digest = hashlib.sha256()
-    for path in paths:
-        if len(paths) > 1:
-            digest.update(path.name.encode())
-        with path.open("rb") as f:
-            while block := f.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
 
 
 def _print_measures(results: Results) -> None:

@@ -29,7 +29,7 @@ from models.checkpoints import load_weights
 from models.flownet2_pytorch import FlowNet2
 from models.ops import resample2d
 from util.cli import UserError, say, warn_once
-from util.downloads import sha256_of
+from util.hashing import sha256_of
 from util.layout import flownet2_checkpoint
 
 FLOW_METHODS = ("dis", "flownet2")

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from models.checkpoints import check_keys, read_tensors
 from util.cli import UserError, warn
-from util.downloads import fetch, sha256_of
+from util.downloads import fetch
+from util.hashing import sha256_of
 
 Features = list[list[Tensor]]  # of models.networks.MultiscaleDiscriminator: per scale all feature maps, the prediction last
 

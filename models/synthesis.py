@@ -41,7 +41,7 @@ class Synthesizer:
         self._previous: deque[torch.Tensor] = deque(maxlen=PREVIOUS_FRAMES)
 
     @torch.inference_mode()
-    def __call__(self, nmfc: np.ndarray, gaze: np.ndarray) -> np.ndarray:
+    def step(self, nmfc: np.ndarray, gaze: np.ndarray) -> np.ndarray:
         """The next frame of a sequence.
 
         nmfc, gaze: uint8 [H, W, 3], sides multiples of 2^n_downsample_G; gaze is ignored by a run without eye gaze.

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from options.base_options import BaseOptions, add_base_options, make_options
 from util.cli import UserError, add_flag
-from util.paste_back.blender import AUDIO
+from util.paste_back.plan import AUDIO
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class TestOptions(BaseOptions):
     how_many: int | None  # None: all frames
     report: bool
     paste_back: bool
-    audio: str  # of the pasted-back video, one of util.paste_back.blender.AUDIO
+    audio: str  # of the pasted-back video, one of util.paste_back.plan.AUDIO
 
     __test__ = False  # no test for pytest to collect
 

@@ -13,7 +13,6 @@ The video is read twice, first for the boxes, then for the crops, so memory does
 from __future__ import annotations
 
 import argparse
-import hashlib
 import math
 import os
 import re
@@ -34,6 +33,7 @@ import numpy as np
 
 from preprocessing.tracking.faces import DETECTORS, FaceDetector, FaceFollower, create_detector
 from util.cli import UserError, progress, run, say, warn
+from util.hashing import sha256_of
 from util.identities import for_each
 from util.image_io import crop, write_image
 from util.layout import KINDS, SPLITS, Dataset, Record
@@ -239,11 +239,7 @@ def open_parts(paths: list[Path]) -> list[Part]:
             )
         if info.fps != first.fps:
             warn(f"{path.name} has {float(info.fps):.3f} frames/s: read at {float(first.fps):.3f} like {paths[0].name}")
-        digest = hashlib.sha256()
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-        parts.append(Part(path, info.at_rate(first.fps), digest.hexdigest()))
+        parts.append(Part(path, info.at_rate(first.fps), sha256_of(path)))
     return parts
 
 

@@ -42,6 +42,7 @@ from preprocessing.driving.retarget import drive, target_frames
 from preprocessing.face_models.morphable import MorphableModel
 from preprocessing.face_models.registry import FACE_MODELS, load_face_model
 from util.cli import UserError, add_flag, run, say, warn
+from util.hashing import sha256_of
 from util.image_io import write_image
 from util.layout import SPLITS, Dataset, Pair, Run, write_table
 
@@ -198,7 +199,7 @@ def pair_key(o: argparse.Namespace, kind: str, source: Frames | None, target: Fr
     options = ("keep_target_pose", "no_scale_or_translation_adaptation", "no_translation_adaptation", "no_eye_gaze", "split_s", "split_t")
     options += ("exaggerate", "edit", "smoothing", "limit_expressions")
     people = {f.name: made_from(f) for f in (source, target) if f}
-    file = {"sha256": sha256(o.drive)} if o.drive else None
+    file = {"sha256": sha256_of(o.drive)} if o.drive else None
     return {"version": VERSION, "face_model": kind, "file": file, "people": people, **{name: getattr(o, name) for name in options}}
 
 
@@ -212,10 +213,6 @@ def made_from(person: Frames | TargetProfile) -> dict[str, Any] | None:
 def file_facts(path: Path, digest: str) -> dict[str, str]:
     """What a pair's record says of the file that drives."""
     return {"kind": "arkit" if path.suffix.lower() == ".csv" else "template", "file": str(path.resolve()), "sha256": digest}
-
-
-def sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def is_complete(dataset: Dataset, target: str, source: str, key: dict[str, Any]) -> bool:

@@ -25,7 +25,7 @@ import numpy as np
 from scripts.demo_clip.motion import make_motion, make_voice
 from util.cli import UserError, progress, run, say
 from util.image_io import write_bytes
-from util.video.reading import VideoWriter
+from util.video.writing import VideoWriter
 
 FPS = 30
 VOICE_RATE_HZ = 24000

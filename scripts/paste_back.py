@@ -18,7 +18,8 @@ if __package__ in (None, ""):  # run as a file: make the repository's packages i
 
 from preprocessing.tracking.person_matte import create_person_mask
 from util.cli import run, say
-from util.paste_back.blender import AUDIO, write_paste_back
+from util.paste_back.plan import AUDIO
+from util.paste_back.writing import write_paste_back
 from util.results.folder import find_results
 
 

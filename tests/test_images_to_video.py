@@ -13,9 +13,10 @@ from fake_run import SIZE, load_command, make_run, run_test
 from util.cli import UserError
 from util.image_io import read_image
 from util.layout import Record
+from util.provenance import PROVENANCE
 from util.results.folder import KINDS, MODES, Results
 from util.results.panels import side_by_side
-from util.video.reading import PROVENANCE, probe, read_frames
+from util.video.reading import probe, read_frames
 
 FPS = Fraction(30000, 1001)
 FIRST, FRAMES = 16, 8

@@ -15,12 +15,17 @@ from synthetic_videos import face_frame, read_sound, set_display_matrix, write_v
 
 from scripts import paste_back as command
 from util.cli import UserError
-from util.downloads import sha256_of
+from util.hashing import sha256_of
 from util.image_io import crop, read_image, write_image
 from util.layout import Dataset, Pair, Record
-from util.paste_back.blender import Blender, ColourMatch, fill, make_plan, soft_mask, source_index, widen, write_paste_back
+from util.paste_back.blender import Blender
+from util.paste_back.colour import ColourMatch
+from util.paste_back.masks import fill, soft_mask, widen
+from util.paste_back.plan import make_plan, source_index
+from util.paste_back.writing import write_paste_back
+from util.provenance import PROVENANCE
 from util.results.folder import Results
-from util.video.reading import PROVENANCE, probe, read_frames
+from util.video.reading import probe, read_frames
 
 NTSC = Fraction(30000, 1001)
 SIZE = (160, 120)  # of the original frames: width, height

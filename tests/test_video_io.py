@@ -8,8 +8,10 @@ from synthetic_videos import read_sound, set_display_matrix, write_video
 from util import VERSION
 from util.cli import UserError
 from util.layout import root
+from util.provenance import PROVENANCE
 from util.video import reading as video_io
-from util.video.reading import PROVENANCE, VideoWriter, frames_at, probe, read_frames
+from util.video.reading import frames_at, probe, read_frames
+from util.video.writing import VideoWriter
 
 NTSC = Fraction(30000, 1001)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import http.client
 import re
 import socket
@@ -12,21 +11,13 @@ import urllib.request
 from pathlib import Path
 
 from util.cli import UserError, progress
+from util.hashing import sha256_of
 
 CHUNK = 1 << 18
 TIMEOUT_S = 30.0  # without a byte
 PAUSES_S = (1.0, 3.0, 10.0)  # before the 2nd, 3rd and 4th try
 _RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
 _RANGE_TOTAL = re.compile(r"bytes \*/(\d+)")
-
-
-def sha256_of(path: str | Path) -> str:
-    """SHA-256 of a file, as hexadecimal digits."""
-    digest = hashlib.sha256()
-    with Path(path).open("rb") as f:
-        while block := f.read(CHUNK):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def fetch(url: str, target: str | Path, *, sha256: str | None = None, pauses_s: tuple[float, ...] = PAUSES_S) -> Path:

@@ -41,8 +41,8 @@ from preprocessing.face_models.dense_points import (
 )
 from preprocessing.face_models.morphable import MorphableModel
 from util.cli import UserError
-from util.downloads import sha256_of
 from util.geometry import nearest_rotation, rotation_matrix
+from util.hashing import sha256_of
 
 READING = 1  # number of our way to read it: another one gives coefficients another meaning
 FIELDS = ("mean", "faces", "id_basis", "exp_basis")

@@ -25,12 +25,12 @@ import cv2
 import numpy as np
 
 from util.cli import run, say
-from util.downloads import sha256_of
+from util.hashing import sha256_of
 from util.image_io import write_image
 from util.layout import Dataset, Pair, Record
-from util.paste_back.blender import write_paste_back
+from util.paste_back.writing import write_paste_back
 from util.results.folder import Results
-from util.video.reading import VideoWriter
+from util.video.writing import VideoWriter
 
 SIZE, BOX, CROP, FPS = (1920, 1080), [560, 100, 1360, 900], 256, Fraction(30)
 

@@ -15,13 +15,13 @@ import numpy as np
 from util.image_io import write_bytes
 from util.layout import Run
 from util.metrics import HEATMAP_FULL_SCALE, MEASURES
+from util.provenance import PROVENANCE
 from util.report.charts import line_chart
 from util.report.training_page import loss_charts, read_log
 from util.report.web_page import page, pictures, settings
 from util.results.evaluation import ALL_MEASURES, Evaluation, meaning, read_evaluation
 from util.results.folder import Results
 from util.results.panels import captions, find_source, write_videos
-from util.video.reading import PROVENANCE
 
 _SAMPLES = 6
 _SAMPLE_KINDS = ("real", "fake", "heatmap")

@@ -15,7 +15,7 @@ from util.cli import UserError, progress, warn
 from util.image_io import read_image
 from util.layout import Dataset
 from util.results.folder import MODES, Results
-from util.video.reading import VideoWriter
+from util.video.writing import VideoWriter
 
 CAPTIONS = {
     "real": "real",

@@ -13,29 +13,23 @@ import math
 import os
 from array import array
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import cv2
 import numpy as np
 
-from util import VERSION
 from util.cli import UserError
+from util.video.container import decode, decode_packet, demux, go_to, open_video, video_stream
 
 if TYPE_CHECKING:
-    import av
+    pass
 
-# In the metadata of every video we write.
-PROVENANCE = f"AI-generated: synthetic video made by Head2Head {VERSION}; it does not show a real recording"
 
 _COMMON_RATES = [Fraction(n, 1001) for n in (24000, 30000, 48000, 60000, 120000)] + [
     Fraction(n) for n in (5, 8, 10, 12, 15, 20, 24, 25, 30, 48, 50, 60, 90, 100, 120, 240)
 ]
-_BT709 = 1  # number of ITU-R BT.709 for matrix, primaries and transfer in ITU-T H.273
-_LIMITED_RANGE = 1
 _SEEK_MARGIN_S = 1.0  # some files' indices name a time by that of decoding
 _BLOCK_BYTES = 200_000_000  # of frames that are held to be played backwards
 _JUMP_FRAMES = 250  # nearer frames are decoded on the way rather than jumped to
@@ -67,14 +61,14 @@ def probe(path: str | Path) -> VideoInfo:
 
     Raises: UserError when the file is missing, empty, broken, or has no picture.
     """
-    with _open(path) as container:
-        stream = _video_stream(container, path)
+    with open_video(path) as container:
+        stream = video_stream(container, path)
         # Time stamps of the packets tell the rate better than the headers do, above all with a variable rate.
         stamps = array("d")
         first = None
-        for packet in _demux(container, stream, path):
+        for packet in demux(container, stream, path):
             if first is None:
-                first = next(iter(_decode_packet(packet)), None)
+                first = next(iter(decode_packet(packet)), None)
             stamp = packet.pts if packet.pts is not None else packet.dts
             if packet.size and stamp is not None and not getattr(packet, "is_discard", False):
                 stamps.append(float(stamp * packet.time_base))
@@ -134,14 +128,14 @@ def _read(path: str | Path, info: VideoInfo, size: tuple[int, int], first: int, 
     period_s = 1 / float(info.fps)
     count = first if seek else 0
     next_s = info.start_s + count * period_s  # time of the next frame to be yielded
-    with _open(path) as container:
-        stream = _video_stream(container, path)
+    with open_video(path) as container:
+        stream = video_stream(container, path)
         stream.thread_type = "AUTO"
         stream.codec_context.thread_count = min(4, os.cpu_count() or 1)  # each thread holds frames of its own
-        if seek and not _seek(container, stream, max(info.start_s, next_s - _SEEK_MARGIN_S)):
+        if seek and not go_to(container, stream, max(info.start_s, next_s - _SEEK_MARGIN_S)):
             return
         previous: tuple[float, Any] | None = None
-        for frame in _decode(container, stream, path):
+        for frame in decode(container, stream, path):
             stamp = frame.pts if frame.pts is not None else frame.dts
             if seek and previous is None and (stamp is None or float(stamp * frame.time_base) > next_s):
                 return
@@ -212,266 +206,6 @@ def _ascending(path: str | Path, info: VideoInfo, numbers: Sequence[int]) -> Ite
             if image is None:
                 raise UserError(f"{path} ends before its frame {number}; was it changed after preprocessing/detect.py? run that again")
         yield image
-
-
-class VideoWriter:
-    """Writes an .mp4 (H.264, yuv420p, BT.709) frame by frame, with the sound of another file if wanted.
-
-    Use as a context manager. The file appears under its name only once it is whole: until then, and after an error, there
-    is nothing (or the older file). Every file says in its metadata that it is synthetic.
-
-    path: the file to write; ends in .mp4.
-    fps: exact rate.
-    audio_from: take the sound of this file, if it has any, cut to the length of the video.
-    audio_start_s: the moment of `audio_from`, counted from its first picture, that belongs to the first frame written.
-    crf: quality, 0 (lossless) to 51; 18 is visually lossless.
-    """
-
-    def __init__(
-        self,
-        path: str | Path,
-        fps: Fraction | int,
-        *,
-        audio_from: str | Path | None = None,
-        audio_start_s: float = 0.0,
-        crf: int = 18,
-        title: str = "",
-        description: str = "",
-    ):
-        self.path = Path(path)
-        if self.path.suffix.lower() != ".mp4":
-            raise UserError(f"cannot write {self.path}: give the video a name that ends in .mp4")
-        self.fps = Fraction(fps)
-        self._audio_from, self._audio_start_s = audio_from, audio_start_s
-        self._crf = crf
-        self._metadata = {
-            "title": title or self.path.stem,
-            "comment": PROVENANCE,
-            "description": f"{description.rstrip('. ')}. {PROVENANCE}" if description else PROVENANCE,
-        }
-        self._part = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
-        self._container: Any = None
-        self._sound: Iterator[tuple[float, Any]] | None = None
-        self._waiting: tuple[float, Any] | None = None  # first packet of sound that is not written yet
-        self._size: tuple[int, int] | None = None
-        self.frames = 0
-
-    def __enter__(self) -> VideoWriter:
-        return self
-
-    def __exit__(self, kind, *_) -> None:
-        if kind is None:
-            self.close()
-        else:
-            self._abandon()
-
-    def write(self, rgb: np.ndarray) -> None:
-        """Append a frame, uint8 [H, W, 3] RGB; all frames have the first one's size. Odd sizes gain an edge row or column."""
-        import av
-
-        height, width = rgb.shape[:2]
-        if self._size is None:
-            self._size = (width, height)
-            try:
-                self._open(width + width % 2, height + height % 2)
-            except BaseException:
-                self._abandon()
-                raise
-        if rgb.dtype != np.uint8 or rgb.shape != (self._size[1], self._size[0], 3):
-            raise ValueError(f"expected a uint8 frame of {self._size[0]}x{self._size[1]}x3, got {rgb.dtype} {rgb.shape}")
-        if width % 2 or height % 2:  # yuv420p halves both sides
-            rgb = cv2.copyMakeBorder(rgb, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
-        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24")
-        frame = frame.reformat(format="yuv420p", dst_colorspace="ITU709")
-        frame.colorspace, frame.color_range = _BT709, _LIMITED_RANGE
-        frame.pts, frame.time_base = self.frames, 1 / self.fps
-        self._container.mux(self._stream.encode(frame))
-        self.frames += 1
-        self._write_sound(until_s=self.frames / float(self.fps))
-
-    def close(self) -> None:
-        """Finish the file and give it its name."""
-        if self._container is None:
-            raise ValueError(f"no frame was written to {self.path}")
-        try:
-            self._container.mux(self._stream.encode(None))
-            self._write_sound(until_s=self.frames / float(self.fps))
-            self._close_sound()
-            self._container.close()
-            self._part.replace(self.path)
-        except BaseException:
-            self._abandon()
-            raise
-        self._container = None
-
-    def _open(self, width: int, height: int) -> None:
-        import av
-
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        # The index goes to the front, so that a browser plays the file while it loads; the clock of the whole file is fine
-        # enough for the start of the sound (its default is 1 ms).
-        self._container = av.open(str(self._part), "w", format="mp4", options={"movflags": "+faststart", "movie_timescale": "90000"})
-        self._container.metadata.update(self._metadata)
-        stream = self._stream = self._container.add_stream("libx264", rate=self.fps)
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        stream.codec_context.time_base = 1 / self.fps
-        stream.options = {"crf": str(self._crf), "preset": "veryfast"}  # against medium: 2.5 times as fast, smaller files, 0.4 dB less
-        context = stream.codec_context
-        context.colorspace = context.color_primaries = context.color_trc = _BT709
-        context.color_range = _LIMITED_RANGE
-        if self._audio_from is not None:
-            self._sound = _sound_packets(self._container, self._audio_from, self._audio_start_s)
-            next(self._sound)  # adds the stream of sound: all streams must be known before the first packet
-
-    def _write_sound(self, until_s: float) -> None:
-        """Write the sound that starts before `until_s`, so that picture and sound lie side by side in the file."""
-        while self._sound is not None:
-            if self._waiting is None:
-                self._waiting = next(self._sound, None)
-                if self._waiting is None:
-                    self._sound = None
-                    return
-            start_s, packet = self._waiting
-            if start_s >= until_s:
-                return
-            self._container.mux(packet)
-            self._waiting = None
-
-    def _close_sound(self) -> None:
-        if self._sound is not None:
-            self._sound.close()
-            self._sound = None
-
-    def _abandon(self) -> None:
-        self._close_sound()
-        if self._container is not None:
-            with suppress(Exception):  # the error that brought us here (a full disk, say) is the one to report
-                self._container.close()
-            self._container = None
-        self._part.unlink(missing_ok=True)
-
-
-def _sound_packets(output: Any, path: str | Path, start_s: float) -> Iterator[tuple[float, Any]]:
-    """Yield first (0, None) once the output has its stream of sound, then packets with their start in seconds.
-
-    AAC is copied as it is; anything else is encoded as AAC.
-    """
-    import av
-
-    video_start_s = None
-    with _open(path) as container:
-        if not container.streams.audio:
-            yield 0.0, None
-            return
-        if container.streams.video:
-            video_start_s = probe(path).start_s
-        source = container.streams.audio[0]
-        origin_s = start_s + (video_start_s if video_start_s is not None else float((source.start_time or 0) * source.time_base))
-        if source.codec_context.name == "aac" and source.codec_context.extradata:
-            stream = output.add_stream_from_template(source)
-            yield 0.0, None
-            if origin_s > 1:
-                container.seek(int((origin_s - 1) / source.time_base), stream=source)
-            for packet in _demux(container, source, path):
-                if packet.pts is None:
-                    continue
-                time_s = float(packet.pts * packet.time_base) - origin_s
-                if time_s >= 0:
-                    packet.stream = stream
-                    packet.pts = packet.dts = round(time_s / packet.time_base)
-                    yield time_s, packet
-            return
-        # WAV files say only how many channels there are, which the encoder does not take for a layout
-        layout = {1: "mono", 2: "stereo"}.get(source.codec_context.channels, source.codec_context.layout)
-        stream = output.add_stream("aac", rate=source.codec_context.sample_rate, layout=layout)
-        yield 0.0, None
-        resampler = av.AudioResampler(format="fltp", layout=stream.layout, rate=stream.rate)
-        if origin_s > 1:
-            container.seek(int((origin_s - 1) / source.time_base), stream=source)
-        position = 0  # samples written so far, of a sound without holes that starts with the video
-        for decoded in _decode(container, source, path):
-            for frame in resampler.resample(decoded):
-                samples = frame.to_ndarray()
-                hole = round((float(frame.pts * frame.time_base) - origin_s) * frame.sample_rate) - position
-                if position and abs(hole) < 0.002 * frame.sample_rate:
-                    hole = 0  # time stamps in whole milliseconds
-                samples = samples[:, -hole:] if hole < 0 else np.pad(samples, ((0, 0), (hole, 0)))
-                if samples.shape[1] == 0:
-                    continue
-                piece = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples), format="fltp", layout=frame.layout.name)
-                piece.sample_rate, piece.time_base, piece.pts = frame.sample_rate, Fraction(1, frame.sample_rate), position
-                position += samples.shape[1]
-                for packet in stream.encode(piece):
-                    yield float(packet.pts * packet.time_base), packet
-        for packet in stream.encode(None):
-            yield float(packet.pts * packet.time_base), packet
-
-
-@contextmanager
-def _open(path: str | Path) -> Iterator[av.container.InputContainer]:
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"there is no video {path}; check the path" if not path.is_dir() else f"{path} is a folder, not a video file")
-    if path.stat().st_size == 0:
-        raise UserError(f"{path} is empty; copy or download the file again")
-    import av
-
-    # FFmpeg's remarks on odd files help nobody; real errors come as exceptions. And no other level will do: with one, a decoder's thread
-    # that has an error to report waits for Python's lock, which is held by who closes that decoder and waits for its threads.
-    av.logging.set_level(None)
-    try:
-        # Tags in an old encoding are no reason to refuse a video; PyAV 19 and later never does.
-        lenient = {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]) < 19 else {}
-        container = av.open(str(path), **lenient)
-    except av.error.PermissionError:
-        raise UserError(f"{path} may not be read; allow reading it (chmod +r)") from None
-    except (av.error.FFmpegError, ValueError) as e:
-        reason = getattr(e, "strerror", None) or e
-        raise UserError(f"{path} is not a readable video ({reason}); it is damaged, cut short, or no video") from None
-    with container:
-        yield container
-
-
-def _video_stream(container: Any, path: str | Path) -> Any:
-    stream = container.streams.best("video")
-    if stream is not None and stream.codec_context is not None:
-        return stream
-    raise UserError(f"{path} has no picture that can be read, only {', '.join(sorted({s.type for s in container.streams})) or 'nothing'}")
-
-
-def _demux(container: Any, stream: Any, path: str | Path) -> Iterator[Any]:
-    import av
-
-    try:
-        yield from container.demux(stream)
-    except av.error.FFmpegError as e:
-        raise UserError(f"{path} is damaged ({e.strerror}); copy or download the file again") from None
-
-
-def _seek(container: Any, stream: Any, time_s: float) -> bool:
-    """Go to the key frame before a time; False when the file has no index to do so."""
-    import av
-
-    try:
-        container.seek(int(time_s / stream.time_base), stream=stream)
-        return True
-    except av.error.FFmpegError:
-        return False
-
-
-def _decode(container: Any, stream: Any, path: str | Path) -> Iterator[Any]:
-    for packet in _demux(container, stream, path):
-        yield from _decode_packet(packet)
-
-
-def _decode_packet(packet: Any) -> list[Any]:
-    """The frames of a packet; of a broken one none (the frame before it then lasts longer)."""
-    import av
-
-    try:
-        return packet.decode()
-    except av.error.InvalidDataError:
-        return []
 
 
 def _frame_rate(times_s: np.ndarray, tick_s: float, header_rate: Fraction) -> tuple[Fraction, bool]:

@@ -1,0 +1,26 @@
+"""SHA-256 of files: what records, caches and results use to notice that a file was replaced."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+_BLOCK = 1 << 20  # bytes read at once
+
+
+def sha256_of(path: str | Path) -> str:
+    """SHA-256 of a file's content, in hexadecimal digits."""
+    return sha256_of_all([Path(path)], names=False)
+
+
+def sha256_of_all(paths: Sequence[Path], names: bool = True) -> str:
+    """SHA-256 over the contents of files in this order, each after its name (without its folder) if `names`."""
+    digest = hashlib.sha256()
+    for path in paths:
+        if names:
+            digest.update(path.name.encode())
+        with path.open("rb") as file:
+            while block := file.read(_BLOCK):
+                digest.update(block)
+    return digest.hexdigest()
