@@ -119,7 +119,7 @@ def test_what_stands_off_the_surface_is_found_by_how_it_slides(model):
     flow = np.zeros((30, 3, 2))
     flow[:, 0, 0], flow[:, 1, 0] = 2 * slide, -1 * slide
     flow[:, :, 1] = 1e-9  # seen, and not moved
-    head.set_back(cameras, flow)
+    head.offset_points(cameras, flow)
     depth = head.offsets @ [0, 0, 1]
     assert 1.8 < depth[0] < 2 and -1 < depth[1] < -0.9 and abs(depth[2]) < 0.01
 

@@ -1,11 +1,15 @@
-"""Refining a fit by what the skin shows.
+"""Photometric refinement of a video's fit: the frames' pixels correct what the landmarks say.
 
-A landmark detector answers with what faces usually look like: in poses and grimaces that are rare, the pose fitted to its points is
-degrees off, and skin, hairline and ears slide over the mesh. But the person's texture is the same in all frames. It is learnt from the
-video (the mean colour of every triangle, over key frames in which it faces the camera) and drawn at each frame's fit; the optical flow
-from the drawn head to the frame says where points of the upper face and the skull really are (analysis by synthesis, as in Face2Face,
-Thies et al. 2016, with flow in place of pixel differences, which reaches farther). The model is fitted again to those points together
-with the landmarks of lids, irises and all that the jaw moves. Key frames and texture are improved in turns, then all other frames.
+A landmark detector answers with what faces usually look like. In rare poses and expressions the pose fitted to its points is degrees
+off, and skin, hairline and ears slide over the mesh. But the person's texture is the same in all frames, so it can correct the pose
+(analysis by synthesis, as in Face2Face, Thies et al. 2016, with flow in place of pixel differences, because flow reaches farther):
+
+1. The texture is the mean colour of every triangle over the key frames in which it faces the camera.
+2. The textured head is drawn at each frame's fit. Optical flow from the drawn head to the frame says where points of the upper face
+   and the skull really are.
+3. The model is fitted again to those points, together with the landmarks of lids, irises and all that the jaw moves.
+
+The steps are repeated over the key frames; then all frames are refined once. It needs the whole video, so it serves finished videos only.
 """
 
 from __future__ import annotations
@@ -25,18 +29,18 @@ from util.cli import progress
 from util.geometry import Cameras, rotation_matrix, rotation_vector
 from util.sampling import spread
 
-POINTS, FEWEST = 200, 20  # of the surface
+MAX_POINTS, MIN_POINTS = 200, 20  # tracked points of the surface; with fewer there is no refinement
 KEYFRAMES = 64
 ROUNDS = 5  # over the key frames
-LEAP = 1.8  # flow between a blurred texture and a frame falls short; steps so much longer arrive in half as many rounds
-FINAL_LEAP = 1.4  # of all frames, once: longer ones tremble
-PRIOR = 0.1  # (px/cm)^2 a frame: what holds points to the model's surface while the head hardly turns
-OFFSET_MAX_CM = 5.0  # how far they get from it
-GAIN = 0.97  # of the difference between frames and drawn head that may be left; with less gain the texture is no help
-SIDE = 256  # pixels; larger frames are looked at in this size
-_FRONT = 0.25  # cosine between a triangle's normal and the viewing direction from which on it is drawn
-_SELDOM = 30  # per cent of the triangles: those seldom seen, at the head's edge, where what is behind the head gets into their colours
-_FEATURE_CM = 1.0  # so near to lids and irises the surface changes its looks
+OVER_RELAXATION = 1.8  # factor on the flow: between a blurred texture and a frame it falls short; so it converges in half as many rounds
+FINAL_OVER_RELAXATION = 1.4  # the same for the one round over all frames, where a larger factor causes jitter
+OFFSET_PRIOR = 0.1  # (px/cm)^2 a frame: holds points to the model's surface while the head hardly turns
+OFFSET_MAX_CM = 5.0  # largest distance of a point from the model's surface
+MAX_ERROR_RATIO = 0.97  # of the colour error after to that before; a smaller improvement means that the texture is no help
+SIDE = 256  # pixels; larger frames are reduced to this size
+_MIN_FACING = 0.25  # cosine between a triangle's normal and the viewing direction; triangles below it are not drawn
+_SELDOM_SEEN = 30  # per cent of the triangles, seen least: at the head's edge the background mixes into their colours
+_FEATURE_CM = 1.0  # no tracked points nearer to lids and irises, where the surface changes its looks
 
 
 @dataclass(frozen=True)
@@ -56,12 +60,12 @@ def refine(
     points: np.ndarray,
     joined: np.ndarray,
     read_frame: Callable[[int], np.ndarray],
-    desc: str = "skin",
+    desc: str = "photometric refinement",
 ) -> Fit:
-    """A fit of `fit_video`, refined by the frames themselves. The identity stays.
+    """Refine a fit of `fit_video` by the frames themselves; the identity stays.
 
     landmarks, points, joined: as for `fit_video`. read_frame: frame's index -> uint8 [H, W, 3] RGB; called from threads.
-    Returns the fit as it was when the texture does not come nearer to the frames by it.
+    Returns the given fit when the refinement brings the drawn head no nearer to the frames.
     """
     count = len(fit.cameras)
     valid = np.flatnonzero(np.isfinite(landmarks[..., :2]).all((1, 2)))
@@ -80,7 +84,7 @@ def refine(
     vertices = list(head.vertices(start))
     colours, seen_by = head.learn(frames, vertices)
     chosen = surface_points(model, seen_by)
-    if len(chosen) < FEWEST:
+    if len(chosen) < MIN_POINTS:
         return fit
     head.tracked = model.triangles[chosen]
     head.offsets = np.zeros((len(head.tracked), 3))
@@ -92,26 +96,26 @@ def refine(
         vertices = list(head.vertices(now))
         colours, _ = head.learn(frames, vertices)
         looks = head.look(frames.__getitem__, vertices, colours)
-        head.set_back(now.cameras, np.stack([x.flow for x in looks]))
+        head.offset_points(now.cameras, np.stack([x.flow for x in looks]))
     (distance, error), (distance_then, error_then) = (np.mean([(x.distance, x.error) for x in y], axis=0) for y in (looks, first))
-    if distance > distance_then or error > GAIN * error_then:
+    if distance > distance_then or error > MAX_ERROR_RATIO * error_then:
         return fit
     guess = _carried_over(before, keys, start, now)
     vertices = progress(head.vertices(guess), desc=desc, total=count)
-    looks = head.look(lambda i: _small(read_frame(i)), vertices, colours, FINAL_LEAP)
+    looks = head.look(lambda i: _small(read_frame(i)), vertices, colours, FINAL_OVER_RELAXATION)
     refined = fitted(np.arange(count), [x.places for x in looks], joined)
     return _scaled(refined, 1 / factor)
 
 
 class _Head:
-    """A person's head in frames of one size: learns its colours, draws it, and sees where frames show it."""
+    """A person's textured head in frames of one size: learns its colours, draws it, and finds where frames show it."""
 
     def __init__(self, model: MorphableModel, identity: np.ndarray, size: tuple[int, int]):
         self.model = model
         self.identity = identity
         self.size = size
-        self.triangles = model.triangles  # that are coloured and drawn
-        self.tracked = model.triangles[:0]  # whose middles are tracked
+        self.triangles = model.triangles  # coloured and drawn
+        self.tracked = model.triangles[:0]  # their middles are tracked
         self.offsets = np.zeros((0, 3))  # of these from the model's surface, model units
 
     def vertices(self, fit: Fit) -> Iterator[np.ndarray]:
@@ -137,7 +141,7 @@ class _Head:
         def colours(index: int) -> np.ndarray:
             corners = _corners(vertices[index], self.triangles)
             middle = _middles(corners)
-            weight = np.clip(_facing(corners) - _FRONT, 0, 1)
+            weight = np.clip(_facing(corners) - _MIN_FACING, 0, 1)
             x, y = middle.T
             weight *= (x > 0) & (x < width) & (y > 0) & (y < height)
             return np.column_stack([_at(frames[index], middle) * weight[:, None], weight])
@@ -147,10 +151,11 @@ class _Head:
         mean = total[:, :3] / np.maximum(total[:, 3:], 1e-6)
         return np.where(total[:, 3:] > 1e-3, mean, 128).round().astype(np.uint8), total[:, 3]
 
-    def set_back(self, cameras: Cameras, flow: np.ndarray) -> None:
-        """Set the tracked points in front of or behind the model's surface, as hair is, by how they slide over it when the head turns.
+    def offset_points(self, cameras: Cameras, flow: np.ndarray) -> None:
+        """Move the tracked points off the model's surface, as hair is, by how they slide over it when the head turns.
 
-        cameras: of N frames. flow: [N, P, 2], left over after a fit. Along the mean viewing direction, as texture sticks to its mean place.
+        cameras: of N frames. flow: [N, P, 2], left over after a fit. Points move along the mean viewing direction, because the
+        texture was learnt at their mean place.
         """
         towards = -cameras.rotation[:, 2].mean(0)
         towards /= np.linalg.norm(towards)
@@ -158,31 +163,35 @@ class _Head:
         slide -= slide.mean(0)
         seen = flow.any(-1)
         pull = np.einsum("npc,nc->p", flow, slide)
-        weight = seen.T.astype(float) @ (slide**2).sum(1) + PRIOR * seen.sum(0)
+        weight = seen.T.astype(float) @ (slide**2).sum(1) + OFFSET_PRIOR * seen.sum(0)
         depth = pull / np.maximum(weight, 1e-9)
         self.offsets = np.clip(depth, -OFFSET_MAX_CM, OFFSET_MAX_CM)[:, None] * towards
 
     def look(
-        self, frame_at: Callable[[int], np.ndarray], vertices: Iterable[np.ndarray], colours: np.ndarray, leap: float = LEAP
+        self,
+        frame_at: Callable[[int], np.ndarray],
+        vertices: Iterable[np.ndarray],
+        colours: np.ndarray,
+        over_relaxation: float = OVER_RELAXATION,
     ) -> list[_Frame]:
-        """See where frames show the head. vertices: of frames 0, 1, ..."""
+        """Find where frames show the head. vertices: of frames 0, 1, ..."""
         drawer = create_renderer("cpu", self.triangles, colours, self.size)
 
         def one(item: tuple[int, np.ndarray]) -> _Frame:
             index, placed = item
             frame = frame_at(index)
             ids = drawer.draw_ids(placed)
-            front = _facing(_corners(placed, self.triangles)) > _FRONT
+            front = _facing(_corners(placed, self.triangles)) > _MIN_FACING
             drawn = np.append(front, False)[ids].view(np.uint8)  # -1, for none, is the last one
             picture = frame.copy()
             cv2.copyTo(drawer.paint(ids), drawn, picture)
             flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST).calc(*(_grey(x) for x in (picture, frame)), None)
             corners = _corners(placed, self.tracked)
             places = _middles(corners)
-            whole = (_at(drawn.astype(np.float32), places)[:, 0] > 0.9) & (_facing(corners) > _FRONT)
+            whole = (_at(drawn.astype(np.float32), places)[:, 0] > 0.9) & (_facing(corners) > _MIN_FACING)
             away = _at(flow, places) * whole[:, None]
             distance, error = cv2.magnitude(*cv2.split(flow)), cv2.absdiff(picture, frame)
-            return _Frame(places + leap * away, away, cv2.mean(distance, drawn)[0], sum(cv2.mean(error, drawn)[:3]) / 3)
+            return _Frame(places + over_relaxation * away, away, cv2.mean(distance, drawn)[0], sum(cv2.mean(error, drawn)[:3]) / 3)
 
         threads = cv2.getNumThreads()
         cv2.setNumThreads(1)  # frames are shared out to threads already
@@ -193,14 +202,14 @@ class _Head:
 
 
 def surface_points(model: MorphableModel, seen: np.ndarray) -> np.ndarray:
-    """Triangles whose middles are tracked: int [up to POINTS], spread evenly over what is seen of the head.
+    """Triangles whose middles are tracked: int [up to MAX_POINTS], spread evenly over what is seen of the head.
 
     seen: [F], how much the frames show a triangle. Only above the base of the nose, where little but the brows moves; nothing behind the
     skin or near lids and irises.
     """
     middles = model.mean[model.triangles].mean(1)
     place = {int(p): x for p, x in zip(model.landmark_ids, model.landmark_model[0])}
-    good = seen > (np.percentile(seen[seen > 0], _SELDOM) if seen.any() else 0)
+    good = seen > (np.percentile(seen[seen > 0], _SELDOM_SEEN) if seen.any() else 0)
     good &= model.depth_bias[model.triangles].max(1) <= 0
     good &= middles[:, 1] > place[NOSE_BASE][1]
     features = np.array([place[p] for p in (*LIDS, *range(SKIN, N_POINTS)) if p in place])
@@ -209,16 +218,16 @@ def surface_points(model: MorphableModel, seen: np.ndarray) -> np.ndarray:
     candidates = candidates[near > _FEATURE_CM]
     if not len(candidates):
         return candidates
-    chosen = [0]  # then the farthest from those chosen, again and again
+    chosen = [0]  # farthest point sampling
     away = np.full(len(candidates), np.inf)
-    while len(chosen) < min(POINTS, len(candidates)):
+    while len(chosen) < min(MAX_POINTS, len(candidates)):
         away = np.minimum(away, np.linalg.norm(middles[candidates] - middles[candidates[chosen[-1]]], axis=1))
         chosen.append(int(away.argmax()))
     return candidates[chosen]
 
 
 def _carried_over(fit: Fit, keys: np.ndarray, start: Fit, end: Fit) -> Fit:
-    """What the key frames' fits changed, interpolated over time for all frames."""
+    """Apply the change of the key frames' fits to all frames, interpolated over time."""
     turned = rotation_vector(end.cameras.rotation @ np.swapaxes(start.cameras.rotation, 1, 2))
     changes = np.column_stack(
         [
