@@ -13,8 +13,10 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from preprocessing.face_models.registry import load_face_model
+from scripts.demo_clip.contours import LOWER_LIDS, LOWER_LIP, UPPER_LIDS, UPPER_LIP
+from scripts.demo_clip.images import fill
 from scripts.demo_clip.motion import Motion, make_motion, make_voice
-from scripts.demo_clip.scene import LOWER_LIDS, LOWER_LIP, UPPER_LIDS, UPPER_LIP, DemoScene, fill, head_rotation
+from scripts.demo_clip.scene import DemoScene, head_rotation
 from util.layout import Dataset, read_camera, read_table
 from util.video.reading import probe, read_frames
 
