@@ -4,7 +4,8 @@
 
 Both start from the same landmarks and the identity that the whole-video fit finds. Per video: how far rotation and scale differ; the
 correlation of the expression (weighted by each weight's variance); the jitter of the 51 inner landmarks (median second difference) as a
-multiple of the whole-video fit's; by how many frames yaw and jaw lag behind; median CPU time of a step (set OPENBLAS_NUM_THREADS=1 for one core).
+multiple of the whole-video fit's; by how many frames yaw and jaw lag behind; median CPU time of a step (for one core set
+OPENBLAS_NUM_THREADS=1).
 """
 
 from __future__ import annotations
