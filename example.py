@@ -1,7 +1,6 @@
 """The whole idea on one page: load a trained person, give frames of a driver, get frames of the person.
 
     python example.py checkpoints/mine/head2head_ann driver.mp4 ann.mp4
-
 The run's folder is enough (latest_net_G.pth, opt.txt, profiles/ann.npz), without the dataset that it was trained on.
 """
 
@@ -21,7 +20,7 @@ from preprocessing.driving.driver import Driver, DriverReference
 from preprocessing.driving.people import load_profile
 from preprocessing.face_models.dense_points import from_dense
 from preprocessing.fitting.frame import FrameFitter
-from util.cli import UserError, progress, run
+from util.cli import progress, run
 from util.device import choose_device, choose_precision
 from util.layout import Run
 from util.video.reading import probe, read_frames
@@ -49,9 +48,7 @@ def drive_person(folder: Path, frames: Iterable[np.ndarray], fps: Fraction) -> I
 
 
 def main(argv: list[str]) -> None:
-    if len(argv) != 3:
-        raise UserError("usage: python example.py RUN_FOLDER DRIVER_VIDEO OUTPUT.mp4")
-    folder, source, output = argv
+    folder, source, output = argv if len(argv) == 3 else sys.exit(__doc__)
     video = probe(source)
     with VideoWriter(output, video.fps, audio_from=source) as writer:
         for frame in progress(drive_person(Path(folder), read_frames(source, video), video.fps), desc=output, total=video.frames):
