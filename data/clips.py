@@ -12,10 +12,9 @@ from data.augmentation.head_motion import head_fields, move_points, no_motion, r
 from data.augmentation.transforms import jitter_landmarks, jitter_nmfc, random_jitter, resize_image
 from data.frames import Frames, frames_nbytes, read_frames
 from data.heads import Person, SequenceHeads, compute_sequence_heads, find_head, read_sequence_heads, shapes_nbytes, stored_sequence_heads
-from data.integrity import check_sequence, common_face_model
+from data.integrity import common_face_model, training_sequences
 from util.caches.memory import Budget, KeyedLocks, OnceCache, quarter_of_memory
 from util.caches.persons import Persons
-from util.cli import UserError
 from util.face.eye_gaze import draw_eye_gaze
 from util.layout import Dataset
 from util.layout import Sequence as FrameSequence
@@ -85,14 +84,8 @@ class VideoDataset:
         self.identities: list[str] = []  # whose each sequence is
         self._numbers: list[list[int]] = []
         for name in names:
-            sequences = dataset.sequences("train", name)
-            if not sequences:
-                raise UserError(
-                    f"no training data for {name} in {dataset.folder / 'train' / 'images'}; "
-                    f"run preprocessing/detect.py --dataset_name {dataset.home.name} --split train on a video of {name}"
-                )
-            for sequence in sequences:
-                self._numbers.append(check_sequence(sequence, ("images", "nmfcs", "landmarks70")))
+            for sequence, numbers in training_sequences(dataset, name):
+                self._numbers.append(numbers)
                 self.sequences.append(sequence)
                 self.identities.append(name)
         self.face_model = common_face_model(dataset, names)

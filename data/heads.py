@@ -51,11 +51,6 @@ def shapes_nbytes(count: int) -> int:
     return count * 4 * (4 * GRID * GRID + 4)
 
 
-def training_frames(sequences: Sequence[FrameSequence]) -> list[tuple[FrameSequence, int]]:
-    """All frames of the sequences in order, as masks of persons are."""
-    return [(s, n) for s in sequences for n in s.frames()]
-
-
 def find_head(dataset: Dataset, name: str, frames: Sequence[tuple[FrameSequence, int]], masks: np.ndarray, perspective: bool) -> Head:
     """An identity's head: from its file, if that was made from these frames, else measured now and written there.
 

@@ -15,6 +15,20 @@ COMMANDS = {"images": "detect.py", "nmfcs": "reconstruct.py", "landmarks70": "de
 _STEPS = {"detect": "detect.py", "landmarks70": "detect_landmarks70.py", "reconstruct": "reconstruct.py"}
 
 
+def training_sequences(dataset: Dataset, name: str) -> list[tuple[FrameSequence, list[int]]]:
+    """An identity's training sequences and their frame numbers.
+
+    Raises: UserError when there are none, or one is incomplete.
+    """
+    sequences = dataset.sequences("train", name)
+    if not sequences:
+        raise UserError(
+            f"no training data for {name} in {dataset.folder / 'train' / 'images'}; "
+            f"run preprocessing/detect.py --dataset_name {dataset.home.name} --split train on a video of {name}"
+        )
+    return [(s, check_sequence(s, ("images", "nmfcs", "landmarks70"))) for s in sequences]
+
+
 def check_sequence(sequence: FrameSequence, kinds: Sequence[str]) -> list[int]:
     """Check that a sequence has the same consecutive frames in all kinds and square images of one size; returns the frame numbers.
 

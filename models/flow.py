@@ -28,6 +28,7 @@ from torch import Tensor
 from models.checkpoints import load_weights
 from models.flownet2_pytorch import FlowNet2
 from models.ops import resample2d
+from util.caches.flow import Estimate
 from util.cli import UserError, say, warn_once
 from util.downloads import sha256_of
 from util.layout import flownet2_checkpoint
@@ -67,6 +68,12 @@ class FlowChoice:
         Raises: UserError when the checkpoint does not fit.
         """
         return DISFlow(threads) if self.checkpoint is None else FlowNet2Flow(self.checkpoint, torch.device(device))
+
+    def make_estimate(self, device: torch.device | str = "cpu", threads: int | None = None) -> Estimate:
+        """`estimate` of the method. threads: of this process's work on the CPU, for one of several worker processes."""
+        if threads:
+            torch.set_num_threads(threads)
+        return self.create(device, threads).estimate
 
 
 def choose_flow(
