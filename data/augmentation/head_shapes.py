@@ -13,7 +13,6 @@ import numpy as np
 from data.augmentation.head_geometry import GRID, Head, View, grid_points, nearest_places, on_grid
 from util.face.landmarks import BROWS, EYES, interocular_distance
 from util.numeric import smoothstep
-from util.numeric import smoothstep
 
 _STILL = 0.04, 0.30  # of the image's side around the NMFC: the motion is whole up to the first distance, and over at the second
 _NECK = 0.0, 0.6  # the same below the chin, in distances between eyes and chin
