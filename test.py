@@ -20,7 +20,7 @@ from typing import Any
 if __package__ in (None, ""):  # run as a file: make the repository's packages importable
     sys.path[0] = str(Path(__file__).resolve().parent)
 
-from data.clips import DrivingSequence
+from data.driving_sequence import DrivingSequence
 from options.base_options import choose_identities
 from options.test_options import TestOptions, parse
 from util.cli import UserError, run, say

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,9 +23,9 @@ if __package__ in (None, ""):  # run as a file: make the repository's packages i
 
 from options.base_options import choose_identities
 from options.train_options import ARCHITECTURE, UNCRITICAL, TrainOptions, parse
-from util.caches.flow import ensure_flows, read_flows
-from util.caches.persons import Persons, ensure_persons, read_persons
-from util.cli import UserError, be_quiet, progress, run, say
+from util.caches.flow import read_flows
+from util.caches.persons import Persons, read_persons
+from util.cli import UserError, be_quiet, run, say
 from util.distributed import Processes
 from util.face.roi import scaled_size
 from util.layout import Dataset, Run
@@ -68,9 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     device = choose_device(options.gpu_ids, processes.local_rank)
     dtype = choose_precision(options.precision, device)
     processes.connect(device)  # all of them have read what was there before the first one writes
-    if processes.is_first:
-        prepare(options, dataset, names, videos, flow, device)
-    processes.wait()
+    prepare(options, dataset, names, flow, device, processes)
     sizes = {"batch_size": options.batch_size or 2, "max_frames_per_gpu": options.max_frames_per_gpu, "ngf": options.ngf}
     with advice_when_out_of_memory(sizes), StopSignal() as stop:
         training = make_training(options, files, videos, device, dtype, processes)
@@ -129,24 +128,27 @@ def data_key(dataset: Dataset, names: list[str], videos: VideoDataset) -> list[A
 
 
 def prepare(
-    options: TrainOptions, dataset: Dataset, names: list[str], videos: VideoDataset, flow: FlowChoice | None, device: torch.device
+    options: TrainOptions, dataset: Dataset, names: list[str], flow: FlowChoice | None, device: torch.device, processes: Processes
 ) -> None:
-    """Make what training needs of the frames besides themselves and is not cached yet: optical flow, masks of the persons."""
+    """Compute what training needs of the frames besides themselves and is not cached yet, together with the other processes."""
     import torch
 
-    if flow:
-        ensure_flows(videos.sequences, flow.name, options.loadSize, lambda: flow.create(device).estimate, flow.made_from)
-        if device.type == "cuda":
-            torch.cuda.empty_cache()  # what FlowNet2 took: the batch size is chosen by what is free
-    if options.move_heads:
-        from preprocessing.tracking.person_matte import create_person_mask
+    from data.preparation import Recipe, choose_workers, share_items
+    from data.preparation import prepare as prepare_items
+    from preprocessing.tracking.person_matte import create_person_mask
 
-        for name in progress(names, desc="person and background", unit="person"):
-            if not ensure_persons(dataset, name, create_person_mask):
-                raise UserError(
-                    "moving heads in training needs MediaPipe to find the person in the frames; install it with: "
-                    "pip install --no-deps mediapipe==0.10.21, or train with --move_heads 0"
-                )
+    recipe = Recipe(options.loadSize, heads=bool(options.move_heads), perspective=options.perspective, make_mask=create_person_mask)
+    if flow:
+        make_estimate = partial(flow.make_estimate, device)
+        recipe = replace(recipe, flow=flow.name, flow_made_from=flow.made_from, make_estimate=make_estimate)
+    items = share_items(dataset, names, processes.rank, processes.size)
+    # FlowNet2 stays on this process's GPU
+    workers = 0 if flow and flow.checkpoint else choose_workers(len(items), processes.size)
+    if flow or recipe.heads:
+        prepare_items(items, recipe, workers=workers, done=processes.report_alive)
+    processes.wait("preparing flow, masks and heads")
+    if flow and device.type == "cuda":
+        torch.cuda.empty_cache()  # what FlowNet2 took: the batch size is chosen by what is free
 
 
 def make_training(

@@ -57,7 +57,7 @@ class ClipStream:
                 yield self._on_device(batch)
 
     def _own_part(self, numbers: range, n_frames: int, batch_size: int, part: int) -> Sequence[ClipIndex]:
-        clips = choose_clips(self.lengths, n_frames, numbers, self._seed)
+        clips = choose_clips(self.lengths, n_frames, numbers, self._seed, self._videos.identities)
         length = min(c.length for c in clips)
         return [replace(c, length=length) for c in clips[part * batch_size : (part + 1) * batch_size]]
 

@@ -28,6 +28,7 @@ from torch import Tensor
 from models.checkpoints import load_weights
 from models.flownet2_pytorch import FlowNet2
 from models.ops import resample2d
+from util.caches.flow import Estimate
 from util.cli import UserError, say, warn_once
 from util.hashing import sha256_of
 from util.layout import flownet2_checkpoint
@@ -60,9 +61,19 @@ class FlowChoice:
         """SHA-256 of the checkpoint, '' without one: flows of another file are not taken for this one's."""
         return sha256_of(self.checkpoint) if self.checkpoint else ""
 
-    def create(self, device: torch.device | str = "cpu") -> FlowMethod:
-        """Make the method. device: of FlowNet2; DIS runs on the CPU. Raises: UserError when the checkpoint does not fit."""
-        return DISFlow() if self.checkpoint is None else FlowNet2Flow(self.checkpoint, torch.device(device))
+    def create(self, device: torch.device | str = "cpu", threads: int | None = None) -> FlowMethod:
+        """Make the method.
+
+        device: of FlowNet2; DIS runs on the CPU. threads: of DIS; None: one per core.
+        Raises: UserError when the checkpoint does not fit.
+        """
+        return DISFlow(threads) if self.checkpoint is None else FlowNet2Flow(self.checkpoint, torch.device(device))
+
+    def make_estimate(self, device: torch.device | str = "cpu", threads: int | None = None) -> Estimate:
+        """`estimate` of the method. threads: of this process's work on the CPU, for one of several worker processes."""
+        if threads:
+            torch.set_num_threads(threads)
+        return self.create(device, threads).estimate
 
 
 def choose_flow(
@@ -107,14 +118,15 @@ def choose_flow(
 class DISFlow:
     """Dense Inverse Search (Kroeger et al. 2016) of OpenCV, on grey images, on the CPU; pairs are spread over threads."""
 
-    def __init__(self) -> None:
+    def __init__(self, threads: int | None = None) -> None:
+        self._threads = threads or os.cpu_count() or 1
         self._of_thread = threading.local()  # an OpenCV estimator keeps buffers, so each thread has its own
 
     def estimate(self, pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> Iterator[np.ndarray]:
         threads = cv2.getNumThreads()
         cv2.setNumThreads(1)  # a thread a pair is enough: on many cores OpenCV's own threads get into one another's way
         try:
-            with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+            with ThreadPoolExecutor(self._threads) as pool:
                 yield from pool.map(self._of_pair, pairs)
         finally:
             cv2.setNumThreads(threads)

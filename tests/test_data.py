@@ -19,7 +19,8 @@ from data.augmentation.transforms import (
     resize_image,
     resize_nmfc,
 )
-from data.clips import ClipIndex, DrivingSequence, VideoDataset
+from data.clips import ClipIndex, VideoDataset
+from data.driving_sequence import DrivingSequence
 from data.loader import choose_clips, load_clips
 from util.caches.persons import Persons
 from util.cli import UserError

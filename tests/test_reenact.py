@@ -179,7 +179,7 @@ def test_an_interrupted_pair_is_not_taken_for_whole(place, tmp_path, monkeypatch
     with pytest.raises(KeyboardInterrupt):
         run(dataset, "--source_id", "Bob", "--target_id", "Ann")
     assert not dataset.read_pair("Ann", "Bob").complete and dataset.pair("Ann", "Bob").frames("source_nmfcs")
-    from data.clips import DrivingSequence
+    from data.driving_sequence import DrivingSequence
 
     with pytest.raises(UserError, match=r"no complete conditioning images .*reenact\.py"):
         DrivingSequence.open(dataset, "Ann", "Bob", SIZE)

@@ -295,7 +295,7 @@ def test_vgg_is_left_out_with_one_warning_when_it_cannot_be_had(command, monkeyp
 
 
 def test_flow_is_not_computed_when_nothing_uses_it(command, datasets, monkeypatch):
-    monkeypatch.setattr(train, "ensure_flows", lambda *a: pytest.fail("flow was computed"))
+    monkeypatch.setattr("data.preparation.ensure_flows", lambda *a: pytest.fail("flow was computed"))
     command("--n_scales_temporal", "0", "--lambda_warp", "0", "--niter", "1", "--niter_decay", "0")
 
 

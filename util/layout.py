@@ -15,6 +15,7 @@ A *sequence* is a run of consecutive frames: in `train` it is `<name>_<part:06d>
 from __future__ import annotations
 
 import json
+import os
 import re
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
@@ -83,6 +84,10 @@ class Sequence:
     def flow_path(self, name: str, size: int) -> Path:
         """Cache of optical flow between this sequence's real frames, of method `name` at `size` pixels."""
         return self.dataset / self.split / "flows" / f"{name}_{size}" / f"{self.id}.npz"
+
+    def head_shapes_path(self, size: int) -> Path:
+        """Cache of what moving heads takes of this sequence's frames at `size` pixels."""
+        return self.dataset / self.split / "head_shapes" / str(size) / f"{self.id}.npz"
 
 
 @dataclass(frozen=True)
@@ -178,10 +183,13 @@ class Dataset:
         if not base.is_dir():
             return []
         found = []
-        for p in base.iterdir():
-            match = _PART.fullmatch(p.name)
-            if p.is_dir() and (p.name == name or (match and match["name"] == name)):
-                found.append(p.name)
+        with os.scandir(base) as entries:
+            for entry in entries:
+                if not entry.name.startswith(name):  # the cheap test first: many identities have tens of thousands of sequences
+                    continue
+                match = _PART.fullmatch(entry.name)
+                if entry.is_dir() and (entry.name == name or (match and match["name"] == name)):
+                    found.append(entry.name)
         return [self.sequence(split, id) for id in sorted(found)]
 
     def identities(self) -> list[str]:
@@ -202,6 +210,10 @@ class Dataset:
     def persons_path(self, name: str) -> Path:
         """Cache of where the training frames show the person, and of the background."""
         return self.folder / "train" / "persons" / f"{name}.npz"
+
+    def heads_path(self, name: str, perspective: bool) -> Path:
+        """Cache of the measures of an identity's head, as a camera near by or far away sees it."""
+        return self.folder / "train" / "heads" / ("perspective" if perspective else "parallel") / f"{name}.npz"
 
     def record_path(self, name: str) -> Path:
         return self.folder / "metadata" / name / "dataset.json"

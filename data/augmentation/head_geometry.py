@@ -18,10 +18,10 @@ from util.face.landmarks import LEFT_EYE, RIGHT_EYE
 GRID = 64  # points a side of a field, and places a side at which NMFC images are looked at
 _ABOVE = 0.0, 0.6  # in distances between the eyes' middles: how far above the eyes the head's outline is looked at,
 _ROWS = 6  # in so many rows
-_OUTLINE_ERROR = 0.004  # of the image's side,
-_WIDTH_ERROR = 0.006  # and of the outline's width, in frames that count as independent: one in
-_ALIKE = 10
-_ROUNDS = 10
+_OUTLINE_ERROR = 0.004  # standard error of the outline's middle, of the image's side
+_WIDTH_ERROR = 0.006  # standard error of the outline's width, of itself
+_FRAMES_PER_INDEPENDENT_SAMPLE = 10  # neighbouring frames show nearly the same: so many count as one
+_GAUSS_NEWTON_STEPS = 10
 # What is usual, and how far heads and cameras differ from it.
 _USUAL_BOX = 1.0, 1.42, 1.18  # ICT's mean face
 _USUAL_DEPTH = 0.5, 0.15  # of the outline: from the edge of the mesh (0) to the mean of the face (1)
@@ -160,7 +160,7 @@ def _outline_depth(views: Sequence[View], landmarks: np.ndarray, masks: np.ndarr
         return USUAL_HEAD.outline
     edge, mean = np.mean(edges), np.mean(means)
     usual, spread = edge + _USUAL_DEPTH[0] * (mean - edge), _USUAL_DEPTH[1]
-    prior = np.diag([1e-6, 1e-6, ((_OUTLINE_ERROR * size) / spread) ** 2 * _ALIKE])
+    prior = np.diag([1e-6, 1e-6, ((_OUTLINE_ERROR * size) / spread) ** 2 * _FRAMES_PER_INDEPENDENT_SAMPLE])
     found = np.linalg.solve(normal + prior, right + prior @ (0.5, 0.5, usual))
     return float(np.clip(found[2], edge, 1))
 
@@ -180,11 +180,11 @@ def _perspective(views: Sequence[View], landmarks: np.ndarray, masks: np.ndarray
             sizes.append(np.log(np.sum(ends) / view.width))
             nears.append((places.mean(0) - view.colours[view.face].mean(0)) @ view.nearer / size)
     usual, spread = _USUAL_PERSPECTIVE
-    if len(sizes) < _ALIKE:
+    if len(sizes) < _FRAMES_PER_INDEPENDENT_SAMPLE:
         return usual
     larger, near, found = np.array(sizes), np.array(nears), usual
-    prior, trust = (_WIDTH_ERROR / spread) ** 2 * _ALIKE, np.ones(len(near))
-    for _ in range(_ROUNDS):  # Gauss-Newton, with less trust in frames that do not fit, as where the mask is wrong
+    prior, trust = (_WIDTH_ERROR / spread) ** 2 * _FRAMES_PER_INDEPENDENT_SAMPLE, np.ones(len(near))
+    for _ in range(_GAUSS_NEWTON_STEPS):  # Gauss-Newton, with less trust in frames that do not fit, as where the mask is wrong
         error = larger + np.log(1 - found * near)
         error -= np.average(error, weights=trust)
         trust = 1 / np.maximum(1, np.abs(error) / (2 * np.median(np.abs(error)) + 1e-9))

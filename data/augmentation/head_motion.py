@@ -35,8 +35,8 @@ BROWS_CHANGE = 0.05  # in the course of a clip, at most
 _BROWS_SHARE = 0.5  # of the motions
 _EDGE = 0.012  # of the image's side: blur of the person's mask
 _FRINGE = 0.03  # of the image's side: so near to the person hair may still be seen, which must not stay behind
-_INVERSIONS = 10
-_TOWARDS = 0.6
+_INVERSION_STEPS = 10  # of the fixed-point iteration that inverts a field
+_FIXED_POINT_DAMPING = 0.6  # part of the way that each step goes: the field's slope may be above 1 below raised brows
 
 
 @dataclass(frozen=True)
@@ -199,15 +199,14 @@ def _move_flow(flow: torch.Tensor, forwards: torch.Tensor, backwards: torch.Tens
 def _inverse(forwards: torch.Tensor, size: int) -> torch.Tensor:
     """The field that undoes a field [N, 2, G, G].
 
-    It is -forwards where a point comes from: backwards(p) = -forwards(p + backwards(p)), iterated. By a part of the way only, since
-    the field's slope may be above 1 below raised brows.
+    It is -forwards where a point comes from: backwards(p) = -forwards(p + backwards(p)), by damped fixed-point iteration.
     """
     import torch
 
     grid = _grid(forwards, size)
     backwards = -forwards
-    for _ in range(_INVERSIONS):
-        backwards = torch.lerp(backwards, -_sample(forwards, grid + backwards, size), _TOWARDS)
+    for _ in range(_INVERSION_STEPS):
+        backwards = torch.lerp(backwards, -_sample(forwards, grid + backwards, size), _FIXED_POINT_DAMPING)
     return backwards
 
 

@@ -8,6 +8,8 @@ usage: bash scripts/train/train_faceforensicspp.sh [options of train.py]
 
 Trains on every person of datasets/faceforensicspp and writes checkpoints/faceforensicspp/head2head_faceforensicspp/.
 Needs preprocessing (detect, detect_landmarks70, reconstruct) to be done. Run it again to go on after an interruption.
+Every person is learnt from equally, however long the videos are. Optical flow, masks and head measures are computed first where they
+are missing; on a machine without a GPU ahead of this: python scripts/prepare_training.py --dataset_name faceforensicspp
 
   GPUS=2 before the command: on two GPUs of this machine (any number)
   options: python train.py --help; all settings of the recipe: python train.py --list_settings

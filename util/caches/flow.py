@@ -58,10 +58,18 @@ def compute_flows(frames: Seq[np.ndarray], estimate: Estimate, done: Callable[[]
     return flows
 
 
-def ensure_flows(sequences: Seq[Sequence], method: str, size: int, make_estimate: Callable[[], Estimate], made_from: str = "") -> int:
+def ensure_flows(
+    sequences: Seq[Sequence],
+    method: str,
+    size: int,
+    make_estimate: Callable[[], Estimate],
+    made_from: str = "",
+    done: Callable[[], object] = lambda: None,
+) -> int:
     """Compute and cache the flow of every sequence that has none made from its present frames.
 
     make_estimate: builds the method; called only when something is to be computed. made_from: digest of the method's checkpoint.
+    done: called after each pair.
     Returns: the number of sequences computed now.
     """
     missing = [s for s in sequences if not is_keyed(s.flow_path(method, size), _ARRAYS.values(), flow_key(s, method, size, made_from))]
@@ -74,7 +82,7 @@ def ensure_flows(sequences: Seq[Sequence], method: str, size: int, make_estimate
         for sequence in missing:
             key = flow_key(sequence, method, size, made_from)  # before reading, so a change in between is noticed next time
             frames = list(pool.map(lambda f, s=sequence: load_frame(s.path("images", f), size), sequence.frames()))
-            flows = compute_flows(frames, estimate, bar.update)
+            flows = compute_flows(frames, estimate, lambda: (bar.update(), done()))
             arrays = {name: flows[s] for s, name in _ARRAYS.items()}
             writing.append(pool.submit(write_keyed, sequence.flow_path(method, size), key, **arrays))
             while len(writing) > _WRITERS:

@@ -1,4 +1,4 @@
-"""Where a video shows the person, and what is behind: made once per identity and kept on disk.
+"""Where a video shows the person, and what is behind: computed once per identity and cached on disk.
 
 `train/persons/<name>.npz` (util.layout.Dataset.persons_path) holds `key`, what it was made from; `masks`, uint8 [frames, MASK_SIDE,
 MASK_SIDE], 255 where the person is, for all training frames in order; and `background`, uint8 [H, W, 4], what was seen where no person
@@ -33,13 +33,19 @@ class Persons:
 
 
 def read_persons(dataset: Dataset, name: str, key: str | None = None) -> Persons | None:
-    """What is kept of an identity; None when there is nothing, it is damaged, or not made from `key` (None: any key)."""
+    """Cached masks of an identity; None when there are none, the file is damaged, or not made from `key` (None: any key)."""
     found = read_keyed(dataset.persons_path(name), ("masks", "background"), key)
     return None if found is None else Persons(**found)
 
 
-def ensure_persons(dataset: Dataset, name: str, create_mask: Callable[[], PersonMask | None]) -> bool:
-    """Make and keep an identity's file, unless it is there. Returns whether it is there now; False when create_mask gives None."""
+def ensure_persons(
+    dataset: Dataset, name: str, create_mask: Callable[[], PersonMask | None], done: Callable[[], object] = lambda: None
+) -> bool:
+    """Compute and cache an identity's masks and background, unless the file is there.
+
+    create_mask: builds the segmenter; called only when something is to be computed. done: called after each frame.
+    Returns: whether the file is there now; False when create_mask gives None.
+    """
     key = frames_key(f"{VERSION} {MASK_SIDE} {_CLEAR}", dataset.sequences("train", name))
     if read_persons(dataset, name, key) is not None:
         return True
@@ -53,6 +59,7 @@ def ensure_persons(dataset: Dataset, name: str, create_mask: Callable[[], Person
         reach = 2 * round(_CLEAR * image.shape[0]) + 1
         clear = (cv2.dilate(person, np.ones((reach, reach), np.uint8)) < 0.2)[..., None].astype(np.float32)
         seen, weight = seen + image * clear, weight + clear
+        done()
     never = (weight[..., 0] == 0).astype(np.uint8)
     background = (seen / np.maximum(weight, 1)).round().astype(np.uint8)
     background = cv2.inpaint(background, never, 3, cv2.INPAINT_TELEA) if not never.all() else background

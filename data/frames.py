@@ -1,0 +1,74 @@
+"""Frames of a sequence with their NMFC images and landmarks, at load size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from data.augmentation.transforms import resize_image, resize_nmfc
+from data.integrity import COMMANDS, png_size
+from util.cli import UserError
+from util.image_io import read_image
+from util.layout import Sequence as FrameSequence
+from util.layout import read_table
+
+READERS = 4  # threads that decode a sequence's files: a clip is there soon, and other loaders still get cores
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Consecutive frames at load size, H x H pixels."""
+
+    images: np.ndarray  # uint8 [N, H, H, 3] RGB
+    nmfcs: np.ndarray  # uint8 [N, H, H, 3]
+    landmarks: np.ndarray  # float32 [N, 70, 2] in pixels at load size
+
+    def __getitem__(self, part: slice) -> Frames:
+        return Frames(self.images[part], self.nmfcs[part], self.landmarks[part])
+
+
+def frames_nbytes(count: int, load_size: int) -> int:
+    """Bytes that `count` frames take in memory."""
+    return count * (load_size * load_size * 6 + 70 * 2 * 4)
+
+
+def read_frames(sequence: FrameSequence, numbers: Sequence[int], load_size: int) -> Frames:
+    """Decode some frames of a sequence on a few threads.
+
+    Raises: UserError when a file is missing or unreadable, or its size differs from the sequence's.
+    """
+    size = png_size(sequence, "images", numbers[0])[0]
+
+    def read(number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        image = read_square(sequence, "images", number, size)
+        nmfc = read_square(sequence, "nmfcs", number, size)
+        landmarks = read_landmarks(sequence, "landmarks70", number)
+        return resize_image(image, load_size), resize_nmfc(nmfc, load_size), (landmarks * (load_size / size)).astype(np.float32)
+
+    with ThreadPoolExecutor(READERS) as pool:
+        images, nmfcs, landmarks = zip(*pool.map(read, numbers))
+    return Frames(np.stack(images), np.stack(nmfcs), np.stack(landmarks))
+
+
+def read_landmarks(sequence: FrameSequence, kind: str, number: int) -> np.ndarray:
+    """Read the 70 landmarks of a frame, float64 [70, 2] in pixels of the stored image."""
+    path = sequence.path(kind, number)
+    landmarks = read_table(path)
+    if landmarks.shape != (70, 2) or not np.isfinite(landmarks).all():
+        raise UserError(f"{path} does not hold 70 points; delete it and run preprocessing/{COMMANDS.get(kind, 'reenact.py')} again")
+    return landmarks
+
+
+def read_square(sequence: FrameSequence, kind: str, number: int, size: int | None) -> np.ndarray:
+    path = sequence.path(kind, number)
+    image = read_image(path)
+    side = size or image.shape[0]
+    if image.shape[:2] != (side, side):
+        raise UserError(
+            f"{path} is {image.shape[1]}x{image.shape[0]} pixels where {side}x{side} are expected; "
+            f"run preprocessing/{COMMANDS.get(kind, 'reenact.py')} again"
+        )
+    return image

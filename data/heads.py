@@ -1,0 +1,127 @@
+"""What training needs to know of heads that it moves: an identity's head, and the shapes of its frames. Both are cached on disk."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+from data.augmentation.head_geometry import GRID, Head, measure_head
+from data.augmentation.head_shapes import HeadShapes, head_shapes
+from data.frames import READERS, read_frames, read_landmarks, read_square
+from util.caches.keyed_file import read_keyed, write_keyed
+from util.layout import Dataset, read_camera
+from util.layout import Sequence as FrameSequence
+from util.sampling import spread
+
+HEAD_VERSION = 1  # raise it when heads must be measured anew
+SHAPES_VERSION = 1  # raise it when shapes must be computed anew
+_HEAD_FRAMES = 100  # that an identity's head is measured from: enough for all poses of a video, and read in a second
+_SHAPES = tuple(f.name for f in fields(HeadShapes))
+
+
+@dataclass(frozen=True)
+class Person:
+    """One identity: where its training frames show it, what is behind it, and its head."""
+
+    masks: np.ndarray  # uint8 [N, any, any], 255 where the person is
+    background: np.ndarray  # uint8 [H, H, 4] at load size, as in util.caches.persons
+    head: Head
+
+    @property
+    def nbytes(self) -> int:
+        return self.masks.nbytes + self.background.nbytes
+
+
+@dataclass(frozen=True)
+class SequenceHeads:
+    """What moving heads takes of the N frames of a sequence."""
+
+    masks: np.ndarray  # uint8 [N, any, any], 255 where the person is
+    background: np.ndarray  # uint8 [H, H, 4] at load size
+    perspective: float  # as in data.augmentation.head_geometry.Head
+    shapes: HeadShapes
+
+
+def shapes_nbytes(count: int) -> int:
+    """Bytes that the shapes of `count` frames take in memory: 64 KiB a frame."""
+    return count * 4 * (4 * GRID * GRID + 4)
+
+
+def find_head(dataset: Dataset, name: str, frames: Sequence[tuple[FrameSequence, int]], masks: np.ndarray, perspective: bool) -> Head:
+    """An identity's head: from its file, if that was made from these frames, else measured now and written there.
+
+    frames: all training frames. masks: uint8 [frames, any, any], 255 where the person is. perspective: as in `measure_head`.
+    Raises: UserError when a file is missing or damaged.
+    """
+    chosen = spread(len(frames), _HEAD_FRAMES)
+    cameras = [frames[i][0].path("misc", frames[i][1]) for i in chosen]
+    if not perspective or not all(path.is_file() for path in cameras):
+        cameras = []
+    digest = hashlib.blake2b(f"{HEAD_VERSION} {perspective} {len(frames)}".encode(), digest_size=16)
+    for sequence, number in (frames[i] for i in chosen):
+        for kind in ("nmfcs", "landmarks70"):
+            digest.update(_digest_of_file(sequence, kind, number))
+    for path in cameras:
+        digest.update(path.read_bytes())
+    digest.update(np.ascontiguousarray(masks[chosen]))
+    path, key = dataset.heads_path(name, perspective), digest.hexdigest()
+    found = read_keyed(path, ("box", "outline", "perspective"), key)
+    if found is not None:
+        return Head(found["box"] if found["box"].size else None, float(found["outline"]), float(found["perspective"]))
+
+    with ThreadPoolExecutor(READERS) as pool:
+        nmfcs = list(pool.map(lambda i: read_square(frames[i][0], "nmfcs", frames[i][1], None), chosen))
+    landmarks = [read_landmarks(frames[i][0], "landmarks70", frames[i][1]) for i in chosen]
+    fitted = np.array([scale * rotation for scale, rotation, _ in map(read_camera, cameras)]) if cameras else None
+    head = measure_head(np.stack(nmfcs), np.stack(landmarks), masks[chosen], fitted, perspective=perspective)
+    box = np.empty(0) if head.box is None else np.asarray(head.box, np.float64)
+    write_keyed(path, key, box=box, outline=np.float64(head.outline), perspective=np.float64(head.perspective))
+    return head
+
+
+def compute_sequence_heads(nmfcs: np.ndarray, landmarks: np.ndarray, masks: np.ndarray, person: Person) -> SequenceHeads:
+    """nmfcs: uint8 [N, H, H, 3]. landmarks: [N, 70, 2] in pixels. masks: those of these frames."""
+    return SequenceHeads(masks, person.background, person.head.perspective, head_shapes(nmfcs, landmarks, masks, person.head))
+
+
+def stored_sequence_heads(
+    sequence: FrameSequence, numbers: Sequence[int], load_size: int, masks: np.ndarray, person: Person
+) -> tuple[SequenceHeads, str]:
+    """The heads of a sequence from its file, if that was made from these frames; else computed now and written there. And the file's key.
+
+    For what memory has no room for: reading the shapes takes a tenth of the time that computing them takes.
+    """
+    digest = hashlib.blake2b(f"{SHAPES_VERSION} {load_size} {len(numbers)} {person.head}".encode(), digest_size=16)
+    for number in numbers:
+        for kind in ("nmfcs", "landmarks70"):
+            digest.update(_digest_of_file(sequence, kind, number))
+    digest.update(np.ascontiguousarray(masks))
+    digest.update(person.background)
+    key = digest.hexdigest()
+    heads = read_sequence_heads(sequence, load_size, key)
+    if heads is None:
+        frames = read_frames(sequence, numbers, load_size)
+        heads = compute_sequence_heads(frames.nmfcs, frames.landmarks, masks, person)
+        arrays = {"masks": masks, "background": person.background, "perspective": np.float64(heads.perspective), **vars(heads.shapes)}
+        write_keyed(sequence.head_shapes_path(load_size), key, **arrays)
+    return heads, key
+
+
+def read_sequence_heads(sequence: FrameSequence, load_size: int, key: str) -> SequenceHeads | None:
+    """What stored_sequence_heads wrote; None when the file is missing, damaged, or has another key."""
+    found = read_keyed(sequence.head_shapes_path(load_size), ("masks", "background", "perspective", *_SHAPES), key)
+    if found is None:
+        return None
+    shapes = HeadShapes(**{name: found[name] for name in _SHAPES})
+    return SequenceHeads(found["masks"], found["background"], float(found["perspective"]), shapes)
+
+
+def _digest_of_file(sequence: FrameSequence, kind: str, number: int) -> bytes:
+    try:
+        return hashlib.blake2b(sequence.path(kind, number).read_bytes(), digest_size=16).digest()
+    except FileNotFoundError:
+        return b"missing"  # whoever reads the file says so
