@@ -175,7 +175,7 @@ def test_a_machine_without_mediapipe_or_dataset(prepared, monkeypatch):
     def missing():
         raise UserError("MediaPipe cannot be used (No module named 'mediapipe')")
 
-    monkeypatch.setattr("preprocessing.tracking.mesh.load_solutions", missing)
+    monkeypatch.setattr("preprocessing.tracking.tracker.load_solutions", missing)
     evaluate.main([str(results.folder), "--checkpoints_dir", str(prepared)])
     found = read_evaluation(results.folder)
     assert {"APD-L2", "mouth-APD-L2", "flicker"} <= set(found.values) and "eye-landmarks" not in found.values and found.nearest
