@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from util.cli import UserError, warn
+from util.hashing import sha256_of
 from util.video.reading import VideoInfo, probe, read_frames
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm")
@@ -75,11 +75,7 @@ def open_parts(paths: list[Path]) -> list[Part]:
             )
         if info.fps != first.fps:
             warn(f"{path.name} has {float(info.fps):.3f} frames/s: read at {float(first.fps):.3f} like {paths[0].name}")
-        digest = hashlib.sha256()
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-        parts.append(Part(path, info.at_rate(first.fps), digest.hexdigest()))
+        parts.append(Part(path, info.at_rate(first.fps), sha256_of(path)))
     return parts
 
 
