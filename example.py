@@ -11,7 +11,6 @@ from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
-from preprocessing.tracking.tracker import Tracker
 
 from models.checkpoints import read_run_options
 from models.synthesis import Synthesizer
@@ -20,6 +19,7 @@ from preprocessing.driving.driver import Driver, DriverReference
 from preprocessing.driving.people import load_profile
 from preprocessing.face_models.dense_points import from_dense
 from preprocessing.fitting.frame import FrameFitter
+from preprocessing.tracking.tracker import Tracker
 from util.cli import progress, run
 from util.device import choose_device, choose_precision
 from util.layout import Run

@@ -18,14 +18,13 @@ if __package__ in (None, ""):  # run as a file: make the repository's packages i
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as in reconstruct.py
 
-import numpy as np
 
-from preprocessing.face_models.morphable import MorphableModel
-from preprocessing.face_models.registry import FACE_MODELS, load_face_model, resolve_kind
-from preprocessing.fitting.refit import Refit, find, refit
-from util.cli import UserError, run, say
-from util.metrics import VIDEO_MEASURES, expression_distance, identity_distance, rotation_distance
-from util.results.frames import ResultFrames, self_reenactments
+from preprocessing.face_models.registry import FACE_MODELS
+from preprocessing.fitting.refit import find, refit
+from preprocessing.measures.motion import choose_face_model, fitted_distances
+from util.cli import run, say
+from util.metrics import VIDEO_MEASURES
+from util.results.frames import self_reenactments
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -36,29 +35,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         say(f"{frames.folder}, {len(frames.numbers)} frames, face model {model.name} {model.version}:")
         for name, value in means.items():
             say(f"  {name:13s} {value:8.3f}   {VIDEO_MEASURES[name].unit}, {VIDEO_MEASURES[name].better} is better")
-
-
-def choose_face_model(frames: ResultFrames, asked: str = "auto") -> MorphableModel:
-    """The face model to fit with: the one asked for, the dataset's, or the best there is."""
-    record = frames.dataset.read_record(frames.target) if frames.dataset else None
-    kind = record.face_model["name"] if asked == "auto" and record and record.face_model else asked
-    try:
-        return load_face_model(resolve_kind(kind))
-    except UserError:
-        if asked != "auto":
-            raise
-        frames.notes.append(f"the dataset's face model {kind} is not on this machine: fitted with mesh478 instead")
-        return load_face_model("mesh478")
-
-
-def fitted_distances(real: Refit, fake: Refit) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-    """DAI-L1, AED-L1 and ARD-L1, and the last two of every frame [N] (nan where a face was not found)."""
-    per_frame = {
-        "AED-L1": expression_distance(real.expression, fake.expression),
-        "ARD-L1": rotation_distance(real.angles_deg, fake.angles_deg),
-    }
-    means = {name: float(np.nanmean(values)) for name, values in per_frame.items()}
-    return {"DAI-L1": identity_distance(real.fit.identity, fake.fit.identity), **means}, per_frame
 
 
 if __name__ == "__main__":

@@ -16,10 +16,11 @@ if __package__ in (None, ""):  # run as a file: make the repository's packages i
 
 import numpy as np
 
-from preprocessing.fitting.refit import Found, find
+from preprocessing.fitting.refit import find
+from preprocessing.measures.motion import eye_distances
 from util.cli import run, say
-from util.metrics import VIDEO_MEASURES, eye_landmark_distance
-from util.results.frames import ResultFrames, self_reenactments
+from util.metrics import VIDEO_MEASURES
+from util.results.frames import self_reenactments
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -29,11 +30,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         missed = f", no face in {fake.missed.sum()} synthesised" if fake.missed.any() else ""
         say(f"{frames.folder}, {len(distances)} frames{missed}:")
         say(f"  eye-landmarks {np.nanmean(distances):8.3f}   {VIDEO_MEASURES['eye-landmarks'].unit} of {frames.size}, lower is better")
-
-
-def eye_distances(frames: ResultFrames, real: Found, fake: Found) -> np.ndarray:
-    """The distance in every frame, [N] pixels of the synthesised frames; nan where a face was not found."""
-    return eye_landmark_distance(real.landmarks * (frames.size / frames.read_size("real")), fake.landmarks)
 
 
 if __name__ == "__main__":

@@ -3,9 +3,9 @@
     python preprocessing/detect.py --original_videos_path me.mp4 --dataset_name mine --split train
 
 A video becomes one identity, named like its file without underscores; name_1.mp4, name_2.mp4, ... are the parts of one
-identity. The number of a frame is its place in the source (all parts in order, counted from 0, plus --n_replicate_first),
-in both splits; frames between the last whole train sequence and the test split are written nowhere. dataset.json records
-it all (util.layout.Record).
+identity. In both splits the number of a frame is its place in the source (all parts in order, counted from 0, plus --n_replicate_first).
+Frames between the last whole train sequence and the test split are not written. dataset.json records all of this
+(util.layout.Record).
 
 The video is read twice, first for the boxes, then for the crops, so memory does not grow with its length.
 """
@@ -15,53 +15,39 @@ from __future__ import annotations
 import argparse
 import math
 import os
-import re
 import shutil
 import sys
-from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 if __package__ in (None, ""):  # run as a file: make the repository's packages importable
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import numpy as np
 
-from preprocessing.tracking.faces import DETECTORS, FaceDetector, FaceFollower, create_detector
+from options.dataset_options import add_dataset_options, open_dataset
+from preprocessing.tracking.crop_box import REFERENCE_SIZE, choose_box, drifts, smooth_boxes
+from preprocessing.tracking.detectors import DETECTORS, FaceDetector, create_detector
+from preprocessing.tracking.follower import FaceFollower
+from util.ahead import map_ahead
 from util.cli import UserError, progress, run, say, warn
-from util.hashing import sha256_of
 from util.identities import for_each
 from util.image_io import crop, write_image
 from util.layout import KINDS, SPLITS, Dataset, Record
 from util.layout import Sequence as FrameSequence
-from util.video.reading import VideoInfo, probe, read_frames
+from util.numeric import fill_gaps
+from util.video.reading import read_frames
+from util.video.sources import Part, find_videos, open_parts, read_parts
 
-VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm")
-MIN_FRAMES = 10  # of a video to train on
-_DETECT_SIDE = 640  # px; longer sides are shrunk to this for detection
-_REFERENCE_SIZE = 256  # --margin is in pixels of a crop of this size
-_PART = re.compile(r"(?P<name>.+)_(?P<part>\d+)")
-
-
-@dataclass(frozen=True)
-class Part:
-    """One video file of an identity."""
-
-    path: Path
-    info: VideoInfo
-    sha256: str
+MIN_FRAMES = 10  # least length of a video to train on
+DETECT_SIDE = 640  # px; longer sides are shrunk to this for detection
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--original_videos_path", type=Path, help="video file or folder of videos (default: datasets/<D>/original_videos)")
-    p.add_argument("--dataset_name", required=True, help="name of the dataset; its folder is made if missing")
-    p.add_argument("--datasets_dir", type=Path, help="folder of all datasets (default: datasets/ of this repository)")
-    p.add_argument("--name", help="only this identity of the folder")
+    add_dataset_options(p, "name of the dataset; its folder is made if missing", "only this identity of the folder")
     p.add_argument("--split", choices=SPLITS, default="train", help="train: the video's end goes to test; test: all of it (default: train)")
     p.add_argument(
         "--detector",
@@ -89,14 +75,14 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     p.add_argument("--height_recentre", type=float, default=0.0, help="move the crop down by this part of its side, or up (default: 0)")
     p.add_argument("--train_seq_length", type=int, default=50, help="frames of a train sequence (default: 50)")
     p.add_argument("--test_seq_ratio", type=float, default=0.33, help="part of a train video that goes to test (default: 0.33)")
-    p.add_argument("--n_replicate_first", type=int, default=0, help="repeat the first frame so often at the start (default: 0)")
+    p.add_argument("--n_replicate_first", type=int, default=0, help="number of repetitions of the first frame at the start (default: 0)")
     p.add_argument("--max_seconds", type=float, default=0, help="use only the first seconds of an identity (default: 0, all of it)")
     p.add_argument("--gpu_id", type=int, default=0, help="GPU of mtcnn, negative for the CPU (default: 0)")
     o = p.parse_args(argv)
     for name, least, most in (
         ("mtcnn_batch_size", 1, 4096),
         ("cropped_image_size", 32, 4096),
-        ("margin", 0, _REFERENCE_SIZE - 1),
+        ("margin", 0, REFERENCE_SIZE - 1),
         ("dst_threshold", 0, float("inf")),
         ("window_length", 1, float("inf")),
         ("polyorder", 0, 20),
@@ -114,7 +100,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     o = parse(argv)
-    dataset = Dataset.open(o.dataset_name, o.datasets_dir)
+    dataset = open_dataset(o)
     videos = find_videos(o.original_videos_path or dataset.original_videos)
     if o.name is not None:
         if o.name not in videos:
@@ -131,43 +117,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def find_videos(path: Path) -> dict[str, list[Path]]:
-    """Identity -> its video files in order, of a video file or a folder of videos.
-
-    Raises: UserError when there is none, or two files claim the same place.
-    """
-    if path.is_file():
-        return {identity_name(path.stem): [path]}
-    if not path.is_dir():
-        raise UserError(f"there is no video file or folder {path}; put your videos there or give --original_videos_path")
-    files = sorted(p for p in path.iterdir() if p.suffix.lower() in VIDEO_SUFFIXES and p.is_file() and not p.name.startswith("."))
-    if not files:
-        raise UserError(f"there is no video in {path}; put one there ({', '.join(VIDEO_SUFFIXES)}) or give --original_videos_path")
-    groups: dict[str, dict[int, Path]] = {}
-    stems = {p.stem for p in files}
-    for file in files:
-        match = _PART.fullmatch(file.stem)
-        # "Ann_2" is a part only when there are other parts of "Ann"; alone it is an identity of its own.
-        is_part = match and any(
-            s == match["name"] or ((m := _PART.fullmatch(s)) and m["name"] == match["name"] and s != file.stem) for s in stems
-        )
-        stem, number = (match["name"], int(match["part"])) if is_part else (file.stem, 1)
-        parts = groups.setdefault(identity_name(stem), {})
-        if number in parts:
-            raise UserError(
-                f"{parts[number].name} and {file.name} in {path} would both be part {number} of '{identity_name(stem)}'; rename one"
-            )
-        parts[number] = file
-    return {name: [parts[k] for k in sorted(parts)] for name, parts in sorted(groups.items())}
-
-
-def identity_name(stem: str) -> str:
-    """A file's name without underscores and blanks: both have a meaning in the names of sequences and pairs."""
-    return re.sub(r"[_\s]", "", stem) or "video"
-
-
-def process(o: argparse.Namespace, dataset: Dataset, name: str, paths: list[Path], get_detector: Any) -> None:
-    """Detect and crop one identity, unless that is done already."""
+def process(o: argparse.Namespace, dataset: Dataset, name: str, paths: list[Path], get_detector: Callable[[], FaceDetector]) -> None:
+    """Detect and crop one identity, unless its frames are complete."""
     parts = open_parts(paths)
     key = {
         "version": 1,
@@ -198,7 +149,14 @@ def process(o: argparse.Namespace, dataset: Dataset, name: str, paths: list[Path
     if o.split == "train" and total < MIN_FRAMES:
         raise UserError(f"{paths[0]} has {total} frames, too few to train on; film at least {MIN_FRAMES}, better a minute or more")
     info = parts[0].info
-    box = choose_box(boxes, info, o, paths)
+    smooth = [smooth_boxes(b, o.window_length, o.polyorder) for b in boxes]
+    for path, drift in zip(paths, drifts(smooth, (info.width, info.height))):
+        if drift > o.dst_threshold:
+            raise UserError(
+                f"{path}: the face moves by {drift:.2f} of the frame's side, more than --dst_threshold {o.dst_threshold:g} allows for a "
+                "fixed crop; cut the video to a part where the head stays in place, or raise --dst_threshold"
+            )
+    box = choose_box(smooth, (info.width, info.height), o.margin, o.height_recentre)
     if box[2] - box[0] < o.cropped_image_size / 2:
         warn(
             f"{name}: the head is small; {box[2] - box[0]} pixels are enlarged to {o.cropped_image_size}: film closer for a sharper result"
@@ -216,37 +174,19 @@ def process(o: argparse.Namespace, dataset: Dataset, name: str, paths: list[Path
         splits={"train": n_train, "test": total - test_start},
         source_start={"train": -o.n_replicate_first, "test": test_start - o.n_replicate_first},
     )
-    # From here on the identity counts as unfinished, and what was made from its old frames goes with them.
+    # The record without steps marks the identity as unfinished. Files made from its old frames are deleted with them.
     dataset.write_record(record)
     remove_outputs(dataset, name)
-    with progress(desc=f"{name}: crops", total=total) as bar:
-        write_crops(dataset, record, parts, o.train_seq_length, o.n_replicate_first, bar)
+    write_crops(dataset, record, parts, o.train_seq_length, o.n_replicate_first)
     dataset.write_record(record.with_step("detect", key))
     shown = f"cut from {box[2] - box[0]} to {o.cropped_image_size} pixels a side"
     say(f"{name}: {n_train} train and {total - test_start} test frames, {shown}")
 
 
-def open_parts(paths: list[Path]) -> list[Part]:
-    """Probe an identity's files; all get the first one's frame rate. Raises: UserError when their sizes differ."""
-    parts = []
-    for path in paths:
-        info = probe(path)
-        first = parts[0].info if parts else info
-        if (info.width, info.height) != (first.width, first.height):
-            raise UserError(
-                f"{path} is {info.width}x{info.height}, but {paths[0].name}, the first part of the same person, is "
-                f"{first.width}x{first.height}; scale it to that size, or give it a name of its own to make it another identity"
-            )
-        if info.fps != first.fps:
-            warn(f"{path.name} has {float(info.fps):.3f} frames/s: read at {float(first.fps):.3f} like {paths[0].name}")
-        parts.append(Part(path, info.at_rate(first.fps), sha256_of(path)))
-    return parts
-
-
 def find_boxes(detector: FaceDetector, parts: list[Part], name: str, limit: int | None = None) -> list[np.ndarray]:
     """Face box of every frame, per part float64 [frames, 4] in pixels of the frame; gaps are filled between neighbours.
 
-    limit: frames to look at in all; parts that lie behind them are left out.
+    limit: number of frames to read in all; parts after them are left out.
     Raises: UserError when there is no face in more than half of a part's frames.
     """
     result = []
@@ -257,12 +197,12 @@ def find_boxes(detector: FaceDetector, parts: list[Part], name: str, limit: int 
             if left == 0:
                 break
             follower = FaceFollower(detector, patience=max(1, round(part.info.fps)))
-            frames = islice(read_frames(part.path, part.info, max_side=_DETECT_SIDE), left)
+            frames = islice(read_frames(part.path, part.info, max_side=DETECT_SIDE), left)
             while batch := list(islice(frames, detector.batch_size)):
                 follower.add(batch)
                 bar.update(len(batch))
             longer_side = max(part.info.width, part.info.height)
-            boxes = follower.boxes() * (longer_side / min(longer_side, _DETECT_SIDE))
+            boxes = follower.boxes() * (longer_side / min(longer_side, DETECT_SIDE))
             found = ~np.isnan(boxes[:, 0])
             if not found.any():
                 raise UserError(f"no face was found in {part.path}; the video must show one person's face, upright and well lit")
@@ -274,52 +214,8 @@ def find_boxes(detector: FaceDetector, parts: list[Part], name: str, limit: int 
                 warn(f"{part.path.name}: no face in {(~found).sum()} of {len(found)} frames; their boxes are taken from their neighbours")
             if follower.faces > 1:
                 warn(f"{part.path.name} shows {follower.faces} faces; the one that is largest and longest in the picture is taken")
-            index = np.arange(len(boxes))
-            result.append(np.stack([np.interp(index, index[found], column[found]) for column in boxes.T], axis=1))
+            result.append(fill_gaps(boxes, ~found))
     return result
-
-
-def smooth_boxes(boxes: np.ndarray, window_length: int, polyorder: int) -> np.ndarray:
-    """Savitzky-Golay filter over time, [frames, 4]; the window shrinks to short videos."""
-    from scipy.signal import savgol_filter
-
-    window = min(window_length, len(boxes))
-    window -= 1 - window % 2
-    return savgol_filter(boxes, window, min(polyorder, window - 1), axis=0)
-
-
-def choose_box(boxes: list[np.ndarray], info: VideoInfo, o: argparse.Namespace, paths: list[Path]) -> np.ndarray:
-    """The crop: int [left, top, right, bottom], square.
-
-    The median of the first part's smoothed boxes, made square and widened by --margin; larger if the face would leave it at
-    some time. It is moved into the frame, and shrunk to the frame's shorter side where the face leaves room for that; only
-    a face larger than that side makes it reach outside.
-
-    Raises: UserError when the face moves too much for a fixed box.
-    """
-    smooth = [smooth_boxes(b, o.window_length, o.polyorder) for b in boxes]
-    median = np.median(smooth[0], axis=0)
-    frame = np.array([info.width, info.height])
-    for path, part in zip(paths, smooth):
-        drift = np.abs(part - median).max() / frame.mean()
-        if drift > o.dst_threshold:
-            raise UserError(
-                f"{path}: the face moves by {drift:.2f} of the frame's side, more than --dst_threshold {o.dst_threshold:g} allows for a "
-                "fixed crop; cut the video to a part where the head stays in place, or raise --dst_threshold"
-            )
-    faces = np.concatenate(smooth)
-    low, high = faces[:, :2].min(0), faces[:, 2:].max(0)  # room that the face takes over time
-    wanted = (median[2:] - median[:2]).max() * _REFERENCE_SIZE / (_REFERENCE_SIZE - o.margin)
-    needed = (high - low).max() * 1.05
-    side = round(max(min(max(wanted, needed), frame.min()), needed))
-    corner = (median[:2] + median[2:]) / 2 - side / 2
-    # What the frame is too small for is missed less below the chin than above the hair line.
-    corner[1] += o.height_recentre * side - max(0, wanted - side) / 4
-    corner = np.clip(corner, high - side, low)  # keep the face in the crop
-    room = frame - side
-    corner = np.where(room >= 0, np.clip(corner, 0, np.maximum(room, 0)), corner)  # and the crop in the frame
-    left, top = np.round(corner).astype(int)
-    return np.array([left, top, left + side, top + side])
 
 
 def split_frames(total: int, test_seq_ratio: float, train_seq_length: int) -> tuple[int, int]:
@@ -333,7 +229,7 @@ def split_frames(total: int, test_seq_ratio: float, train_seq_length: int) -> tu
 
 
 def remove_outputs(dataset: Dataset, name: str) -> None:
-    """Delete an identity's frames and all that was made from them."""
+    """Delete an identity's frames and all files made from them."""
     for split in SPLITS:
         for kind in KINDS:
             for sequence in dataset.sequences(split, name, kind):
@@ -342,7 +238,7 @@ def remove_outputs(dataset: Dataset, name: str) -> None:
         dataset.id_coeffs_path(split, name).unlink(missing_ok=True)
 
 
-def write_crops(dataset: Dataset, record: Record, parts: list[Part], train_seq_length: int, n_replicate_first: int, bar: Any) -> None:
+def write_crops(dataset: Dataset, record: Record, parts: list[Part], train_seq_length: int, n_replicate_first: int) -> None:
     """Second pass: write the frames of both splits."""
     n_train, test_start = record.splits["train"], record.source_start["test"] + n_replicate_first
 
@@ -351,33 +247,18 @@ def write_crops(dataset: Dataset, record: Record, parts: list[Part], train_seq_l
             return dataset.train_sequence(record.name, number // train_seq_length)
         return dataset.sequence("test", record.name) if number >= test_start else None
 
-    writers = min(4, os.cpu_count() or 1)
-    pending: deque[Future] = deque()
-    with ThreadPoolExecutor(writers) as pool:  # OpenCV encodes outside of Python's lock
-        for number, frame in enumerate(source_frames(parts, record, n_replicate_first)):
-            bar.update()
+    def crops() -> Iterator[tuple[Path, np.ndarray]]:
+        frames = read_parts(parts, [source["frames"] for source in record.sources], n_replicate_first)
+        total = sum(source["frames"] for source in record.sources) + n_replicate_first
+        for number, frame in enumerate(progress(frames, desc=f"{record.name}: crops", total=total)):
             sequence = place(number)
-            if sequence is None:
-                continue
-            image = crop(frame, record.crop_box, record.crop_size)
-            pending.append(pool.submit(write_image, sequence.path("images", number), image))
-            if len(pending) > 8 * writers:
-                pending.popleft().result()
-        while pending:
-            pending.popleft().result()
+            if sequence is not None:
+                yield sequence.path("images", number), crop(frame, record.crop_box, record.crop_size)
 
-
-def source_frames(parts: list[Part], record: Record, n_replicate_first: int) -> Iterator[np.ndarray]:
-    """All frames of all parts, the first one repeated."""
-    first = True
-    for part, source in zip(parts, record.sources):
-        count = 0
-        for frame in islice(read_frames(part.path, part.info), source["frames"]):
-            count += 1
-            yield from [frame] * (1 + n_replicate_first * first)
-            first = False
-        if count != source["frames"]:
-            raise UserError(f"{part.path} gave {count} frames after {source['frames']} before; was it changed meanwhile? run again")
+    writers = min(4, os.cpu_count() or 1)
+    # OpenCV encodes outside of Python's lock, so that threads help.
+    for _ in map_ahead(lambda job: write_image(*job), crops(), threads=writers, depth=8 * writers):
+        pass
 
 
 if __name__ == "__main__":

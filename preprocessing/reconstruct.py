@@ -18,52 +18,51 @@ from pathlib import Path
 if __package__ in (None, ""):  # run as a file: make the repository's packages importable
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-# The matrices are small: a second BLAS thread would spend the time waiting. Drawing uses all cores by its own threads.
+# The matrices are small: a second BLAS thread would only wait. Drawing uses all cores by its own threads.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np
 
+from options.dataset_options import add_dataset_options, open_dataset
+from preprocessing.driving.conditioner import draw_frames
 from preprocessing.face_models.dense_points import DENSE_INDICES, N_POINTS, from_dense
 from preprocessing.face_models.morphable import MorphableModel
 from preprocessing.face_models.registry import FACE_MODELS, load_face_model, model_version, resolve_kind
 from preprocessing.fitting.photometric import refine
 from preprocessing.fitting.video import Fit, fit_video
-from util.ahead import map_ahead
-from util.cli import UserError, progress, run, say, warn
+from util.cli import UserError, run, say, warn
 from util.face.landmarks import INNER, interocular_distance
-from util.identities import for_each, identities_with_frames
+from util.identities import IdentityFrames, collect_frames, for_each, identities_with_frames
 from util.image_io import read_image, write_image
-from util.layout import SPLITS, Dataset, continues, read_table, write_camera, write_table
+from util.layout import Dataset, continues, read_table, write_camera, write_table
 from util.layout import Sequence as FrameSequence
 
-VERSION = 3  # of the fit: another one makes it again
-UPSTREAM = ("detect", "landmarks70")
-POOR_ERROR = 0.06  # of the inter-ocular distance
+VERSION = 3  # of the fit: a reconstruction of another version is made again
+UPSTREAM = ("detect", "landmarks70")  # steps before this one
+POOR_ERROR = 0.06  # of the inter-ocular distance: a landmark error above it is worth a warning
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--dataset_name", required=True, help="name of the dataset")
-    p.add_argument("--datasets_dir", type=Path, help="folder of all datasets (default: datasets/ of this repository)")
-    p.add_argument("--name", help="only this identity (default: all of the dataset)")
+    add_dataset_options(p)
     p.add_argument(
         "--face_model",
         choices=("auto", *FACE_MODELS),
         default="auto",
-        help="auto: the one that the dataset has, else ict if scripts/download_files.py fetched it, else mesh478 (default: auto)",
+        help="auto: the dataset's, else ict if scripts/download_files.py fetched it, else mesh478 (default: auto)",
     )
     p.add_argument(
         "--renderer",
         choices=("auto", "vulkan", "cpu"),
         default="auto",
-        help="what draws the NMFC images; auto: Vulkan where there is a GPU, else the CPU; the pictures are the same (default: auto)",
+        help="renderer of the NMFC images; auto: Vulkan on a GPU, else the CPU; the images are equal (default: auto)",
     )
     return p.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     o = parse(argv)
-    dataset = Dataset.open(o.dataset_name, o.datasets_dir)
+    dataset = open_dataset(o)
     everyone = identities_with_frames(dataset, o.name)
     names = everyone if o.name is None else [o.name]
     kind = choose_model(dataset, everyone, names, o.face_model)
@@ -95,91 +94,93 @@ def choose_model(dataset: Dataset, everyone: list[str], names: list[str], asked:
 
 
 def process(dataset: Dataset, name: str, kind: str, explicit: bool, renderer: str, models: dict[str, MorphableModel]) -> None:
-    """Reconstruct one identity, unless that is done already. `models` keeps loaded models."""
-    sequences = [s for split in SPLITS for s in dataset.sequences(split, name)]
-    frames = [(s, number) for s in sequences for number in s.frames()]
-    if not frames:
-        raise UserError(f"'{name}' has no frames in {dataset.folder}; run preprocessing/detect.py again")
-    splits = sorted({s.split for s in sequences})
-    record = dataset.read_record(name)
-    complete = all(s.frames(k) == s.frames() for s in sequences for k in ("misc", "exp_coeffs", "nmfcs")) and all(
-        dataset.id_coeffs_path(split, name).is_file() for split in splits
-    )
+    """Reconstruct one identity, unless its reconstruction is complete. `models` caches loaded models."""
+    found = collect_frames(dataset, name)
+    record, count = found.record, len(found.frames)
+    id_paths = [dataset.id_coeffs_path(split, name) for split in found.splits]
+    complete = found.is_complete("misc", "exp_coeffs", "nmfcs") and all(path.is_file() for path in id_paths)
     key = {"version": VERSION, "face_model": {"name": kind, "version": model_version(kind)}}
     if record:
         if "landmarks70" not in record.steps:
             raise UserError(f"the landmarks of '{name}' are incomplete; run preprocessing/detect_landmarks70.py first")
         key["landmarks70"] = record.steps["landmarks70"]
         if complete and record.is_done("reconstruct", key):
-            say(f"{name}: reconstruction already complete ({len(frames)} frames, {kind})")
+            say(f"{name}: reconstruction already complete ({count} frames, {kind})")
             return
     elif complete and not explicit:
         say(f"{name}: keeping the reconstruction that is there; --face_model {kind} would replace it")
         return
 
-    landmarks, points = read_landmarks(sequences)
+    landmarks, points = read_landmarks(found)
     if kind not in models:
         models[kind] = load_face_model(kind)
     model = models[kind]
-    say(f"{name}: fitting {kind} to {len(frames)} frames")
-    joined = continues(frames, record)
-    try:
-        fit = fit_video(model, landmarks, points, joined=joined)
-    except ValueError as e:
-        raise UserError(f"the landmarks of '{name}' cannot be fitted ({e}); run preprocessing/detect_landmarks70.py again") from None
-    images = [s.path("images", number) for s, number in frames]
-    fit = refine(model, fit, landmarks, points, joined, lambda i: read_image(images[i]), desc=f"{name}: skin")
+    say(f"{name}: fitting {kind} to {count} frames")
+    fit = fit_frames(model, found, name, landmarks, points)
     error = landmark_error(model, fit, landmarks, points)
     say(f"{name}: landmark error {error:.4f} of the inter-ocular distance (51 inner points)")
     if error > POOR_ERROR:
         warn(f"{name}: the fit is poor; look at the landmarks, or use a video in which the face is seen better")
 
-    # from here on the old files are replaced: nothing may take them for complete
+    # From here on the old files are replaced: until all are written, nothing marks them as complete.
     if record:
-        record = record.without_steps(*(step for step in record.steps if step not in UPSTREAM))
-        dataset.write_record(replace(record, face_model=None))
-    for split in splits:
-        dataset.id_coeffs_path(split, name).unlink(missing_ok=True)
-    write_frames(name, model, fit, frames, renderer)
-    for split in splits:
-        write_table(dataset.id_coeffs_path(split, name), fit.identity[:, None])
+        record = replace(record.without_steps(*(step for step in record.steps if step not in UPSTREAM)), face_model=None)
+        dataset.write_record(record)
+    for path in id_paths:
+        path.unlink(missing_ok=True)
+    write_frames(name, model, fit, found, renderer)
+    for path in id_paths:
+        write_table(path, fit.identity[:, None])
     if record:
         dataset.write_record(replace(record.with_step("reconstruct", key), face_model=key["face_model"]))
-    say(f"{name}: {len(frames)} NMFC images")
+    say(f"{name}: {count} NMFC images")
 
 
-def read_landmarks(sequences: list[FrameSequence]) -> tuple[np.ndarray, np.ndarray]:
+def fit_frames(model: MorphableModel, found: IdentityFrames, name: str, landmarks: np.ndarray, points: np.ndarray) -> Fit:
+    """Fit the model to the landmarks of all frames, then refine the fit with the images.
+
+    landmarks: [N, L, 2] pixels. points: int [L], which dense points they are. Raises: UserError when the landmarks cannot be fitted.
+    """
+    joined = continues(found.frames, found.record)
+    try:
+        fit = fit_video(model, landmarks, points, joined=joined)
+    except ValueError as e:
+        raise UserError(f"the landmarks of '{name}' cannot be fitted ({e}); run preprocessing/detect_landmarks70.py again") from None
+    images = found.paths("images")
+    return refine(model, fit, landmarks, points, joined, lambda i: read_image(images[i]), desc=f"{name}: skin")
+
+
+def read_landmarks(found: IdentityFrames) -> tuple[np.ndarray, np.ndarray]:
     """Landmarks of all frames in order, and which dense points they are: [N, L, 2], int [L].
 
     The dense mesh where every sequence has it, else (a dataset of the original system) the 70 landmarks.
     Raises: UserError when they are missing or do not fit the frames.
     """
-    if all(s.dense_landmarks_path.is_file() for s in sequences):
-        found = []
-        for s in sequences:
-            try:
-                dense = np.load(s.dense_landmarks_path)
-            except (ValueError, OSError, EOFError):
-                dense = np.empty(0)
-            if dense.shape != (len(s.frames()), N_POINTS, 3):
-                raise UserError(
-                    f"{s.dense_landmarks_path} does not fit its {len(s.frames())} frames; run preprocessing/detect_landmarks70.py again"
-                )
-            found.append(dense[..., :2])
-        return np.concatenate(found), np.arange(N_POINTS)
-    found = []
-    for s in sequences:
+    if all(s.dense_landmarks_path.is_file() for s in found.sequences):
+        return np.concatenate([read_dense(s) for s in found.sequences]), np.arange(N_POINTS)
+    for s in found.sequences:
         if s.frames("landmarks70") != s.frames():
             raise UserError(f"{s.folder('landmarks70')} does not fit the frames; run preprocessing/detect_landmarks70.py")
-        for number in s.frames():
-            table = read_table(s.path("landmarks70", number))
-            if table.shape not in ((70, 2), (68, 2)):
-                raise UserError(
-                    f"{s.path('landmarks70', number)} does not hold 70 landmarks; run preprocessing/detect_landmarks70.py again"
-                )
-            found.append(table[:68])
-    # The original's pupils are found by another method and missing in closed eyes: its gaze images use them, the fit does not.
-    return np.stack(found), DENSE_INDICES[:68]
+    tables = []
+    for path in found.paths("landmarks70"):
+        table = read_table(path)
+        if table.shape not in ((70, 2), (68, 2)):
+            raise UserError(f"{path} does not hold 70 landmarks; run preprocessing/detect_landmarks70.py again")
+        tables.append(table[:68])
+    # The original's pupils come from another method and are missing in closed eyes: its gaze images use them, the fit does not.
+    return np.stack(tables), DENSE_INDICES[:68]
+
+
+def read_dense(sequence: FrameSequence) -> np.ndarray:
+    """x and y of the dense mesh in all frames of a sequence, [frames, 478, 2]. Raises: UserError when they do not fit the frames."""
+    try:
+        dense = np.load(sequence.dense_landmarks_path)
+    except (ValueError, OSError, EOFError):
+        dense = np.empty(0)
+    count = len(sequence.frames())
+    if dense.shape != (count, N_POINTS, 3):
+        raise UserError(f"{sequence.dense_landmarks_path} does not fit its {count} frames; run preprocessing/detect_landmarks70.py again")
+    return dense[..., :2]
 
 
 def landmark_error(model: MorphableModel, fit: Fit, landmarks: np.ndarray, points: np.ndarray) -> float:
@@ -191,23 +192,17 @@ def landmark_error(model: MorphableModel, fit: Fit, landmarks: np.ndarray, point
     return float((distance / interocular_distance(seen)).mean())
 
 
-def write_frames(name: str, model: MorphableModel, fit: Fit, frames: list[tuple[FrameSequence, int]], renderer: str) -> None:
+def write_frames(name: str, model: MorphableModel, fit: Fit, found: IdentityFrames, renderer: str) -> None:
     """Write every frame's camera, expression and NMFC image."""
-    from preprocessing.render import create_renderer
+    nmfcs, expressions, cameras = (found.paths(kind) for kind in ("nmfcs", "exp_coeffs", "misc"))
 
-    size = read_image(frames[0][0].path("images", frames[0][1])).shape[:2]
-    drawer = create_renderer(renderer, model.triangles, model.nmfc_colours(), size)
+    def write(i: int, nmfc: np.ndarray) -> None:
+        write_image(nmfcs[i], nmfc)
+        write_table(expressions[i], fit.expression[i][:, None])
+        write_camera(cameras[i], fit.cameras.scale[i], fit.cameras.rotation[i], fit.cameras.translation[i])
 
-    def write(drawn: tuple[int, np.ndarray]) -> None:
-        i, picture = drawn
-        sequence, number = frames[i]
-        write_image(sequence.path("nmfcs", number), picture)
-        write_table(sequence.path("exp_coeffs", number), fit.expression[i][:, None])
-        write_camera(sequence.path("misc", number), fit.cameras.scale[i], fit.cameras.rotation[i], fit.cameras.translation[i])
-
-    pictures = enumerate(drawer.draw_many(model.in_images(fit.identity, fit.expression, fit.cameras)))
-    for _ in progress(map_ahead(write, pictures, depth=16), desc=f"{name}: NMFC images", total=len(frames)):
-        pass
+    size = read_image(found.paths("images")[0]).shape[:2]
+    draw_frames(model, fit.identity, fit.expression, fit.cameras, size, write, renderer=renderer, desc=f"{name}: NMFC images")
 
 
 if __name__ == "__main__":

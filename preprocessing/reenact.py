@@ -31,6 +31,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as in reconstruct.py
 
 import numpy as np
 
+from options.dataset_options import add_dataset_options, open_dataset
 from preprocessing.driving.conditioner import draw_frames
 from preprocessing.driving.edits import Edit, check_edits, parse_edits
 from preprocessing.driving.heads import Driven
@@ -55,8 +56,7 @@ TURNS_OFTEN = 0.02  # of the frames beyond that; fewer are not worth a warning
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--dataset_name", required=True, help="name of the dataset")
-    p.add_argument("--datasets_dir", type=Path, help="folder of all datasets (default: datasets/ of this repository)")
+    add_dataset_options(p, name_help=None)
     driver = p.add_mutually_exclusive_group(required=True)
     driver.add_argument("--source_id", "--source_name", metavar="S", help="the identity that drives")
     driver.add_argument(
@@ -101,7 +101,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     o = parse(argv)
-    dataset = Dataset.open(o.dataset_name, o.datasets_dir)
+    dataset = open_dataset(o)
     edits = parse_edits(o.edit)
     target = find_target(dataset, o) if o.target_id else None
     source = find_frames(dataset, o.source_id, o.split_s, "--split_s") if o.source_id else None

@@ -10,12 +10,14 @@ import pytest
 from synthetic_videos import face_frame, write_video
 
 from preprocessing import detect
-from preprocessing.detect import choose_box, crop, find_videos, main, parse, smooth_boxes, split_frames
-from preprocessing.tracking.faces import overlap
+from preprocessing.detect import main, parse, split_frames
+from preprocessing.tracking.crop_box import choose_box, drifts, smooth_boxes
+from preprocessing.tracking.detectors import overlap
 from util.cli import UserError
-from util.image_io import read_image
+from util.image_io import crop, read_image
 from util.layout import Dataset, root
 from util.video.reading import read_frames
+from util.video.sources import find_videos
 
 SIZE = (480, 360)
 
@@ -291,12 +293,17 @@ def options(**changes):
 
 
 def box_of(centre, size, frame, **changes):
-    from util.video.reading import VideoInfo
-
-    info = VideoInfo(*frame, Fraction(30), 9, 0.3, False, 0, False, 0.0)
+    o = options(**changes)
     c, s = np.array(centre), np.array(size)
     boxes = np.tile(np.concatenate([c - s / 2, c + s / 2]), (9, 1)).astype(float)
-    return choose_box([boxes], info, options(**changes), ["v.mp4"]).tolist()
+    return choose_box([smooth_boxes(boxes, o.window_length, o.polyorder)], frame, o.margin, o.height_recentre).tolist()
+
+
+def test_drift_is_the_largest_way_of_a_side_from_the_first_part_in_means_of_the_frames_sides():
+    still = np.tile([100.0, 100, 200, 220], (9, 1))
+    moved = still + [0, 0, 0, 45]
+    moved[4, 0] -= 90
+    assert drifts([still, moved, still], (1000, 800)) == [0, 0.1, 0]
 
 
 def test_box_geometry():

@@ -19,6 +19,7 @@ from preprocessing import (
     reconstruct,
     reenact,
 )
+from preprocessing.measures.pictures import nearest_frames
 from scripts import evaluate
 from util.cli import UserError
 from util.image_io import read_image, write_image
@@ -37,6 +38,7 @@ from util.results.evaluation import (
     write_evaluation,
 )
 from util.results.folder import Results
+from util.results.network_measures import face_box
 
 COUNT = 60
 
@@ -175,7 +177,7 @@ def test_a_machine_without_mediapipe_or_dataset(prepared, monkeypatch):
     def missing():
         raise UserError("MediaPipe cannot be used (No module named 'mediapipe')")
 
-    monkeypatch.setattr("preprocessing.tracking.mesh.load_solutions", missing)
+    monkeypatch.setattr("preprocessing.tracking.tracker.load_solutions", missing)
     evaluate.main([str(results.folder), "--checkpoints_dir", str(prepared)])
     found = read_evaluation(results.folder)
     assert {"APD-L2", "mouth-APD-L2", "flicker"} <= set(found.values) and "eye-landmarks" not in found.values and found.nearest
@@ -216,10 +218,10 @@ def test_nearest_frames_are_near_in_pose_and_expression():
     known = rng.normal(0, [0.2, 0.2, 0.1, 0.02, 0.5, 0.5], (200, 6)), rng.uniform(0, 1, (200, 20)) * np.linspace(0.01, 1, 20)
     order = rng.permutation(200)
     noisy = tuple(k[order] + rng.normal(0, 1e-3, k.shape) for k in known)
-    assert (evaluate.nearest_frames(known, noisy) == order).all()
+    assert (nearest_frames(known, noisy) == order).all()
     turned = known[0].copy()
     turned[:, :3] = 0
-    assert evaluate.nearest_frames((turned, known[1]), noisy).tolist() == order.tolist()  # the expression tells
+    assert nearest_frames((turned, known[1]), noisy).tolist() == order.tolist()  # the expression tells
 
 
 def test_names_without_what_they_share():
@@ -306,6 +308,6 @@ def test_the_face_is_cut_out_where_the_box_is():
     assert face.shape == (160, 160, 3) and abs(white[0] - edge) <= 1 and abs(white[-1] - (159 - edge)) <= 1
     nmfc = np.zeros((100, 100, 3), np.uint8)
     nmfc[10:95, 30:70] = 9
-    left, top, right, bottom = evaluate.face_box(nmfc)
+    left, top, right, bottom = face_box(nmfc)
     assert (left, right) == (30, 70) and bottom - top == 40 and 10 <= top
-    assert evaluate.face_box(np.zeros((100, 100, 3), np.uint8)).tolist() == [25, 25, 75, 75]
+    assert face_box(np.zeros((100, 100, 3), np.uint8)).tolist() == [25, 25, 75, 75]

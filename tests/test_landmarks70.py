@@ -9,9 +9,10 @@ import pytest
 from synthetic_videos import face_frame, write_video
 
 from preprocessing import detect, detect_landmarks70
-from preprocessing.detect_landmarks70 import DLIB_FILE, dlib_box, fill_gaps, main
+from preprocessing.detect_landmarks70 import main
 from preprocessing.face_models.dense_points import DENSE_INDICES, from_dense
-from preprocessing.tracking.mesh import DenseMesh
+from preprocessing.tracking.dlib_landmarks import DLIB_FILE, dlib_box
+from preprocessing.tracking.tracker import Tracker, track_frames
 from util.cli import UserError
 from util.face import landmarks as groups
 from util.image_io import read_image, write_image
@@ -35,14 +36,14 @@ SEEN = {
 
 
 @pytest.fixture(scope="session")
-def mesh():
-    with DenseMesh() as mesh:
-        yield mesh
+def tracker():
+    with Tracker() as tracker:
+        yield tracker
 
 
 def fresh_detect(image):
-    with DenseMesh() as mesh:
-        return mesh.detect(image)
+    with Tracker() as tracker:
+        return tracker.step(image)
 
 
 def turned(image, angle_deg):
@@ -80,7 +81,7 @@ def test_order_and_shape_of_the_70_points():
     assert dense[4, 2] < dense[[234, 454], 2].min() - 20
 
 
-def test_known_motion_is_recovered_to_a_fraction_of_a_pixel(mesh):
+def test_known_motion_is_recovered_to_a_fraction_of_a_pixel(tracker):
     """The same face shifted, scaled and turned: all 70 points move with it."""
     first = from_dense(fresh_detect(face_frame((256, 256), (128, 128), 1.4)))
     for dx, dy, error in ((0.5, 0.25, 0.2), (7.3, -4.6, 0.6)):
@@ -93,24 +94,32 @@ def test_known_motion_is_recovered_to_a_fraction_of_a_pixel(mesh):
     assert np.linalg.norm(from_dense(fresh_detect(image)) - expected, axis=1).mean() < 1.5
 
 
-def test_mesh_finds_small_and_large_faces_and_tells_when_there_is_none(mesh):
+def test_tracker_finds_small_and_large_faces_and_tells_when_there_is_none(tracker):
     for scale in (0.4, 0.6, 2.2, 3.4):
         points = fresh_detect(face_frame((256, 256), (128, 128), scale))
         eyes = groups.interocular_distance(from_dense(points))
         assert eyes == pytest.approx(66.5 * scale, rel=0.1)
     assert fresh_detect(np.full((256, 256, 3), 128, np.uint8)) is None
     # one that lost the face finds it again elsewhere
-    assert mesh.detect(face_frame((256, 256), (80, 100))) is not None
-    assert mesh.detect(np.full((256, 256, 3), 128, np.uint8)) is None
-    assert np.abs(mesh.detect(face_frame((256, 256), (170, 150)))[4, :2] - [170, 150]).max() < 6
+    assert tracker.step(face_frame((256, 256), (80, 100))) is not None
+    assert tracker.step(np.full((256, 256, 3), 128, np.uint8)) is None
+    assert np.abs(tracker.step(face_frame((256, 256), (170, 150)))[4, :2] - [170, 150]).max() < 6
 
 
-def test_gaps_are_filled_between_neighbours():
-    points = np.arange(7, dtype=np.float32)[:, None, None] * np.ones((7, 4, 3), np.float32)
-    missed = np.array([1, 0, 0, 1, 1, 0, 1], bool)
-    points[missed] = np.nan
-    fill_gaps(points, missed)
-    assert points[:, 0, 0].tolist() == [1, 1, 2, 3, 4, 5, 5]
+def test_the_loop_is_one_tracker_over_all_frames():
+    """Rows without a face are nan and reported as missed; the others are what Tracker.step gives, bit for bit."""
+    blank = np.full((256, 256, 3), 128, np.uint8)
+    images = [face_frame((256, 256), (128 + k, 128), 1.4) for k in range(3)] + [blank, face_frame((256, 256), (130, 128), 1.4)]
+    with Tracker() as one:
+        expected = [one.step(image) for image in images]
+    seen = []
+    dense, missed = track_frames(iter(images), 5, "landmarks", lambda k, image, points: seen.append((k, image is images[k], points)))
+    assert dense.shape == (5, 478, 3) and dense.dtype == np.float32 and missed.tolist() == [False, False, False, True, False]
+    assert np.isnan(dense[3]).all() and expected[3] is None
+    for k in (0, 1, 2, 4):
+        assert np.array_equal(dense[k], expected[k])
+    assert [(k, same) for k, same, _ in seen] == [(k, True) for k in (0, 1, 2, 4)]
+    assert all(np.array_equal(points, dense[k]) for k, _, points in seen)
 
 
 # ---- the command ----
@@ -164,7 +173,7 @@ def test_files_of_every_frame(prepared):
 
 def test_a_completed_step_returns_at_once(copy, monkeypatch, capsys):
     with monkeypatch.context() as m:
-        m.setattr(detect_landmarks70, "DenseMesh", lambda: pytest.fail("nothing must be found again"))
+        m.setattr(detect_landmarks70, "track_frames", lambda *_: pytest.fail("nothing must be found again"))
         run(copy)
     assert "already complete" in capsys.readouterr().out
     # but not when a file is missing

@@ -1,16 +1,49 @@
-"""The loop that the preprocessing commands share: over the identities of a dataset, one failure stopping none of the others."""
+"""What the preprocessing commands share: the frames of an identity, and the loop over the identities of a dataset."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from pathlib import Path
 
 from util.cli import UserError
-from util.layout import Dataset
+from util.layout import SPLITS, Dataset, Record, Sequence
+
+
+@dataclass(frozen=True)
+class IdentityFrames:
+    """The frames of an identity in both splits, in order, train first."""
+
+    sequences: list[Sequence]
+    frames: list[tuple[Sequence, int]]  # sequence and number of every frame
+    record: Record | None  # None: a dataset of the original system
+
+    @property
+    def splits(self) -> list[str]:
+        """The splits that have frames."""
+        return list(dict.fromkeys(s.split for s in self.sequences))
+
+    def paths(self, kind: str) -> list[Path]:
+        """The file of every frame, of a kind in util.layout.KINDS."""
+        return [s.path(kind, number) for s, number in self.frames]
+
+    def is_complete(self, *kinds: str) -> bool:
+        """Whether every frame has its file of each kind, and no others are there."""
+        return all(s.frames(kind) == s.frames() for s in self.sequences for kind in kinds)
+
+
+def collect_frames(dataset: Dataset, name: str) -> IdentityFrames:
+    """The frames of one identity. Raises: UserError when there are none, or the record is damaged."""
+    sequences = [s for split in SPLITS for s in dataset.sequences(split, name)]
+    frames = [(s, number) for s in sequences for number in s.frames()]
+    if not frames:
+        raise UserError(f"'{name}' has no frames in {dataset.folder}; run preprocessing/detect.py again")
+    return IdentityFrames(sequences, frames, dataset.read_record(name))
 
 
 def identities_with_frames(dataset: Dataset, name: str | None) -> list[str]:
-    """All identities of the dataset. Raises: UserError when it has none, or has no `name` (None: whichever)."""
+    """All identities of the dataset. Raises: UserError when it has none, or when it does not have `name` (None: any)."""
     names = dataset.identities()
     if not names:
         raise UserError(f"there are no frames in {dataset.folder}; run preprocessing/detect.py --dataset_name {dataset.home.name} first")
@@ -20,7 +53,7 @@ def identities_with_frames(dataset: Dataset, name: str | None) -> list[str]:
 
 
 def for_each(names: Collection[str], process: Callable[[str], None], what: str = "identities") -> None:
-    """Call process(name) for every name; a UserError is shown and the next one taken.
+    """Call process(name) for every name; a UserError is printed and does not stop the others.
 
     Raises: UserError at the end when some failed; with a single name, its own.
     """

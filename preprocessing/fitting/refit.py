@@ -13,12 +13,12 @@ import numpy as np
 from preprocessing.driving.heads import Person
 from preprocessing.driving.landmarks import frontal, gaze
 from preprocessing.driving.motion import head_rotation, to_angles
-from preprocessing.face_models.dense_points import N_POINTS, from_dense
+from preprocessing.face_models.dense_points import from_dense
 from preprocessing.face_models.morphable import MorphableModel
 from preprocessing.fitting.video import Fit, fit_video
-from preprocessing.tracking.mesh import DenseMesh
+from preprocessing.tracking.tracker import track_frames
 from util.ahead import map_ahead
-from util.cli import UserError, progress
+from util.cli import UserError
 from util.face.landmarks import eye_openings, mouth_opening
 from util.image_io import read_image
 from util.numeric import fill_gaps
@@ -89,13 +89,7 @@ def find(paths: Sequence[Path], desc: str = "landmarks") -> Found:
 
     Raises: UserError when MediaPipe cannot be used, or shows a face in less than half of the frames.
     """
-    dense = np.full((len(paths), N_POINTS, 3), np.nan, np.float32)
-    with DenseMesh() as mesh:
-        for k, image in enumerate(progress(map_ahead(read_image, paths, threads=1, depth=8), desc=desc, total=len(paths))):
-            points = mesh.detect(image)
-            if points is not None:
-                dense[k] = points
-    missed = np.isnan(dense[:, 0, 0])
+    dense, missed = track_frames(map_ahead(read_image, paths, threads=1, depth=8), len(paths), desc)
     if missed.mean() > 1 - MIN_FOUND:
         raise UserError(f"a face is found in only {(~missed).sum()} of the {len(paths)} frames in {paths[0].parent}")
     return Found(fill_gaps(dense, missed), missed)

@@ -28,8 +28,9 @@ from preprocessing.face_models.morphable import MorphableModel
 from preprocessing.face_models.registry import load_face_model
 from preprocessing.fitting.frame import FrameFitter
 from preprocessing.fitting.video import Fit, fit_video
-from preprocessing.tracking.faces import FaceFollower, create_detector
-from preprocessing.tracking.mesh import DenseMesh
+from preprocessing.tracking.detectors import create_detector
+from preprocessing.tracking.follower import FaceFollower
+from preprocessing.tracking.tracker import Tracker
 from util.cli import UserError, progress, run, say
 from util.face.landmarks import INNER
 from util.geometry import Cameras, angle_between_deg
@@ -91,9 +92,9 @@ def landmarks_of(path: Path, most: int | None) -> np.ndarray:
 
 def _track(frames: list[np.ndarray], name: str) -> np.ndarray:
     found = np.full((len(frames), N_POINTS, 3), np.nan, np.float32)
-    with DenseMesh() as mesh:
+    with Tracker() as tracker:
         for row, frame in zip(found, progress(frames, desc=f"{name}: landmarks")):
-            points = mesh.detect(frame)
+            points = tracker.step(frame)
             if points is not None:
                 row[:] = points
     return found

@@ -1,10 +1,10 @@
-"""What scripts/evaluate.py found: evaluation.json of a results' folder, as tables for terminals, and runs side by side as a page."""
+"""Evaluations of results: evaluation.json, tables for terminals, and a page with several side by side."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
@@ -21,7 +21,7 @@ from util.results.folder import Results
 
 VERSION = 1
 _COSINE = "-1 to 1"
-_SAME_MOTION = "how its course over time follows that of the frames that drive"
+_SAME_MOTION = "correlation over time with the driving frames"
 
 # All measures by name, in the order of the tables.
 ALL_MEASURES: dict[str, Measure] = {
@@ -43,8 +43,8 @@ ALL_MEASURES: dict[str, Measure] = {
     "yaw-correlation": Measure("yaw", _COSINE, "higher", _SAME_MOTION),
     "pitch-correlation": Measure("pitch", _COSINE, "higher", _SAME_MOTION),
     "roll-correlation": Measure("roll", _COSINE, "higher", _SAME_MOTION),
-    "jitter-ratio": Measure("jitter", "ratio", "lower", "landmarks' second differences, synthesised through driving frames"),
-    "faces-found": Measure("faces found", "part of the frames", "higher", "synthesised frames in which the landmark detector sees a face"),
+    "jitter-ratio": Measure("jitter", "ratio", "lower", "landmarks' second differences, synthesised divided by driving frames"),
+    "faces-found": Measure("faces found", "part of the frames", "higher", "synthesised frames in which the landmark detector finds a face"),
 }
 
 
@@ -59,7 +59,7 @@ class Evaluation:
     values: dict[str, float] = field(default_factory=dict)
     nearest: dict[str, float] = field(default_factory=dict)  # the same measures of the nearest training frames
     per_frame: dict[str, list[float]] = field(default_factory=dict)
-    skipped: dict[str, str] = field(default_factory=dict)  # measure, or several -> why it is not there
+    skipped: dict[str, str] = field(default_factory=dict)  # measure, or several -> why they are missing
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -67,8 +67,23 @@ class Evaluation:
         return self.frames[1] - self.frames[0] + 1
 
 
+class Skip(Exception):
+    """A measure that cannot be computed here; the message says why."""
+
+
+def put_or_skip(evaluation: Evaluation, name: str, measure: Callable[..., None], *arguments: Any) -> None:
+    """Call measure(evaluation, *arguments). When it cannot be computed, the reason is kept in evaluation.skipped[name].
+
+    Reasons are Skip, UserError and ImportError; other exceptions pass through.
+    """
+    try:
+        measure(evaluation, *arguments)
+    except (Skip, UserError, ImportError) as e:
+        evaluation.skipped[name] = str(e)
+
+
 def write_evaluation(folder: Path, evaluation: Evaluation) -> Path:
-    """Write evaluation.json: units and meanings included, so that it explains itself; what is not finite is null."""
+    """Write evaluation.json with units and meanings; values that are not finite become null."""
 
     def plain(value: float) -> float | None:
         return round(float(value), 6) if math.isfinite(value) else None
@@ -129,14 +144,14 @@ def read_evaluation(folder: Path) -> Evaluation | None:
 
 
 def shown(value: float) -> str:
-    """A value for people: three decimals, two above 10, '-' when there is none."""
+    """A value as text: three decimals, two above 10, '-' when there is none."""
     if not math.isfinite(value):
         return "-"
     return f"{value:.3f}" if abs(value) < 10 else f"{value:.2f}"
 
 
 def table(evaluation: Evaluation) -> str:
-    """The measures of one evaluation, a line each, and what is not there."""
+    """The measures of one evaluation, a line each, then those that are missing and the notes."""
     lines = [f"{'measure':28s} {'value':>9s}" + (f" {'nearest':>9s} {'ratio':>7s}" if evaluation.nearest else "") + "   unit"]
     for name in (n for n in ALL_MEASURES if n in evaluation.values):
         measure, value = ALL_MEASURES[name], evaluation.values[name]
@@ -152,7 +167,7 @@ def table(evaluation: Evaluation) -> str:
 
 
 def best(name: str, values: list[float]) -> float:
-    """The best of several values of a measure; nan when none is better, or there is but one."""
+    """The best of several values of a measure; nan when the measure has no better side, or there is only one value."""
     finite = [v for v in values if math.isfinite(v)]
     better = ALL_MEASURES[name].better
     if not better or len(finite) < 2:
@@ -161,7 +176,7 @@ def best(name: str, values: list[float]) -> float:
 
 
 def comparison_table(evaluations: Mapping[str, Evaluation]) -> str:
-    """Evaluations side by side, by the names given; the best of a line has a star."""
+    """Evaluations side by side under their names; a star marks the best of a line."""
     width = max(12, *(len(name) + 2 for name in evaluations))
     lines = [f"{'measure':28s}" + "".join(f"{name:>{width}s}" for name in evaluations)]
     for name in (n for n in ALL_MEASURES if any(n in e.values for e in evaluations.values())):
@@ -175,7 +190,7 @@ def comparison_table(evaluations: Mapping[str, Evaluation]) -> str:
 
 
 def unequal(evaluations: Mapping[str, Evaluation]) -> list[str]:
-    """In what the evaluations differ so that their figures do not compare."""
+    """Notes on differences between the evaluations that make their figures incomparable."""
     notes = []
     for what, values in {
         "persons": {(e.target, e.source) for e in evaluations.values()},

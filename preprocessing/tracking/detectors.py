@@ -1,13 +1,12 @@
-"""Finds faces in frames and follows the one that persists.
+"""Face detectors: the boxes of the faces in a frame.
 
-A face box is float [left, top, right, bottom] in pixels; it is the box that MTCNN would give: from the hair line to the
-chin. Boxes of MediaPipe, which start at the brows, are converted, so that both detectors lead to the same crop.
+A face box is float [left, top, right, bottom] in pixels; it is the box that MTCNN would give, from the hair line to the
+chin. Boxes of MediaPipe start at the brows; they are converted, so that both detectors lead to the same crop.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -20,24 +19,24 @@ DETECTORS = ("mediapipe", "mtcnn")
 # box's side, and how far the centre lies higher. The full-range box is 1.09 times the short-range box and 0.05 sides higher.
 _HEIGHT, _WIDTH, _RAISE = 1.24, 0.93, 0.13
 _FULL_RANGE_SIDE, _FULL_RANGE_RAISE = 1.09, 0.05
-_SAME_FACE = 0.3  # least overlap (intersection over union) of a face with itself one frame later
+SAME_FACE = 0.3  # least overlap (intersection over union) of two boxes of one face, one frame apart or in one frame
 
 
 class FaceDetector(Protocol):
-    """Faces are float64 [n, 4] boxes, the surest first."""
+    """Faces are float64 [n, 4] boxes in pixels of the frame, the most confident first."""
 
     batch_size: int
 
     def detect(self, frames: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Faces of each whole frame (uint8 [H, W, 3] RGB), quickly; may miss small ones."""
+        """Faces of each whole frame (uint8 [H, W, 3] RGB), fast; may miss small ones."""
         ...
 
     def search(self, frame: np.ndarray) -> np.ndarray:
-        """Faces of a frame in which `detect` found none, thoroughly."""
+        """Faces of a frame in which `detect` found none, by a slower and more thorough search."""
         ...
 
     def near(self, frame: np.ndarray, box: np.ndarray) -> np.ndarray:
-        """Faces in the surroundings of a box, small ones included."""
+        """Faces around a box, small ones included."""
         ...
 
 
@@ -63,7 +62,7 @@ class MediaPipeDetector:
         with silent_stderr():
             self._short = create(model_selection=0, min_detection_confidence=0.5)
             self._full = create(model_selection=1, min_detection_confidence=0.5)
-            for model in (self._short, self._full):  # the first image starts the graph, which has remarks too
+            for model in (self._short, self._full):  # the first image starts the graph, which prints remarks too
                 model.process(np.zeros((64, 64, 3), np.uint8))
 
     def detect(self, frames: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -98,7 +97,7 @@ class MediaPipeDetector:
 
     @staticmethod
     def _boxes(model, frame: np.ndarray, side: float = 1.0, raised: float = 0.0) -> np.ndarray:
-        """side, raised: how the model's boxes differ from the short-range model's."""
+        """Boxes of all faces. side, raised: how the model's boxes differ from the short-range model's, as _FULL_RANGE_*."""
         height, width = frame.shape[:2]
         boxes = []
         for detection in model.process(frame).detections or []:
@@ -132,88 +131,10 @@ class MtcnnDetector:
         return [np.zeros((0, 4)) if boxes is None else np.asarray(boxes, np.float64).reshape(-1, 4) for boxes in found]
 
     def search(self, frame: np.ndarray) -> np.ndarray:
-        return np.zeros((0, 4))  # it has looked at all sizes already
+        return np.zeros((0, 4))  # `detect` has searched at all sizes already
 
     def near(self, frame: np.ndarray, box: np.ndarray) -> np.ndarray:
         return np.zeros((0, 4))
-
-
-@dataclass
-class _Track:
-    boxes: dict[int, np.ndarray] = field(default_factory=dict)
-    seen: int = -1  # last frame
-    weight: float = 0.0  # frames times size in pixels: the person that the video is about has most
-
-    def add(self, index: int, box: np.ndarray) -> None:
-        self.boxes[index], self.seen = box, index
-        self.weight += float(np.sqrt((box[2:] - box[:2]).prod()))
-
-    @property
-    def last(self) -> np.ndarray:
-        return self.boxes[self.seen]
-
-
-class FaceFollower:
-    """Follows every face through a video by overlap; `boxes` then gives the one that persists.
-
-    patience: frames for which a lost face is looked for around its last place.
-    """
-
-    def __init__(self, detector: FaceDetector, patience: int = 30):
-        self._detector, self._patience = detector, patience
-        self._tracks: list[_Track] = []
-        self.frames = 0
-
-    def add(self, frames: Sequence[np.ndarray]) -> None:
-        """Take the next frames, uint8 [H, W, 3] RGB, `detector.batch_size` of them or fewer."""
-        for frame, found in zip(frames, self._detector.detect(frames)):
-            self._add(frame, found)
-            self.frames += 1
-
-    def boxes(self) -> np.ndarray:
-        """float64 [frames, 4]: the boxes of the face that persists, NaN where it was not found."""
-        result = np.full((self.frames, 4), np.nan)
-        if self._tracks:
-            for index, box in max(self._tracks, key=lambda t: t.weight).boxes.items():
-                result[index] = box
-        return result
-
-    @property
-    def faces(self) -> int:
-        """Number of different faces that were seen in at least a tenth of the frames."""
-        return sum(len(t.boxes) > 0.1 * self.frames for t in self._tracks)
-
-    def _add(self, frame: np.ndarray, found: np.ndarray) -> None:
-        index = self.frames
-        free = list(found)
-        # The longest track chooses first.
-        for track in sorted(self._tracks, key=lambda t: -t.weight):
-            if self._match(track, index, free):
-                continue
-            if index - track.seen <= self._patience:
-                self._match(track, index, list(self._detector.near(frame, track.last)))
-        if not free and all(index - t.seen > self._patience for t in self._tracks):
-            # Nothing to follow: look closely, but not at every frame of a long empty stretch.
-            if index < self._patience or index % 10 == 0:
-                free = list(self._detector.search(frame))
-                for track in self._tracks:
-                    self._match(track, index, free)
-        for box in free:
-            track = _Track()
-            track.add(index, box)
-            self._tracks.append(track)
-
-    @staticmethod
-    def _match(track: _Track, index: int, free: list[np.ndarray]) -> bool:
-        """Give the track the box that overlaps its last one most, and take that from the list."""
-        if not free:
-            return False
-        overlaps = [overlap(track.last, box) for box in free]
-        best = int(np.argmax(overlaps))
-        if overlaps[best] < _SAME_FACE:
-            return False
-        track.add(index, free.pop(best))
-        return True
 
 
 def overlap(a: np.ndarray, b: np.ndarray) -> float:
@@ -228,6 +149,6 @@ def overlap(a: np.ndarray, b: np.ndarray) -> float:
 def _without_doubles(boxes: np.ndarray) -> np.ndarray:
     kept: list[np.ndarray] = []
     for box in boxes:
-        if all(overlap(box, other) < _SAME_FACE for other in kept):
+        if all(overlap(box, other) < SAME_FACE for other in kept):
             kept.append(box)
     return np.array(kept).reshape(-1, 4)

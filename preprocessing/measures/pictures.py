@@ -1,0 +1,154 @@
+"""Measures of pictures: distances of pixels, those of the nearest training frames, and flicker."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+
+import numpy as np
+
+from preprocessing.driving.motion import head_rotation
+from preprocessing.fitting.refit import find
+from util.cli import UserError, progress
+from util.geometry import Cameras, rotation_vector
+from util.image_io import read_image
+from util.layout import Sequence as FrameSequence
+from util.layout import read_camera, read_table
+from util.metrics import MEASURES, frame_measures, mean_measures, warp_error
+from util.results.evaluation import Evaluation, Skip, put_or_skip
+from util.results.frames import ResultFrames
+
+CHUNK = 128  # frames held in memory at once: 25 MB for each kind at 256 pixels
+
+# pairs of frames (now, before), uint8 [H, W, 3] -> optical flow of each pair, as models.flow.DISFlow.estimate gives it
+EstimateFlow = Callable[[Iterable[tuple[np.ndarray, np.ndarray]]], Iterator]
+
+
+def real_landmarks(frames: ResultFrames) -> np.ndarray:
+    """The 70 landmarks of the real frames, [N, 70, 2] in pixels of the synthesised frames: the dataset's, or found now.
+
+    Raises: UserError when there are neither landmarks nor a way to find them.
+    """
+    sequence = frames.sequence()
+    if sequence and not frames.driven and set(sequence.frames("landmarks70")) >= set(frames.numbers):
+        record = frames.dataset.read_record(frames.target) if frames.dataset else None
+        size = record.crop_size if record else 256
+        return np.stack([read_table(sequence.path("landmarks70", n)) for n in frames.numbers]) * (frames.size / size)
+    if "real" not in frames.paths:
+        raise UserError(f"there are no real frames to compare those in {frames.folder} with; give --datasets_dir, or bring real/ back too")
+    found = find(frames.paths["real"], "landmarks of the real frames").landmarks
+    if np.isnan(found).any():
+        known = ~np.isnan(found[:, 0, 0])
+        found = found[known][np.abs(np.arange(len(found))[:, None] - np.flatnonzero(known)).argmin(1)]
+    return found * (frames.size / frames.read_size("real"))
+
+
+def pixel_distances(frames: ResultFrames, landmarks: np.ndarray) -> list[dict[str, float]]:
+    """util.metrics.frame_measures of every frame.
+
+    landmarks: [N, 70, 2] of the real frames, pixels of the synthesised ones. Raises: UserError when there are no real frames.
+    """
+    if "real" not in frames.paths:
+        raise UserError(f"there are no real frames to compare those in {frames.folder} with; give --datasets_dir, or bring real/ back too")
+    masks = "nmfc" in frames.paths
+
+    def measure(i: int) -> dict[str, float]:
+        real, fake = frames.read("real", i), frames.read("fake", i)
+        return frame_measures(real, fake, frames.read("nmfc", i) if masks else np.zeros_like(real), landmarks[i])
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        count = len(frames.numbers)
+        return list(progress(pool.map(measure, range(count)), desc="pixel distances", total=count))
+
+
+def pixels(evaluation: Evaluation, frames: ResultFrames) -> None:
+    """APD-L2, MAPD-L2, mouth-APD-L2, PSNR and SSIM, and the same of the nearest training frames. Raises: Skip, UserError."""
+    if frames.driven:
+        raise Skip("another person drives, so there is no truth")
+    landmarks = real_landmarks(frames)
+    per_frame = pixel_distances(frames, landmarks)
+    evaluation.per_frame |= {name: [m[name] for m in per_frame] for name in MEASURES}
+    evaluation.values |= mean_measures(per_frame)
+    if "nmfc" not in frames.paths:
+        evaluation.skipped["MAPD-L2"] = "there are no NMFC images here; give --datasets_dir, or bring nmfc/ back too"
+        evaluation.values.pop("MAPD-L2")
+    put_or_skip(evaluation, "the nearest training frames", nearest, frames, landmarks)
+
+
+def nearest(evaluation: Evaluation, frames: ResultFrames, landmarks: np.ndarray) -> None:
+    """The measures of the nearest training frames, taken as if they were synthesised. Raises: Skip without training frames.
+
+    landmarks: [N, 70, 2] of the real frames, pixels of the synthesised ones.
+    """
+    dataset = frames.dataset
+    if dataset is None:
+        raise Skip("the dataset is not here; give --datasets_dir")
+    training = [(s, n) for s in dataset.sequences("train", frames.target) for n in s.frames()]
+    test = dataset.sequence("test", frames.target)
+    if not training:
+        raise Skip(f"{frames.target} has no training frames in {dataset.folder}")
+    known, wanted = (read_pose(some) for some in (training, [(test, n) for n in frames.numbers]))
+    chosen = nearest_frames(known, wanted)
+
+    def measure(i: int) -> dict[str, float]:
+        sequence, number = training[chosen[i]]
+        real, other = frames.read("real", i), frames.scaled(read_image(sequence.path("images", number)))
+        return frame_measures(real, other, frames.read("nmfc", i) if "nmfc" in frames.paths else np.zeros_like(real), landmarks[i])
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        count = len(frames.numbers)
+        per_frame = list(progress(pool.map(measure, range(count)), desc="nearest training frames", total=count))
+    evaluation.nearest |= {name: value for name, value in mean_measures(per_frame).items() if name in evaluation.values}
+
+
+def read_pose(frames: Sequence[tuple[FrameSequence, int]]) -> tuple[np.ndarray, np.ndarray]:
+    """Pose and expression of frames, as fitted by reconstruct.py: [N, 6] and [N, K].
+
+    Pose: rotation vector (radians), logarithm of the scale, and place in the picture in units of the head (translation / scale).
+    """
+    cameras = [read_camera(s.path("misc", n)) for s, n in frames]
+    scale, rotation, translation = (np.array([c[i] for c in cameras]) for i in range(3))
+    heads = head_rotation(Cameras(scale, rotation, translation))
+    pose = np.concatenate([rotation_vector(heads), np.log(scale)[:, None], translation[:, :2] / scale[:, None]], 1)
+    return pose, np.stack([read_table(s.path("exp_coeffs", n))[:, 0] for s, n in frames])
+
+
+def nearest_frames(known: tuple[np.ndarray, np.ndarray], wanted: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    """For every wanted frame the known one with the nearest pose [., 6] and expression [., K] (of read_pose): int [N].
+
+    Nearest by the squared differences in units of the known frames' total variance, pose and expression weighing the same. The variance
+    is that of rotation, size and place each by itself, and of all expression weights together, so that shapes that hardly ever move do
+    not decide.
+    """
+    total = np.zeros((len(wanted[0]), len(known[0])))
+    groups = [(0, slice(0, 3), 1 / 3), (0, slice(3, 4), 1 / 3), (0, slice(4, 6), 1 / 3), (1, slice(None), 1.0)]
+    for which, part, weight in groups:
+        a, b = wanted[which][:, part], known[which][:, part]
+        squared = (a**2).sum(1)[:, None] + (b**2).sum(1) - 2 * a @ b.T
+        total += weight * squared / max(float(b.var(0).sum()), 1e-12)
+    return total.argmin(1)
+
+
+def flicker(evaluation: Evaluation, frames: ResultFrames, estimate_flow: EstimateFlow) -> None:
+    """Warp errors along the real frames' optical flow (util.metrics). Raises: Skip when there is no truth, or only one frame."""
+    if frames.driven or "real" not in frames.paths:
+        raise Skip("another person drives, so there is no truth" if frames.driven else "there are no real frames")
+    count = len(frames.numbers)
+    if count < 2:
+        raise Skip("a single frame does not flicker")
+    rows = []
+    with progress(desc="flicker", total=count - 1) as bar:
+        for start in range(0, count - 1, CHUNK):  # a long video does not fit into memory at once
+            part = range(start, min(start + CHUNK, count - 1) + 1)
+            real, fake = ([frames.read(kind, i) for i in part] for kind in ("real", "fake"))
+            ways = estimate_flow((now, before) for before, now in pairwise(real))
+            for i, way in enumerate(ways):
+                rows.append((warp_error(fake[i + 1], fake[i], way), warp_error(real[i + 1], real[i], way)))
+                bar.update()
+    errors = np.array(rows)
+    fake, real = np.nanmean(errors, 0)
+    evaluation.values |= {"flicker": fake - real, "warp-error": fake, "warp-error-real": real}
+    evaluation.per_frame["flicker"] = [math.nan, *(errors[:, 0] - errors[:, 1])]

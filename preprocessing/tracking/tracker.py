@@ -1,0 +1,109 @@
+"""Tracks one face from frame to frame: 478 three-dimensional landmarks with iris, from MediaPipe.
+
+Coordinates are pixels of the image, counted from its top left corner (the centre of the first pixel is 0.5, 0.5): x to the
+right, y down, z in the same unit, smaller is nearer the camera, about 0 at the centre of the head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
+
+import cv2
+import numpy as np
+
+from preprocessing.face_models.dense_points import N_POINTS
+from preprocessing.tracking.mediapipe_tools import load_solutions, silent_stderr
+from util.cli import progress
+
+RETRY_CONFIDENCE = 0.3  # 0..1, MediaPipe's least confidence in a face when the tracker has lost it; its default is 0.5
+
+
+class Tracker:
+    """Tracks the landmarks of one face, frame after frame. About 4 ms a frame on one core. A context manager; else call close().
+
+    Raises: UserError when MediaPipe cannot be used.
+    """
+
+    def __init__(self) -> None:
+        self._create = load_solutions().face_mesh.FaceMesh
+        self._tracker = self._start(static_image_mode=False)
+        self._single = None  # for frames in which the tracker loses the face; made when the first one comes
+        self._seen = False
+
+    def step(self, rgb: np.ndarray) -> np.ndarray | None:
+        """The landmarks in the next frame of a video.
+
+        rgb: uint8 [H, W, 3]. Returns: float32 [478, 3] in pixels, or None when no face is found.
+        """
+        points = self._run(self._tracker, rgb)
+        if points is None:  # the first call looks near the last place of the face only, the second one everywhere
+            points = self._run(self._tracker, rgb)
+        return points if points is not None else self._retry(rgb)
+
+    def close(self) -> None:
+        for graph in (self._tracker, self._single):
+            if graph is not None:
+                graph.close()
+        self._tracker = self._single = None
+
+    def __enter__(self) -> Tracker:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    def _start(self, **options):
+        with silent_stderr():
+            graph = self._create(max_num_faces=1, refine_landmarks=True, **options)
+            graph.process(np.zeros((64, 64, 3), np.uint8))  # the first image starts the graph, which prints remarks too
+        return graph
+
+    def _retry(self, rgb: np.ndarray) -> np.ndarray | None:
+        """Search a single frame without regard to earlier ones, also at other sizes, with a lower confidence."""
+        if self._single is None:
+            self._single = self._start(static_image_mode=True, min_detection_confidence=RETRY_CONFIDENCE)
+        height, width = rgb.shape[:2]
+        points = self._run(self._single, rgb)
+        if points is None:  # a face that fills the frame
+            border = max(height, width) // 3
+            points = self._run(self._single, cv2.copyMakeBorder(rgb, *[border] * 4, cv2.BORDER_REPLICATE))
+            if points is not None:
+                points[:, :2] -= border
+        if points is None:  # a small face
+            top, left = height // 4, width // 4
+            points = self._run(self._single, np.ascontiguousarray(rgb[top : height - top, left : width - left]))
+            if points is not None:
+                points[:, :2] += [left, top]
+        return points
+
+    def _run(self, graph, rgb: np.ndarray) -> np.ndarray | None:
+        height, width = rgb.shape[:2]
+        with nullcontext() if self._seen else silent_stderr():  # MediaPipe prints one more remark with the first face
+            faces = graph.process(rgb).multi_face_landmarks
+        self._seen = self._seen or bool(faces)
+        if not faces:
+            return None
+        points = np.array([(p.x, p.y, p.z) for p in faces[0].landmark], np.float32)
+        return points * np.float32([width, height, width])  # z has the unit of x
+
+
+def track_frames(
+    images: Iterable[np.ndarray], count: int, desc: str, on_face: Callable[[int, np.ndarray, np.ndarray], None] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """The landmarks in all frames of a video, in order, by one tracker, with a progress bar called `desc`.
+
+    images: uint8 [H, W, 3], `count` of them. on_face: called with (index, image, landmarks [478, 3]) for every frame that shows a face.
+    Returns: landmarks, float32 [count, 478, 3], nan in frames without a face; and which frames those are, bool [count].
+    Raises: UserError when MediaPipe cannot be used.
+    """
+    dense = np.full((count, N_POINTS, 3), np.nan, np.float32)
+    with Tracker() as tracker, progress(desc=desc, total=count) as bar:
+        for k, image in enumerate(images):
+            points = tracker.step(image)
+            if points is not None:
+                dense[k] = points
+                if on_face:
+                    on_face(k, image, points)
+            bar.update()
+    return dense, np.isnan(dense[:, 0, 0])
