@@ -28,6 +28,7 @@ from util.caches.persons import Persons, read_persons
 from util.cli import UserError, be_quiet, run, say
 from util.distributed import Processes
 from util.face.roi import scaled_size
+from util.image_io import write_bytes
 from util.layout import Dataset, Run
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
     from models.flow import FlowChoice
     from models.head2head_model import Head2HeadModel
     from models.training.loop import Training
+
+MOST_PROFILES = 20  # each takes a second or two, for which the training would wait
 
 
 def main(argv: Sequence[str] | None = None) -> int | None:
@@ -74,6 +77,8 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     with advice_when_out_of_memory(sizes), StopSignal() as stop:
         training = make_training(options, files, videos, device, dtype, processes)
         training.begin(beginning, {**options.as_dict(), **facts}, options.which_epoch, options.load_pretrain)
+        if processes.is_first:
+            write_profiles(dataset, names, files)
         code = training.run(stop, started)
     processes.disconnect()
     return code
@@ -149,6 +154,19 @@ def prepare(
     processes.wait("preparing flow, masks and heads")
     if flow and device.type == "cuda":
         torch.cuda.empty_cache()  # what FlowNet2 took: the batch size is chosen by what is free
+
+
+def write_profiles(dataset: Dataset, names: list[str], files: Run) -> None:
+    """Write the persons' target profiles beside the checkpoint, so that driving them needs no dataset."""
+    from preprocessing.driving.people import profile_of_dataset
+
+    if len(names) > MOST_PROFILES:
+        say(f"{len(names)} persons: target profiles are not written; scripts/write_profile.py makes them one by one")
+        return
+    for name in names:
+        profile = profile_of_dataset(dataset, name)
+        if profile is not None:
+            write_bytes(files.profile_path(name), profile.to_bytes())
 
 
 def make_training(

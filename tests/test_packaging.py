@@ -54,7 +54,7 @@ def test_every_import_is_in_the_list_of_packages():
                 top = module.split(".")[0]
                 if (
                     top in sys.stdlib_module_names
-                    or top in (*PACKAGES, "scripts", "tests", "train", "test", "conftest")
+                    or top in (*PACKAGES, "scripts", "tests", "train", "test", "example", "conftest")
                     or (ROOT / "tests" / f"{top}.py").exists()
                 ):
                     continue
