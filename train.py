@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
@@ -23,9 +23,9 @@ if __package__ in (None, ""):  # run as a file: make the repository's packages i
 
 from options.base_options import choose_identities
 from options.train_options import ARCHITECTURE, UNCRITICAL, TrainOptions, parse
-from util.caches.flow import read_flows
-from util.caches.persons import Persons, read_persons
-from util.cli import UserError, be_quiet, run, say
+from util.caches.flow import require_flows
+from util.caches.persons import require_persons
+from util.cli import be_quiet, run, say
 from util.distributed import Processes
 from util.face.roi import scaled_size
 from util.image_io import write_bytes
@@ -103,26 +103,9 @@ def open_videos(options: TrainOptions, dataset: Dataset, names: list[str]) -> Vi
         augment=options.augment,
         move_heads=options.move_heads,
         perspective=options.perspective,
-        flows=flow_reader(options) if options.needs_flow else None,
-        persons=lambda name: cached_persons(dataset, name),
+        flows=partial(require_flows, method=options.flow, size=options.loadSize) if options.needs_flow else None,
+        persons=partial(require_persons, dataset),
     )
-
-
-def flow_reader(options: TrainOptions) -> Callable:
-    def read(sequence):
-        flows = read_flows(sequence, options.flow, options.loadSize)
-        if flows is None:
-            raise UserError(f"{sequence.flow_path(options.flow, options.loadSize)} is missing or damaged; delete it and run again")
-        return flows
-
-    return read
-
-
-def cached_persons(dataset: Dataset, name: str) -> Persons:
-    persons = read_persons(dataset, name)
-    if persons is None:
-        raise UserError(f"{dataset.persons_path(name)} is missing or damaged; delete it and run again")
-    return persons
 
 
 def data_key(dataset: Dataset, names: list[str], videos: VideoDataset) -> list[Any]:

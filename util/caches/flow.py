@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 
 from util.caches.keyed_file import frames_key, is_keyed, read_keyed, write_keyed
-from util.cli import progress
+from util.cli import UserError, progress
 from util.image_io import read_image
 from util.layout import Sequence
 
@@ -42,6 +42,14 @@ def read_flows(sequence: Sequence, method: str, size: int, key: str | None = Non
     """The cached flow of a sequence by step, or None when there is none, it is damaged, or not made from `key` (None: any key)."""
     found = read_keyed(sequence.flow_path(method, size), _ARRAYS.values(), key)
     return None if found is None else {s: found[name] for s, name in _ARRAYS.items()}
+
+
+def require_flows(sequence: Sequence, method: str, size: int) -> dict[int, np.ndarray]:
+    """The cached flow of a sequence by step. Raises: UserError when there is none, or it is damaged."""
+    flows = read_flows(sequence, method, size)
+    if flows is None:
+        raise UserError(f"{sequence.flow_path(method, size)} is missing or damaged; delete it and run again")
+    return flows
 
 
 def compute_flows(frames: Seq[np.ndarray], estimate: Estimate, done: Callable[[], object] = lambda: None) -> dict[int, np.ndarray]:

@@ -15,6 +15,7 @@ import numpy as np
 
 from util.ahead import map_ahead
 from util.caches.keyed_file import frames_key, read_keyed, write_keyed
+from util.cli import UserError
 from util.image_io import read_image
 from util.layout import Dataset
 
@@ -36,6 +37,14 @@ def read_persons(dataset: Dataset, name: str, key: str | None = None) -> Persons
     """Cached masks of an identity; None when there are none, the file is damaged, or not made from `key` (None: any key)."""
     found = read_keyed(dataset.persons_path(name), ("masks", "background"), key)
     return None if found is None else Persons(**found)
+
+
+def require_persons(dataset: Dataset, name: str) -> Persons:
+    """The cached mattes of an identity. Raises: UserError when there are none, or they are damaged."""
+    persons = read_persons(dataset, name)
+    if persons is None:
+        raise UserError(f"{dataset.persons_path(name)} is missing or damaged; delete it and run again")
+    return persons
 
 
 def ensure_persons(
