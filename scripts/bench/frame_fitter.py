@@ -23,15 +23,15 @@ if __package__ in (None, ""):  # run as a file: make the repository's packages i
 import numpy as np
 
 from preprocessing.driving.motion import head_rotation, to_angles
-from preprocessing.face_models.dense_points import N_POINTS, from_dense
+from preprocessing.face_models.dense_points import from_dense
 from preprocessing.face_models.morphable import MorphableModel
 from preprocessing.face_models.registry import load_face_model
 from preprocessing.fitting.frame import FrameFitter
 from preprocessing.fitting.video import Fit, fit_video
 from preprocessing.tracking.detectors import create_detector
 from preprocessing.tracking.follower import FaceFollower
-from preprocessing.tracking.tracker import Tracker
-from util.cli import UserError, progress, run, say
+from preprocessing.tracking.tracker import track_frames
+from util.cli import UserError, run, say
 from util.face.landmarks import INNER
 from util.geometry import Cameras, angle_between_deg
 from util.image_io import write_bytes
@@ -91,13 +91,7 @@ def landmarks_of(path: Path, most: int | None) -> np.ndarray:
 
 
 def _track(frames: list[np.ndarray], name: str) -> np.ndarray:
-    found = np.full((len(frames), N_POINTS, 3), np.nan, np.float32)
-    with Tracker() as tracker:
-        for row, frame in zip(found, progress(frames, desc=f"{name}: landmarks")):
-            points = tracker.step(frame)
-            if points is not None:
-                row[:] = points
-    return found
+    return track_frames(frames, len(frames), f"{name}: landmarks")[0]
 
 
 def _square(frames: list[np.ndarray], path: Path) -> tuple[int, int, int]:
