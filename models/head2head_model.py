@@ -14,7 +14,7 @@ from models.clip import Chunk, Clip, to_rgb
 from models.cuda_graphs import GraphedFunction
 from models.losses import VGGLoss, weighted_sum
 from models.moving_average import MovingAverage
-from models.networks import MultiscaleDiscriminator, build_generator, conditioning_channels, emphasise_detail
+from models.networks import MultiscaleDiscriminator, build_generator, conditioning_channels
 from models.networks.generator import PREVIOUS_FRAMES
 from models.objective import Objective, channels_last
 from util.distributed import Processes
@@ -46,7 +46,6 @@ class ModelOptions:
     lambda_gradient: float = 0.0
     lr: float = 2e-4
     max_frames_per_gpu: int = 4  # frames of a chunk
-    detail_init: bool = False  # discriminators that start with an eye for detail (models.networks.emphasise_detail)
     ema: float = 0.0  # decay of the moving average of the generator's weights, per step; 0: none
 
 
@@ -83,9 +82,6 @@ class Head2HeadModel(nn.Module):
         self.discriminators = nn.ModuleDict(
             {label: MultiscaleDiscriminator(nc, o.ndf, o.n_layers_D, o.num_D) for label, nc in inputs.items()}
         )
-        if o.detail_init:
-            for label, network in self.discriminators.items():
-                emphasise_detail(network, slice(0, 3 * temporal.TRIPLET) if label.startswith("D_T") else slice(image_nc - 3, image_nc))
         self.vgg = vgg
         # channels-last: what convolutions of cuDNN and oneDNN work in
         self.to(device, memory_format=torch.channels_last)

@@ -69,7 +69,6 @@ class Recipe:
     use_eyes_D: bool = setting(False, "networks", "a discriminator for the eyes")
     ROI_size: int = setting(72, "networks", "window around mouth and eyes, at an image side of 256", unit="px", low=1)
     n_scales_temporal: int = setting(3, "networks", "temporal discriminators (frame steps 1, 3, 9); 0: none", low=0, high=3)
-    detail_init: bool = setting(False, "networks", "initial weights with which the discriminators see fine detail from the start")
 
     lambda_feat: float = setting(10.0, "losses", "weight of feature matching", low=0)
     lambda_vgg: float = setting(10.0, "losses", "weight of the VGG19 loss", low=0)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from models.checkpoints import PUBLISHED_OPTIONS, load_weights, read_iteration, read_run_options, save_weights, write_run_options
-from models.networks import Generator, MultiscaleDiscriminator, build_generator, emphasise_detail
+from models.networks import Generator, MultiscaleDiscriminator, build_generator
 from util.cli import UserError
 from util.layout import Run, root
 
@@ -299,17 +299,3 @@ def test_iteration_file(tmp_path):
     for text, epochs in (("7\n120\n", 6), ("7,120", 6), ("x", 0), ("", 0)):
         run.iteration_path.write_text(text)
         assert read_iteration(run) == epochs
-
-
-def test_detail_init_leaves_flat_areas_unseen():
-    network = MultiscaleDiscriminator(9, ndf=8)
-    before = network.scale0_layer0[0].weight.clone()
-    emphasise_detail(network, slice(6, 9))
-    after = network.scale0_layer0[0].weight
-    assert torch.equal(after[:, :6], before[:, :6])
-    x = torch.zeros(1, 9, 64, 64)
-    x[:, 6:] = 0.7  # a flat picture: inside of its border the first layer sees nothing
-    finest = network(x)[0]
-    assert finest[0][..., 2:-2, 2:-2].abs().max() < 1e-5 and finest[-1].std() < 0.1
-    x[:, 6:, ::2] = -0.7
-    assert network(x)[0][0][..., 2:-2, 2:-2].abs().max() > 0.05

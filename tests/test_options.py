@@ -15,7 +15,7 @@ LITERAL = {
     "precision": "fp32", "which_epoch": "latest", "preset": "literal", "max_minutes": None, "loadSize": 256, "batch_size": 1,
     "augment": True, "move_heads": 0.0, "perspective": False, "flow": "auto", "faceflow": True, "flownet2_checkpoint": None, "seed": 0,
     "cuda_graphs": False, "ngf": 64, "n_downsample_G": 3, "n_blocks": 9, "margin": 0, "prev_output": True, "eye_gaze": True, "ndf": 64,
-    "num_D": 2, "n_layers_D": 3, "mouth_D": True, "use_eyes_D": False, "ROI_size": 72, "n_scales_temporal": 3, "detail_init": False,
+    "num_D": 2, "n_layers_D": 3, "mouth_D": True, "use_eyes_D": False, "ROI_size": 72, "n_scales_temporal": 3,
     "lambda_feat": 10.0, "lambda_vgg": 10.0, "vgg": True, "vgg_weights": None, "lambda_warp": 10.0, "lambda_L1": 0.0,
     "lambda_gradient": 0.0, "lr": 0.0002, "niter": 40, "niter_decay": 20, "niter_step": 5, "epoch_frames": 0, "n_frames_total": 12,
     "max_frames_per_gpu": 4, "ema": 0.0, "continue_train": False, "load_pretrain": None, "save_latest_freq": 100,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -50,22 +49,6 @@ def _halved(x: Tensor) -> Tensor:
     pixels = x.new_ones(1, 1, *x.shape[-2:])
     sums, counts = (F.avg_pool2d(F.pad(t, (1, 1, 1, 1)), 3, stride=2) for t in (x, pixels))
     return sums / counts
-
-
-@torch.no_grad()
-def emphasise_detail(network: MultiscaleDiscriminator, image_channels: slice) -> None:
-    """Change the initial weights so that a discriminator learns from its first steps on.
-
-    With weights from N(0, 0.02) the features follow the large bright and dark areas, in which real and fake agree, and the predictions
-    vary so much with the picture that hundreds of steps go by before the small difference between sharp and blurred shows. Here the
-    first layer's filters sum to zero over their window in the frames' channels, so they see detail alone, five times stronger; and
-    the predictions start near zero. Measured in docs/log/.
-    """
-    for scale in range(network.num_D):
-        first, last = (getattr(network, f"scale{scale}_layer{j}")[0].weight for j in (0, network.n_layers + 1))
-        filters = first[:, image_channels]
-        first[:, image_channels] = 5 * (filters - filters.mean((2, 3), keepdim=True))
-        last *= 0.05
 
 
 def _patch_layers(input_nc: int, width: int, n_layers: int) -> list[nn.Sequential]:
