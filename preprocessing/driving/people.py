@@ -19,6 +19,7 @@ from preprocessing.face_models.morphable import MorphableModel
 from preprocessing.face_models.registry import FACE_MODELS, load_face_model, model_version, resolve_kind
 from util.cli import UserError, say
 from util.geometry import Cameras
+from util.identities import identities_with_frames
 from util.image_io import read_image
 from util.layout import PROFILE_REMEDY, SPLITS, Dataset, Record, continues, read_camera, read_table
 from util.layout import Sequence as FrameSequence
@@ -42,14 +43,8 @@ class Frames:
 
 def find_frames(dataset: Dataset, name: str, split: str, option: str) -> Frames:
     """The frames of an identity in a split, once its preprocessing is complete. Raises: UserError."""
-    known = dataset.identities()
+    identities_with_frames(dataset, name)
     command = f"--dataset_name {dataset.home.name}"
-    if name not in known:
-        raise UserError(
-            f"there is no identity '{name}' in {dataset.folder}; it holds: {', '.join(known)}"
-            if known
-            else f"there are no frames in {dataset.folder}; run preprocessing/detect.py {command} first"
-        )
     record = dataset.read_record(name)
     frames = [(s, f) for s in dataset.sequences(split, name) for f in s.frames()]
     if not frames:
