@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     if size % 2 ** run_options["n_downsample_G"]:
         raise UserError(f"--loadSize {size} must be a multiple of {2 ** run_options['n_downsample_G']}, as this run's generator halves it")
     sequence = DrivingSequence.open(dataset, target, source, size, options.how_many, run_options["eye_gaze"])
-    face_model = _check_face_model(dataset, target, run_options)
+    face_model = _check_face_model(dataset, target, source, run_options, files.checkpoints)
 
     results = Results(files.test_folder(sequence.sequence.id, options.which_epoch))
     key = {
@@ -134,10 +134,20 @@ def _one_target(options: TestOptions, dataset: Dataset) -> str:
     return names[0]
 
 
-def _check_face_model(dataset: Dataset, target: str, run_options: dict[str, Any]) -> str | None:
-    """The face model of the target's NMFCs, as text. Raises: UserError when the run was trained on another one's."""
+def _check_face_model(dataset: Dataset, target: str, source: str | None, run_options: dict[str, Any], checkpoints: Path) -> str | None:
+    """The face model of the NMFCs to synthesise from, as text. Raises: UserError when the run was trained on another one's."""
+    trained = run_options.get("face_model")
+    pair = dataset.read_pair(target, source) if source else None
+    if pair and pair.target_is_profile:  # what the dataset says of the target played no part
+        now = pair.made_from["face_model"]
+        if trained and now != trained["name"]:
+            raise UserError(
+                f"this run was trained on NMFCs of the face model {_model_name(trained)}, but the profile of {target} that {source} drives "
+                f"is of {now}; run preprocessing/reenact.py again with --target_run {checkpoints}"
+            )
+        return _model_name(trained) if trained else now
     record = dataset.read_record(target)
-    now, trained = record.face_model if record else None, run_options.get("face_model")
+    now = record.face_model if record else None
     if now and trained and now != trained:
         raise UserError(
             f"this run was trained on NMFCs of the face model {_model_name(trained)}, but {target}'s are now of {_model_name(now)}; "

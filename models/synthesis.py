@@ -19,7 +19,8 @@ from util.tensors import to_image, to_tensor
 class Synthesizer:
     """Runs the generator of a run frame by frame and feeds its last frames back to it.
 
-    run, run_options: the trained run and its options (models.checkpoints.read_run_options).
+    run, run_options: the trained run and its options (models.checkpoints.read_run_options); of the run's folder only opt.txt and the
+        generator's weights are read, so Run(folder, folder) will do.
     which_epoch: 'latest' or an epoch.
     dtype: of the arithmetic; float32 or bfloat16.
     Raises: UserError when the checkpoint is missing or does not fit the options exactly.
@@ -36,7 +37,7 @@ class Synthesizer:
         self.reset()
 
     def reset(self) -> None:
-        """Forget the past: the next frame is the first of a sequence."""
+        """Forget all earlier frames: the next one is the first of a sequence."""
         self._conditioning: deque[torch.Tensor] = deque(maxlen=CONDITIONING_FRAMES)
         self._previous: deque[torch.Tensor] = deque(maxlen=PREVIOUS_FRAMES)
 

@@ -231,6 +231,31 @@ def test_the_pair_of_a_profile_is_synthesised(place, tmp_path, capsys):
         test(["Cid" if word == "Ann" else word for word in words])
 
 
+def test_the_face_model_of_a_profiles_pair_is_that_of_the_profile(place, tmp_path):
+    """The dataset's own fit of the target, made anew with another model since, plays no part; the run's model does."""
+    dataset, files = place
+    run(dataset, "--source_id", "Bob", "--target_id", "Ann", "--target_run", files.checkpoints)
+    record = dataset.read_record("Ann")
+    assert dataset.read_pair("Ann", "Bob").target_is_profile and record.face_model["name"] == "mesh478"
+    dataset.write_record(replace(record, face_model={"name": "ict", "version": "2"}))
+    test = load_command("test.py").main
+    words = ["--dataset_name", "small", "--target_id", "Ann", "--source_id", "Bob", "--gpu_ids", "-1", "--how_many", "3", "--no_report"]
+    words += ["--datasets_dir", str(dataset.home.parent), "--checkpoints_dir", str(tmp_path / "checkpoints")]
+    words += ["--results_dir", str(tmp_path / "results")]
+    test(words)
+    facts = json.loads((tmp_path / "results/small/head2head_Ann/latest_epoch/test/Ann_Bob/complete.json").read_text())
+    assert facts["face_model"] == " ".join(record.face_model.values())
+    make_run(tmp_path, "Ann", dataset="small", face_model={"name": "ict", "version": "2"})
+    with pytest.raises(UserError, match="trained on NMFCs of the face model ict 2, but the profile of Ann that Bob drives is of mesh478"):
+        test(words)
+
+
+def test_a_pair_of_frames_is_no_pair_of_a_profile(place):
+    dataset, _ = place
+    run(dataset, "--source_id", "Bob", "--target_id", "Ann")
+    assert not dataset.read_pair("Ann", "Bob").target_is_profile
+
+
 def test_mistakes_with_profiles_are_said(place, tmp_path):
     dataset, files = place
     words = ["--source_id", "Bob", "--target_id"]

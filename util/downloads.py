@@ -85,7 +85,7 @@ def _transfer(url: str, part: Path) -> None:
 
 
 def _explain(error: Exception) -> tuple[str, bool]:
-    """Words for people, and whether trying again may help."""
+    """The cause as text for a user, and whether trying again may help."""
     if isinstance(error, urllib.error.HTTPError):
         return f"the server answers {error.code} {error.reason}", error.code in (408, 416, 425, 429, 500, 502, 503, 504)
     cause = error.reason if isinstance(error, urllib.error.URLError) else error

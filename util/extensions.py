@@ -187,7 +187,7 @@ class Extension:
 
 
 def _cause(output: str) -> str:
-    """What went wrong, and the fix where it is known, from a compiler's output."""
+    """The cause of a failed compilation, and its fix where it is known, from the compiler's output."""
     if re.search(r"unsupported (GNU|clang|Microsoft Visual Studio) version", output):
         return "your C++ compiler is newer than it knows; install an older one and name it in NVCC_CCBIN (such as NVCC_CCBIN=g++-12)"
     if re.search(r"[Uu]nsupported gpu architecture|is not defined for option 'gpu-", output):

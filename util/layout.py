@@ -150,6 +150,11 @@ class Pair:
     made_from: dict[str, Any] = field(default_factory=dict)  # options and preprocessing steps: another one makes the pair again
     complete: bool = False  # False while the frames are being written
 
+    @property
+    def target_is_profile(self) -> bool:
+        """Whether the target was driven by the profile of a trained run, not by its frames in the dataset."""
+        return "profile" in (self.made_from.get("people", {}).get(self.target) or {})
+
 
 @dataclass(frozen=True)
 class Dataset:

@@ -1,7 +1,8 @@
 """Measure memory and speed of paste-back on long videos: python scripts/bench/paste_back.py --minutes 1 3 10
 
-For each length: a synthetic 1920x1080 video at 30 frames/s (a moving pattern), results with as many frames, and util.paste_back.blender on
-them in a process of its own. `--back_and_forth` lets a driven pair run over the video there and back (read backwards half of the time).
+For each length: a synthetic 1920x1080 video at 30 frames/s (a moving pattern), results with as many frames, and
+util.paste_back.writing on them in a process of its own. `--back_and_forth` lets a driven pair run over the video there and back (read
+backwards half of the time).
 Prints frames/s, and the process's peak of resident memory, which must not grow with the length.
 """
 

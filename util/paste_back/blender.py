@@ -22,7 +22,8 @@ from util.metrics import face_mask
 from util.paste_back.colour import ColourMatch
 from util.paste_back.masks import crop_window, fill, head_width, inside_frame, soft_mask, widen
 
-CLOSE = (0.04, 0.04, 0.04)  # the same around the mesh itself, whatever shows a person
+# Parts of the head's width.
+CLOSE = (0.04, 0.04, 0.04)  # room above, beside and below the mesh that is always taken, whatever shows a person
 PERSON_MARGIN = 0.05  # around what shows a person
 RING = 0.5  # how far around the head the colours are compared
 _COLOUR_S = 0.5  # seconds over which the match is averaged: it must not flicker
@@ -35,7 +36,7 @@ class Blender:
     frame_size: height and width of the frames.
     aligned: whether the original frame shows the head in the same pose (its own frame, or face reenactment): then all of the crop
         tells about the colours, else what surrounds both heads, and the spread of colours on either face.
-    person: see write_paste_back.
+    person: tells which pixels of a crop show a person, so that the mask takes no background around the hair; None takes all.
     """
 
     def __init__(self, box: Sequence[int], frame_size: tuple[int, int], fps: float, aligned: bool, person: PersonMask | None = None):

@@ -6,14 +6,8 @@ import cv2
 import numpy as np
 
 _COARSE = 64  # pixels a side of the images in which colours are compared
-
-
 _LOCAL = 0.12  # of the crop's side: standard deviation of the blur that makes the local correction smooth
-
-
 _LOCAL_LIMIT = 24.0  # grey levels that the local correction may add
-
-
 _OUTLIER = 12.0  # grey levels: what differs more after the match is something else than colour
 
 

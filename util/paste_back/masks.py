@@ -12,17 +12,17 @@ from util.numeric import smoothstep
 
 # Parts of the head's width (of the mesh's, as drawn).
 HAIR = (0.45, 0.22, 0.06)  # room above, beside, below
-
-
-FEATHER = 0.2
-
+FEATHER = 0.2  # over which a mask falls from 1 to 0
 
 BORDER = 0.08  # of the crop's side: how far the mask fades towards the crop's border
 
 
 @lru_cache(maxsize=4)
 def crop_window(box: tuple[int, ...], frame_size: tuple[int, int], size: int) -> np.ndarray:
-    """1 in a crop, falling to 0 at those of its sides that lie within the frame; float32 [size, size]."""
+    """1 in a crop, falling to 0 at those of its sides that lie within the frame; float32 [size, size], 0..1.
+
+    box: left, top, right, bottom of the crop in pixels of the frame. frame_size: height and width. size: side of the result in pixels.
+    """
     (height, width), (left, top, right, bottom) = frame_size, box
     place = (np.arange(size, dtype=np.float32) + 0.5) / (size * BORDER)
     columns, rows = np.ones((2, size), np.float32)
@@ -44,7 +44,7 @@ def inside_frame(box: tuple[int, ...], frame_size: tuple[int, int], size: int) -
 
 
 def fill(mask: np.ndarray) -> np.ndarray:
-    """A mask [H, W] with its holes (an open mouth) and its gaps of single pixels filled."""
+    """A mask [H, W] with its holes (an open mouth) and its gaps of single pixels filled; bool [H, W]."""
     closed = cv2.morphologyEx(np.pad(mask.astype(np.uint8), 1), cv2.MORPH_CLOSE, np.ones((3, 3), np.uint8))
     outlines, _ = cv2.findContours(closed, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     return cv2.drawContours(np.zeros_like(closed), outlines, -1, 1, cv2.FILLED)[1:-1, 1:-1] > 0
@@ -57,13 +57,13 @@ def head_width(head: np.ndarray) -> float:
 
 
 def widen(head: np.ndarray, room: tuple[float, float, float] = HAIR) -> np.ndarray:
-    """A head's mask [H, W] with room above, beside and below, in parts of its width."""
+    """A head's mask, bool [H, W], with room above, beside and below, in parts of its width; bool [H, W]."""
     width = head_width(head)
     up, beside, down = (max(1, round(part * width)) for part in room)
-    # an egg: each point of the head grows upwards by `up`, sidewards by `beside`, downwards by `down`
+    # half an ellipse above and half another below: each point of the head grows by `up` upwards, `beside` sidewards, `down` downwards
     y, x = np.mgrid[-up : down + 1, -beside : beside + 1].astype(np.float32)
     kernel = ((x / beside) ** 2 + (y / np.where(y < 0, up, down)) ** 2 <= 1).astype(np.uint8)
-    # dilation takes the maximum under the kernel, so the kernel stands on its head
+    # dilation takes the maximum under the kernel, so the kernel is turned upside down
     grown = cv2.dilate(head.astype(np.uint8), kernel[::-1].copy(), anchor=(beside, down), borderType=cv2.BORDER_CONSTANT, borderValue=0)
     return grown > 0
 

@@ -90,7 +90,7 @@ def ticks(low: float, high: float, about: int) -> list[float]:
 
 
 def number(value: float, beside: Sequence[float] = ()) -> str:
-    """A number for people: three digits, or as many as tell it from its neighbours `beside`; thousands as k, millions as M."""
+    """A number as text: three digits, or as many as tell it from its neighbours `beside`; thousands as k, millions as M."""
     largest = max([abs(value), *map(abs, beside)], default=0)
     if largest >= 10_000:
         unit, letter = (1e6, "M") if largest >= 1e6 else (1e3, "k")

@@ -19,7 +19,7 @@ from util.provenance import PROVENANCE
 from util.report.charts import line_chart
 from util.report.training_page import loss_charts, read_log
 from util.report.web_page import page, pictures, settings
-from util.results.evaluation import ALL_MEASURES, Evaluation, meaning, read_evaluation
+from util.results.evaluation import ALL_MEASURES, Evaluation, meaning, read_evaluation, shown
 from util.results.folder import Results
 from util.results.panels import captions, find_source, write_videos
 
@@ -108,10 +108,10 @@ def _head(facts: dict) -> str:
 
 
 def _video(video: Path, facts: dict, fps: Fraction) -> str:
-    shown = " | ".join(captions(facts)[k] for k in ("real", "nmfc", "eye_gaze", "fake") if k in facts["kinds"])
+    panels = " | ".join(captions(facts)[k] for k in ("real", "nmfc", "eye_gaze", "fake") if k in facts["kinds"])
     return (
         f'<video src="{escape(video.name)}" controls loop muted autoplay playsinline preload=auto></video>'
-        f"<p class=note>{escape(shown)} · {float(fps):.5g} frames/s · <span id=frame></span> · "
+        f"<p class=note>{escape(panels)} · {float(fps):.5g} frames/s · <span id=frame></span> · "
         "keys ← → step by a frame, space plays and stops</p>"
     )
 
@@ -122,10 +122,9 @@ def _table(means: dict[str, float], per_frame: list[dict[str, float]], facts: di
         values = np.array([m.get(name, math.nan) for m in per_frame])
         values = values[np.isfinite(values)]
         worst = (values.max() if measure.better == "lower" else values.min()) if values.size else math.nan
-        meaning = f"{measure.meaning}; {measure.unit}, {measure.better} is better"
         rows.append(
-            f"<tr><th scope=row>{escape(measure.title)}<p class=note>{escape(meaning)}</p></th>"
-            f"<td class=number>{_number(means.get(name, math.nan))}</td><td class=number>{_number(worst)}</td></tr>"
+            f"<tr><th scope=row>{escape(measure.title)}<p class=note>{escape(meaning(measure))}</p></th>"
+            f"<td class=number>{shown(means.get(name, math.nan))}</td><td class=number>{shown(worst)}</td></tr>"
         )
     return (
         f"<h2>Measures against the truth</h2><p class=note>at {facts['size']}x{facts['size']} pixels</p>"
@@ -153,10 +152,10 @@ def _evaluation(evaluation: Evaluation) -> str:
         head += "<th class=number>nearest training frame</th><th class=number>ratio</th>"
     for name in (n for n in ALL_MEASURES if n in evaluation.values):
         measure, value = ALL_MEASURES[name], evaluation.values[name]
-        cells = f"<td class=number>{_number(value)}</td>"
+        cells = f"<td class=number>{shown(value)}</td>"
         if evaluation.nearest:
             near = evaluation.nearest.get(name, math.nan)
-            cells += f"<td class=number>{_number(near)}</td><td class=number>{_number(value / near if near else math.nan)}</td>"
+            cells += f"<td class=number>{shown(near)}</td><td class=number>{shown(value / near if near else math.nan)}</td>"
         rows.append(f"<tr><th scope=row>{escape(measure.title)}<p class=note>{escape(meaning(measure))}</p></th>{cells}</tr>")
     missing = [f"{name}: {reason}" for name, reason in evaluation.skipped.items()]
     notes = "".join(f"<p class=note>{escape(text)}</p>" for text in (*evaluation.notes, *(f"without {text}" for text in missing)))
@@ -224,9 +223,3 @@ def _provenance() -> str:
         f"<h2>Provenance</h2><p>{escape(PROVENANCE)}. The video's metadata says the same. "
         "Show it only with the consent of the people in it, and say what it is.</p>"
     )
-
-
-def _number(value: float) -> str:
-    if not math.isfinite(value):
-        return "-"
-    return f"{value:.3f}" if abs(value) < 10 else f"{value:.2f}"

@@ -1,10 +1,10 @@
-"""What a test run leaves: results/<D>/<run>/<epoch>_epoch/<split>/<id>/ with frames, measures, videos, report.
+"""The files of a test run: results/<D>/<run>/<epoch>_epoch/<split>/<id>/ with frames, measures, videos, report.
 
 {real,nmfc,eye_gaze,fake,heatmap,masked_heatmap}/<frame:06d>.png
 metrics.json        measures: means, and of every frame
 complete.json       written last: what the folder was made from; without it the folder counts as unfinished
 <mode>.mp4          written by util.results.panels
-paste_back.mp4      written by util.paste_back.blender
+paste_back.mp4      written by util.paste_back.writing
 evaluation.json     written by scripts/evaluate.py
 index.html          written by util.report.result_page
 """
@@ -57,7 +57,7 @@ class Results:
 
     @property
     def paste_back(self) -> Path:
-        """The head in the target's full frames; written by util.paste_back.blender."""
+        """The head in the target's full frames; written by util.paste_back.writing."""
         return self.folder / "paste_back.mp4"
 
     @property

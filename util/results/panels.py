@@ -31,7 +31,7 @@ _FALLBACK_FPS = Fraction(25)
 
 
 def captions(facts: dict) -> dict[str, str]:
-    """The name of each kind for people; in reenactment the real frames are the driver's."""
+    """The caption of each kind; in reenactment the real frames are the driver's."""
     return {**CAPTIONS, "real": f"driver ({facts['source']})"} if facts["source"] else CAPTIONS
 
 

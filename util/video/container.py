@@ -1,4 +1,4 @@
-"""Opening video files and taking packets and frames out of them, with errors for people."""
+"""Opening video files and taking packets and frames out of them; every error is a UserError that names the file and the fix."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def open_video(path: str | Path) -> Iterator[av.container.InputContainer]:
+    """A video file as PyAV's input container, closed at the end. Raises: UserError when it is missing, empty or not a video."""
     path = Path(path)
     if not path.is_file():
         raise UserError(f"there is no video {path}; check the path" if not path.is_dir() else f"{path} is a folder, not a video file")
@@ -22,8 +23,9 @@ def open_video(path: str | Path) -> Iterator[av.container.InputContainer]:
         raise UserError(f"{path} is empty; copy or download the file again")
     import av
 
-    # FFmpeg's remarks on odd files help nobody; real errors come as exceptions. And no other level will do: with one, a decoder's thread
-    # that has an error to report waits for Python's lock, which is held by who closes that decoder and waits for its threads.
+    # FFmpeg's warnings about unusual files are of no use to a user; real errors come as exceptions. Logging must be off altogether: else
+    # a decoder's thread with an error to log waits for Python's lock, while the thread that holds it closes the decoder and waits
+    # for the decoder's threads.
     av.logging.set_level(None)
     try:
         # Tags in an old encoding are no reason to refuse a video; PyAV 19 and later never does.
@@ -39,6 +41,7 @@ def open_video(path: str | Path) -> Iterator[av.container.InputContainer]:
 
 
 def video_stream(container: Any, path: str | Path) -> Any:
+    """The stream of pictures that players show. Raises: UserError when there is none."""
     stream = container.streams.best("video")
     if stream is not None and stream.codec_context is not None:
         return stream
@@ -46,6 +49,7 @@ def video_stream(container: Any, path: str | Path) -> Any:
 
 
 def demux(container: Any, stream: Any, path: str | Path) -> Iterator[Any]:
+    """The packets of a stream in the file's order. Raises: UserError when the file is damaged."""
     import av
 
     try:
@@ -66,6 +70,7 @@ def go_to(container: Any, stream: Any, time_s: float) -> bool:
 
 
 def decode(container: Any, stream: Any, path: str | Path) -> Iterator[Any]:
+    """The decoded frames of a stream in the order in which they are shown. Raises: UserError as demux does."""
     for packet in demux(container, stream, path):
         yield from decode_packet(packet)
 

@@ -5,21 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-
-if TYPE_CHECKING:
-    pass
 
 from util.video.container import decode, demux, open_video
 from util.video.reading import probe
 
 
 def sound_packets(output: Any, path: str | Path, start_s: float) -> Iterator[tuple[float, Any]]:
-    """Yield first (0, None) once the output has its stream of sound, then packets with their start in seconds.
+    """Packets of sound for an output container, each with its start in seconds from the first frame of the video.
 
-    AAC is copied as it is; anything else is encoded as AAC.
+    output: PyAV's output container; it gets a stream of sound unless `path` has none.
+    path: the file with the sound. AAC is copied as it is; anything else is encoded as AAC.
+    start_s: the moment of `path`, in seconds from its first picture, that belongs to the first frame of the video.
+    Yields: (0, None) once the stream is added (or there is no sound), then (start in seconds, packet) in order.
+    Raises: UserError when the file is missing or damaged.
     """
     import av
 

@@ -7,23 +7,17 @@ from collections.abc import Iterator
 from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import cv2
 import numpy as np
 
 from util.cli import UserError
-
-if TYPE_CHECKING:
-    pass
-
 from util.provenance import PROVENANCE
 from util.video.sound import sound_packets
 
 _BT709 = 1  # number of ITU-R BT.709 for matrix, primaries and transfer in ITU-T H.273
-
-
-_LIMITED_RANGE = 1
+_LIMITED_RANGE = 1  # number of FFmpeg (AVCOL_RANGE_MPEG): luma 16 to 235
 
 
 class VideoWriter:
