@@ -26,10 +26,10 @@ def run(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] 
     Errors for people go to stderr in one line without a traceback (exit code 1), Ctrl-C ends with 130; anything
     else is a defect of ours and keeps its traceback.
     """
-    # Before PyTorch loads OpenMP: its idle threads spin for some 20 microseconds, then sleep. The steps of small networks are full of
-    # short waits, in which sleeping at once costs a fifth of the speed; spinning long, as is the default, takes the cores from other work
-    # and, where that work wants them too, costs two thirds (training of the preview on two busy cores: 318, 400, 132 frames).
-    os.environ.setdefault("GOMP_SPINCOUNT", "20000")
+    # Before PyTorch loads OpenMP: its idle threads spin for a moment, then sleep. Small networks wait often and for a short time. GNU
+    # OpenMP's own default (300,000 turns), and 20,000 too, take the cores from whoever else computes: two trainings on two cores made 0.6
+    # frames/s each where one alone makes 8; with 100 turns they make 4.5 each, and one alone is as fast (scripts/bench/two_trainings.py).
+    os.environ.setdefault("GOMP_SPINCOUNT", "100")
     try:
         code = main(argv) or 0
     except UserError as e:
