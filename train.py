@@ -186,7 +186,7 @@ def make_model(options: TrainOptions, roi_px: int, device: torch.device, dtype: 
 
 def pick(cls: type, options: TrainOptions, **values: Any) -> Any:
     """Make a dataclass from the options of the same names, and further values."""
-    return cls(**{f.name: getattr(options, f.name) for f in fields(cls) if f.name not in values and hasattr(options, f.name)}, **values)
+    return cls(**{f.name: getattr(options, f.name) for f in fields(cls) if f.name not in values}, **values)
 
 
 if __name__ == "__main__":

@@ -202,20 +202,6 @@ def test_time_limit_fits_the_schedule_into_it(command, monkeypatch):
     assert len(rates) == 10
 
 
-def test_clock(monkeypatch):
-    now = [100.0]
-    monkeypatch.setattr("time.monotonic", lambda: now[0])
-    assert Clock(90.0, None, 0.25, 5).done() == 0.25  # no limit
-    clock = Clock(90.0, 1.0, 0.2, reserve_s=10)  # the command began at 90 and ends at 150, less 10 for saving
-    assert clock.done() == pytest.approx(0.2)
-    now[0] = 120.0
-    assert clock.done() == pytest.approx(0.6)
-    now[0] = 140.0
-    assert clock.done() == pytest.approx(1.0)
-    now[0] = 500.0
-    assert clock.done() == 1.0 and Clock(90.0, 1.0, 0.0, 10).done() == 0.0  # preparation took all: one clip all the same
-
-
 def test_divergence_stops_with_advice_and_keeps_the_checkpoint(command, monkeypatch):
     with monkeypatch.context() as m:
         stop_after(m, 2)
@@ -285,6 +271,38 @@ def test_pretrained_networks_and_bare_weights(command, datasets, tmp_path, capsy
     run.state_path.unlink()
     command("--continue_train", *short, "1")
     assert "has had its 2 epochs already" in capsys.readouterr().out
+
+
+def test_newer_numbered_checkpoints_replace_older_ones(command, monkeypatch):
+    """Of those that the schedule wrote; over an interruption; never files that were there before, nor those that were asked for."""
+    run = command.run
+    run.checkpoints.mkdir(parents=True)
+    run.network_path("G", 9).write_bytes(b"mine")
+    keep_two = ["--save_epoch_freq", "1", "--keep_checkpoints", "2"]
+    with monkeypatch.context() as m:
+        stop_after(m, 6)  # after two epochs
+        assert command(*keep_two) == 130
+    assert state(run)["progress"]["temporary"] == [1, 2]
+    assert command(*keep_two) is None
+
+    networks = state(run)["networks"]
+
+    def numbered():
+        return {(int(e), n) for e, n in (p.stem.split("_net_") for p in run.checkpoints.glob("*_net_*.pth")) if e != "latest"}
+
+    assert numbered() == {(e, n) for e in (2, 3) for n in networks} | {(9, "G")} and run.network_path("G", 9).read_bytes() == b"mine"
+    assert command("--continue_train", "--niter", "4", "--save_epoch_freq", "1") is None  # asked for: all are kept
+    assert numbered() == {(e, n) for e in (2, 3, 4, 5) for n in networks} | {(9, "G")}
+    assert command("--continue_train", "--niter", "6", *keep_two) is None
+    assert numbered() == {(e, n) for e in (4, 5, 6, 7) for n in networks} | {(9, "G")}
+
+
+def test_pretrained_run_of_another_face_model_is_refused_at_once(command, tmp_path):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "opt.txt").write_text(json.dumps({"face_model": {"name": "ict", "version": "1"}}))
+    with pytest.raises(UserError, match="was trained with face model ict 1, but this dataset was fitted with mesh478"):
+        command("--load_pretrain", str(tmp_path / "other"))
+    assert not command.run.checkpoints.exists()
 
 
 def test_vgg_is_left_out_with_one_warning_when_it_cannot_be_had(command, monkeypatch, capsys):
