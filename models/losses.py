@@ -102,7 +102,7 @@ class VGGLoss(nn.Module):
 
 VGG19_URL = "https://download.pytorch.org/models/vgg19-dcbb9e9d.pth"  # torchvision's; the name holds the start of its SHA-256
 _VGG19_SHA256 = "dcbb9e9d"
-_TIMEOUT_S = 10.0
+_TIMEOUT_S = 10.0  # a training on a machine without network waits no longer before it goes on without the weights
 
 
 def load_vgg(weights: Path | None = None) -> VGGLoss | None:

@@ -12,8 +12,8 @@ class Schedule:
     """`niter` epochs, then `niter_decay` epochs of linear decay of the learning rate.
 
     A clip has `n_frames_total` frames, doubled every `niter_step` epochs, and is never longer than its sequence. Positions are
-    in epochs, 0 to `epochs`. An epoch has a clip of every sequence; where that is less than `epoch_frames` frames, so many more clips,
-    so that a short video is learnt from for as long as one of that length.
+    in epochs, 0 to `epochs`. An epoch has as many clips as there are sequences; where these hold fewer than `epoch_frames` frames, it has
+    more clips in the same ratio, so that a short video is trained on for as long as one of that length.
     """
 
     lr: float = 2e-4
@@ -27,9 +27,9 @@ class Schedule:
     def epochs(self) -> int:
         return self.niter + self.niter_decay
 
-    def position(self, epoch: int, time_share: float = 0.0) -> float:
-        """Where the run is: after `epoch` complete epochs, or further when more than that share (0..1) of its time is over."""
-        return max(float(epoch), time_share * self.epochs)
+    def position(self, epoch: int, time_done: float = 0.0) -> float:
+        """Where the run is: after `epoch` complete epochs, or further when a larger fraction `time_done` (0..1) of its time is over."""
+        return max(float(epoch), time_done * self.epochs)
 
     def learning_rate(self, position: float) -> float:
         """The rate at a position. By epochs alone it is constant within one and ends with lr / niter_decay, as published."""

@@ -16,7 +16,7 @@ def choose_device(gpu_ids: str = "auto", local_rank: int = 0) -> torch.device:
 
     gpu_ids: 'auto': the first CUDA GPU, or the CPU (said in one line) when there is none; a negative number: the CPU; a number:
         that GPU. Of a list (0,1) each process takes one; those left over are named in a warning.
-    local_rank: the process's number among those that share the work on this machine.
+    local_rank: the process's number among those of this machine, from 0.
     Raises: UserError when a GPU is asked for that is not there (never a silent fall back), or the text is no such list.
     """
     import torch

@@ -6,7 +6,7 @@ python scripts/bench/train.py --literal --no_default          # the published re
 literal: fp32 (TF32 convolutions), one clip of 4 frames a step, kernels launched one by one, FlowNet2 (random weights) on the chunk's pairs
 at steps 1, 3 and 9 in the loop. default: what train.py does: bf16, several clips, recorded CUDA graphs, flow from the cache. Both with all
 default losses, VGG19 with random weights included, on random pictures in the middle of a clip. Times are medians over steps.
-The share of the peak is of the rate that an 8192 x 8192 bf16 matrix product reaches on the same GPU in the same run.
+The peak is the rate that an 8192 x 8192 bf16 matrix product reaches on the same GPU in the same run.
 """
 
 from __future__ import annotations
@@ -124,11 +124,11 @@ def measure(kind: str, batch: int, o: argparse.Namespace, device: torch.device, 
         "memory_gb": memory_gb,
         "warm_up_s": warm_up_s,
         "tflop_per_frame": tflop / frames,
-        "share_of_peak": tflop / step_ms * 1000 / peak,
+        "fraction_of_peak": tflop / step_ms * 1000 / peak,
     }
     say(f"{kind}, {batch} clip(s): {result['frames_per_s']:.1f} frames/s; {step_ms:.1f} ms a step of {frames} frames")
     say(f"    {memory_gb:.1f} GB; first three steps {warm_up_s:.0f} s")
-    say(f"    {tflop / frames:.2f} TFLOP a frame without flow, {100 * result['share_of_peak']:.0f} % of the peak")
+    say(f"    {tflop / frames:.2f} TFLOP a frame without flow, {100 * result['fraction_of_peak']:.0f} % of the peak")
     for name, ms in parts.items():
         say(f"    {ms:8.2f} ms  {name}")
     return result

@@ -16,13 +16,13 @@ from util.layout import Run
 from util.report.charts import line_chart
 from util.report.web_page import duration, page, pictures
 
-_MIN_INTERVAL_S = 10.0  # between two updates of the page,
-_MAX_LOAD = 0.02  # and never more than this part of the time
-_KEEP_SAMPLES = 24
+_MIN_INTERVAL_S = 10.0  # between two updates of the page: more often shows nothing new
+_MAX_LOAD = 0.02  # fraction of the time that updates take at most: a long log takes longer to draw, so it is drawn less often
+_KEEP_SAMPLES = 24  # steps whose pictures stay: a page of them is looked through at a glance
 _SAMPLE = re.compile(r"(\d{10})_(.+)\.jpg")
 
-# Opened from a file, a page may load a script from beside it but nothing else; so the content comes as a script, anew and anew,
-# and is put in place without reloading the page.
+# Opened from a file, a page may load a script from beside it but nothing else; so the content is a script, which is
+# loaded again every few seconds and puts the content in place without reloading the page.
 _SCRIPT = """
 var shown = {}
 function show(status) {
@@ -108,7 +108,7 @@ class Visualizer:
         self._update()
 
     def log(self, step: int, epoch: int, losses: Mapping[str, float], seconds: float) -> None:
-        """Note the losses of a step. seconds: training time so far."""
+        """Add the losses of a step to the log. seconds: training time so far."""
         values = {k: float(v) for k, v in losses.items()}
         entry = {
             "step": step,
