@@ -1,6 +1,7 @@
 """A tiny generator with random weights, saved as a trained run, and the commands that use it."""
 
 import importlib.util
+import sys
 from pathlib import Path
 
 import torch
@@ -33,7 +34,9 @@ def load_command(path):
     """Import a command file that no package holds (test.py would be taken for the standard library's `test`)."""
     spec = importlib.util.spec_from_file_location("command_" + Path(path).stem, ROOT / path)
     module = importlib.util.module_from_spec(spec)
+    before = list(sys.path)
     spec.loader.exec_module(module)
+    sys.path[:] = before  # a command puts the repository in the place of its own folder, here that of the tests
     return module
 
 
