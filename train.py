@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from models.head2head_model import Head2HeadModel
     from models.training.loop import Training
 
-MOST_PROFILES = 20  # each takes a second or two, for which the training would wait
+MAX_PROFILES = 20  # each takes a second or two, for which the training would wait
 
 
 def main(argv: Sequence[str] | None = None) -> int | None:
@@ -143,7 +143,7 @@ def write_profiles(dataset: Dataset, names: list[str], files: Run) -> None:
     """Write the persons' target profiles beside the checkpoint, so that driving them needs no dataset."""
     from preprocessing.driving.people import profile_of_dataset
 
-    if len(names) > MOST_PROFILES:
+    if len(names) > MAX_PROFILES:
         say(f"{len(names)} persons: target profiles are not written; scripts/write_profile.py makes them one by one")
         return
     for name in names:

@@ -51,7 +51,7 @@ VERSION = 1  # of the pairs: another one makes them again
 KINDS = ("source_images", "source_nmfcs", "source_landmarks70")
 TEMPLATE_FPS = Fraction(30)  # of a CSV that becomes a template, with no target to set the rate
 TURN_MARGIN_DEG = 8.0  # how far beyond the turns it was trained on a network is trusted
-TURNS_OFTEN = 0.02  # of the frames beyond that; fewer are not worth a warning
+MIN_TURNED_SHARE = 0.02  # of the frames beyond that; fewer are not worth a warning
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -255,7 +255,7 @@ def warn_of_turns(target: TargetProfile, driven: Driven) -> None:
     turns = []
     for axis, (least, largest), new in zip(("yaw", "pitch", "roll"), target.turns_deg, to_angles(head_rotation(driven.cameras))):
         beyond = (new < least - TURN_MARGIN_DEG) | (new > largest + TURN_MARGIN_DEG)
-        if beyond.mean() > TURNS_OFTEN:
+        if beyond.mean() > MIN_TURNED_SHARE:
             turns.append(f"{axis} {new.min():.0f} to {new.max():.0f} degrees where {least:.0f} to {largest:.0f} are known")
     if turns:
         views = f"the head turns further than {target.name}'s own frames show: {'; '.join(turns)}"
