@@ -20,7 +20,7 @@ from util.geometry import nearest_rotation, rotation_matrix, rotation_vector
 
 SMOOTHING_WINDOW_S = 0.25  # window of the local polynomial, shorter than a syllable
 SMOOTHING_ORDER = 2  # degree of that polynomial
-NOISE_PERCENTILE = 20  # per cent; the noise is estimated from this share of the frames, the ones with least motion
+NOISE_PERCENTILE = 20  # percentile of the local power over the frames that is taken as the noise
 NOISE_FACTOR = 1.5  # in standard deviations of that noise; larger changes count as motion
 MAX_REPEATED_CHANGE = 0.2  # relative to the usual change between frames; a frame that changes less repeats the one before
 MIN_REPEATED_SHARE = 0.04  # share of the frames; fewer repeated frames are coincidence
@@ -51,7 +51,7 @@ def steady(values: np.ndarray, fps: float, joined: np.ndarray | None = None) -> 
 
     A local polynomial (Savitzky & Golay 1964) over SMOOTHING_WINDOW_S gives the slow part. The residual is noise where it is weak and
     motion (a blink, a syllable) where it is strong; it is weighted by Wiener's gain from its local power, 1 - noise / power (the
-    estimate of Lee 1980, along time). The noise is estimated from the NOISE_PERCENTILE quietest per cent of each curve.
+    estimate of Lee 1980, along time). The noise is the NOISE_PERCENTILE of each curve's local power, times NOISE_FACTOR squared.
     """
     joined = np.arange(len(values)) > 0 if joined is None else joined
     window = _odd(SMOOTHING_WINDOW_S * fps, 5)

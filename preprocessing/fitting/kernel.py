@@ -39,7 +39,7 @@ EXPRESSION_STEP = 0.1  # change of a weight
 ROTATION_STEP = 0.004  # rad
 SCALE_STEP = 0.001  # relative
 SHIFT_STEP = 0.002  # iod
-MAX_JITTER_STEPS = 5.0  # accelerations of more steps (below) count as real motion, not as jitter
+MAX_JITTER_STEPS = 5.0  # in CAMERA_STEPS; larger accelerations count as real motion, not as jitter
 CAMERA_STEPS = np.array([ROTATION_STEP] * 3 + [SCALE_STEP] + [SHIFT_STEP] * 2)  # of a camera's six unknowns
 
 _PAIRS = ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))

@@ -2,7 +2,7 @@
 
 A landmark detector is biased towards usual faces. In rare poses and expressions the pose fitted to its points is degrees
 off, and skin, hairline and ears slide over the mesh. But the person's texture is the same in all frames, so it can correct the pose
-(analysis by synthesis, as in Face2Face, Thies et al. 2016, with optical flow instead of pixel differences, because flow converges from farther away):
+(analysis by synthesis, as in Face2Face, Thies et al. 2016, with optical flow instead of pixel differences, as flow reaches farther):
 
 1. The texture is the mean colour of every triangle over the key frames in which it faces the camera.
 2. The textured head is drawn at each frame's fit. Optical flow from the drawn head to the frame says where points of the upper face
