@@ -26,7 +26,7 @@ from util.layout import Run
 from util.video.reading import probe, read_frames
 from util.video.writing import VideoWriter
 
-REFERENCE_S = 3  # seconds at the beginning that tell the driver's identity and what is usual for it
+REFERENCE_S = 3  # first seconds of the video, which give the driver's identity and usual values
 
 
 def drive_person(folder: Path, frames: Iterable[np.ndarray], fps: Fraction) -> Iterator[np.ndarray]:

@@ -2,10 +2,10 @@
 
     python test.py --dataset_name D --target_id T                   self reenactment, with measures against the truth
     python test.py --dataset_name D --target_id T --source_id S     S drives T (after preprocessing/reenact.py)
-    python test.py ... --paste_back                                 besides, the head in the target's full original frames
+    python test.py ... --paste_back                                 also the head in the target's full original frames
 
 Writes results/<D>/<run>/<epoch>_epoch/test/<T> or <T>_<S>/ (util/results/folder.py). Finished results of the same checkpoint and the
-same inputs are kept; anything else is made anew.
+same inputs are kept; all others are made again.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
         "made": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
     }
     if options.paste_back:
-        make_plan(wanted, options.datasets_dir, options.audio)  # tells what is missing before the work begins
+        make_plan(wanted, options.datasets_dir, options.audio)  # raises an error before the synthesis if something is missing
     facts = results.read()
     if facts is not None and facts["key"] == key:
         say(f"already complete: {results.folder}")
@@ -127,7 +127,7 @@ def synthesise(
 
 def _one_target(options: TestOptions, dataset: Dataset) -> str:
     if options.target_id and options.source_id and dataset.read_pair(options.target_id, options.source_id):
-        return options.target_id  # who was driven from the profile of a run has no frames in the dataset
+        return options.target_id  # a person driven by a run's profile has no frames in the dataset
     names = choose_identities(options, dataset.identities())
     if len(names) > 1:
         raise UserError(f"dataset {options.dataset_name} has several persons ({', '.join(names[:8])}); say which with --target_id")

@@ -1,11 +1,11 @@
 """Train the generator of one person, or of all persons of a dataset.
 
-    python train.py --dataset_name D --target_id T               the published recipe
+    python train.py --dataset_name D --target_id T               the default recipe (as published: --preset literal)
     python train.py --dataset_name D --target_id T --preset preview --max_minutes 6
 
     torchrun --nproc_per_node 2 train.py ...                    on two GPUs (the wrappers: GPUS=2)
 
-Writes checkpoints/<D>/<name>/ (docs/formats.md). Ctrl-C and SIGTERM save first; the same command goes on from there, exactly.
+Writes checkpoints/<D>/<name>/ (docs/formats.md). Ctrl-C and SIGTERM save first; the same command resumes exactly there.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from models.head2head_model import Head2HeadModel
     from models.training.loop import Training
 
-MOST_PROFILES = 20  # each takes a second or two, for which the training would wait
+MAX_PROFILES = 20  # persons; each profile delays the training by a second or two
 
 
 def main(argv: Sequence[str] | None = None) -> int | None:
@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     from util.device import choose_device, choose_precision
 
     flow = choose_flow(options, files) if options.needs_flow else None
-    options = replace(options, flow=flow.name if flow else "dis")  # what auto stands for; any will do where none is needed
+    options = replace(options, flow=flow.name if flow else "dis")  # the method that auto chose; without use of flow, any value
     videos = open_videos(options, dataset, names)
     facts = {"identities": names, "face_model": videos.face_model, "data": data_key(dataset, names, videos)}
     beginning = check_run(files, options.as_dict(), facts, architecture=ARCHITECTURE, free=UNCRITICAL)
@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
         check_pretrained(options.load_pretrain, videos.face_model)
     device = choose_device(options.gpu_ids, processes.local_rank)
     dtype = choose_precision(options.precision, device)
-    processes.connect(device)  # all of them have read what was there before the first one writes
+    processes.connect(device)  # after all processes have read the run's state, before the first one writes
     prepare(options, dataset, names, flow, device, processes)
     sizes = {"batch_size": options.batch_size or 2, "max_frames_per_gpu": options.max_frames_per_gpu, "ngf": options.ngf}
     with advice_when_out_of_memory(sizes), StopSignal() as stop:
@@ -109,7 +109,7 @@ def open_videos(options: TrainOptions, dataset: Dataset, names: list[str]) -> Vi
 
 
 def data_key(dataset: Dataset, names: list[str], videos: VideoDataset) -> list[Any]:
-    """What the run learns from, to notice when that was replaced: the sequences, and where their frames come from."""
+    """Identifies the training data, so that a resumed run notices other data: the sequences, and the sources of their frames."""
     records = [dataset.read_record(name) for name in names]
     sequences = [[s.id, n] for s, n in zip(videos.sequences, videos.lengths)]
     return [sequences, [[r.sources, r.crop_box, r.face_model] if r else None for r in records]]
@@ -118,7 +118,7 @@ def data_key(dataset: Dataset, names: list[str], videos: VideoDataset) -> list[A
 def prepare(
     options: TrainOptions, dataset: Dataset, names: list[str], flow: FlowChoice | None, device: torch.device, processes: Processes
 ) -> None:
-    """Compute what training needs of the frames besides themselves and is not cached yet, together with the other processes."""
+    """Compute the flow, masks and head measures that are not cached yet, shared among the processes."""
     import torch
 
     from data.preparation import Recipe, choose_workers, share_items
@@ -136,14 +136,14 @@ def prepare(
         prepare_items(items, recipe, workers=workers, done=processes.report_alive)
     processes.wait("preparing flow, masks and heads")
     if flow and device.type == "cuda":
-        torch.cuda.empty_cache()  # what FlowNet2 took: the batch size is chosen by what is free
+        torch.cuda.empty_cache()  # FlowNet2's memory: the batch size is chosen by the free memory
 
 
 def write_profiles(dataset: Dataset, names: list[str], files: Run) -> None:
     """Write the persons' target profiles beside the checkpoint, so that driving them needs no dataset."""
     from preprocessing.driving.people import profile_of_dataset
 
-    if len(names) > MOST_PROFILES:
+    if len(names) > MAX_PROFILES:
         say(f"{len(names)} persons: target profiles are not written; scripts/write_profile.py makes them one by one")
         return
     for name in names:

@@ -12,10 +12,10 @@ def add_dataset_options(
     parser: argparse.ArgumentParser, dataset_help: str = "name of the dataset", name_help: str | None = "only this identity (default: all)"
 ) -> None:
     """Add --dataset_name, --datasets_dir and, unless name_help is None, --name."""
-    parser.add_argument("--dataset_name", required=True, help=dataset_help)
-    parser.add_argument("--datasets_dir", type=Path, help="folder of all datasets (default: datasets/ of this repository)")
+    parser.add_argument("--dataset_name", required=True, metavar="D", help=dataset_help)
+    parser.add_argument("--datasets_dir", type=Path, metavar="DIR", help="folder of all datasets (default: datasets/ of this repository)")
     if name_help is not None:
-        parser.add_argument("--name", help=name_help)
+        parser.add_argument("--name", metavar="NAME", help=name_help)
 
 
 def open_dataset(options: argparse.Namespace) -> Dataset:

@@ -106,7 +106,7 @@ _TYPES = typing.get_type_hints(Recipe)
 
 # What a preset changes in Recipe.
 PRESETS: dict[str, dict[str, Any]] = {
-    # The published networks and losses, trained several times faster and to better pictures (docs/log/).
+    # The published networks and losses, with faster training and better images (docs/log/).
     "default": {
         "batch_size": 0,
         "margin": 16,
@@ -121,9 +121,9 @@ PRESETS: dict[str, dict[str, Any]] = {
         "niter_step": 8,
         "epoch_frames": 650,
     },
-    # The published recipe to the letter: the reference.
+    # Exactly the published recipe, as a reference.
     "literal": {"precision": "fp32", "cuda_graphs": False},
-    # For a processor without a GPU: the best picture after a few minutes on two cores.
+    # Without a GPU: the best images after a few minutes on two cores.
     "preview": {
         "max_minutes": 6.0,
         "ema": 0.99,

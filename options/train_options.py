@@ -17,7 +17,7 @@ from util.cli import UserError, add_flag
 
 __all__ = ["ARCHITECTURE", "FLOWS", "PRESETS", "UNCRITICAL", "TrainOptions", "build_parser", "parse"]
 
-# What the networks' shapes depend on: it cannot change when a run is continued.
+# Settings that determine the networks' shapes; they cannot change when a run is continued.
 ARCHITECTURE = (
     "loadSize",
     "ngf",
@@ -33,7 +33,7 @@ ARCHITECTURE = (
     "use_eyes_D",
     "n_scales_temporal",
 )
-# Options that do not change what is learned: they may differ when an interrupted run is taken up again.
+# Options that do not affect the result; they may differ when an interrupted run is resumed.
 UNCRITICAL = frozenset(
     "dataset_name target_id name datasets_dir checkpoints_dir gpu_ids which_epoch preset max_minutes vgg_weights continue_train "
     "load_pretrain save_latest_freq save_epoch_freq keep_checkpoints tensorboard "
@@ -150,7 +150,7 @@ def parse(argv: Sequence[str] | None = None) -> TrainOptions:
 
 
 def _check(o: TrainOptions) -> None:
-    """Check what no setting's own range says."""
+    """Check settings that depend on one another, and files."""
     if o.niter + o.niter_decay < 1:
         raise UserError("--niter and --niter_decay are both 0: there is nothing to train")
     multiple = 2**o.n_downsample_G

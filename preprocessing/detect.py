@@ -40,13 +40,15 @@ from util.numeric import fill_gaps
 from util.video.reading import read_frames
 from util.video.sources import Part, find_videos, open_parts, read_parts
 
-MIN_FRAMES = 10  # least length of a video to train on
+MIN_FRAMES = 10  # shortest video to train on
 DETECT_SIDE = 640  # px; longer sides are shrunk to this for detection
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--original_videos_path", type=Path, help="video file or folder of videos (default: datasets/<D>/original_videos)")
+    p.add_argument(
+        "--original_videos_path", type=Path, metavar="PATH", help="video file or folder of videos (default: datasets/<D>/original_videos)"
+    )
     add_dataset_options(p, "name of the dataset; its folder is made if missing", "only this identity of the folder")
     p.add_argument("--split", choices=SPLITS, default="train", help="train: the video's end goes to test; test: all of it (default: train)")
     p.add_argument(
@@ -56,28 +58,44 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="mediapipe: 2 ms a frame, follows small faces; mtcnn: the original's, about 20 times slower without a GPU; both lead to "
         "nearly the same crop (default: mediapipe)",
     )
-    p.add_argument("--mtcnn_batch_size", type=int, default=8, help="frames per batch of mtcnn (default: 8)")
-    p.add_argument("--cropped_image_size", type=int, default=256, help="side of the written frames, pixels (default: 256)")
+    p.add_argument("--mtcnn_batch_size", type=int, default=8, metavar="N", help="frames per batch of mtcnn (default: 8)")
+    p.add_argument("--cropped_image_size", type=int, default=256, metavar="PX", help="side of the written frames, pixels (default: 256)")
     p.add_argument(
         "--margin",
         type=int,
         default=100,
+        metavar="PX",
         help="room around the face (hair line to chin), pixels of a 256-pixel crop: with 100 the face takes 156 of 256 (default: 100)",
     )
     p.add_argument(
         "--dst_threshold",
         type=float,
         default=0.3,
-        help="refuse a video whose smoothed face box moves by more than this part of the mean of the frame's sides (default: 0.3)",
+        metavar="X",
+        help="refuse a video whose smoothed face box moves by more than this fraction of the mean of the frame's sides (default: 0.3)",
     )
-    p.add_argument("--window_length", type=int, default=99, help="frames of the Savitzky-Golay filter over the boxes (default: 99)")
-    p.add_argument("--polyorder", type=int, default=3, help="order of that filter (default: 3)")
-    p.add_argument("--height_recentre", type=float, default=0.0, help="move the crop down by this part of its side, or up (default: 0)")
-    p.add_argument("--train_seq_length", type=int, default=50, help="frames of a train sequence (default: 50)")
-    p.add_argument("--test_seq_ratio", type=float, default=0.33, help="part of a train video that goes to test (default: 0.33)")
-    p.add_argument("--n_replicate_first", type=int, default=0, help="number of repetitions of the first frame at the start (default: 0)")
-    p.add_argument("--max_seconds", type=float, default=0, help="use only the first seconds of an identity (default: 0, all of it)")
-    p.add_argument("--gpu_id", type=int, default=0, help="GPU of mtcnn, negative for the CPU (default: 0)")
+    p.add_argument(
+        "--window_length", type=int, default=99, metavar="N", help="frames of the Savitzky-Golay filter over the boxes (default: 99)"
+    )
+    p.add_argument("--polyorder", type=int, default=3, metavar="N", help="order of that filter (default: 3)")
+    p.add_argument(
+        "--height_recentre",
+        type=float,
+        default=0.0,
+        metavar="X",
+        help="move the crop down by this fraction of its side; negative: up (default: 0)",
+    )
+    p.add_argument("--train_seq_length", type=int, default=50, metavar="N", help="frames of a train sequence (default: 50)")
+    p.add_argument(
+        "--test_seq_ratio", type=float, default=0.33, metavar="X", help="fraction of a train video that goes to test (default: 0.33)"
+    )
+    p.add_argument(
+        "--n_replicate_first", type=int, default=0, metavar="N", help="copies of the first frame to put at the start (default: 0)"
+    )
+    p.add_argument(
+        "--max_seconds", type=float, default=0, metavar="S", help="use only the first seconds of an identity (default: 0, all of it)"
+    )
+    p.add_argument("--gpu_id", type=int, default=0, metavar="N", help="GPU of mtcnn, negative for the CPU (default: 0)")
     o = p.parse_args(argv)
     for name, least, most in (
         ("mtcnn_batch_size", 1, 4096),

@@ -32,7 +32,7 @@ from util.layout import Dataset, write_table
 from util.layout import Sequence as FrameSequence
 from util.numeric import fill_gaps
 
-MAX_MISSED = 0.25  # largest part of an identity's frames without a face
+MAX_MISSED = 0.25  # largest share of an identity's frames without a face
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -41,10 +41,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     p.add_argument(
         "--landmarks",
         choices=("mediapipe", "dlib"),
-        help="method for the 68 points; pupils and dense mesh always come from MediaPipe (default: mediapipe; landmarks of a dataset of "
-        "the original system are kept)",
+        help="method for the 68 points; pupils and dense mesh always come from MediaPipe (default: mediapipe; a dataset of the "
+        "original system keeps its own)",
     )
-    p.add_argument("--dlib_file", type=Path, default=Path(DLIB_FILE), help=f"dlib's landmark model (default: {DLIB_FILE})")
+    p.add_argument("--dlib_file", type=Path, default=Path(DLIB_FILE), metavar="FILE", help=f"dlib's landmark model (default: {DLIB_FILE})")
     return p.parse_args(argv)
 
 

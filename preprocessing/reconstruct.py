@@ -2,7 +2,7 @@
 
     python preprocessing/reconstruct.py --dataset_name mine
 
-Writes, per frame, misc/ (camera), exp_coeffs/ (expression) and nmfcs/ (picture), and id_coeffs/<name>.txt, one identity
+Writes, per frame, misc/ (camera), exp_coeffs/ (expression) and nmfcs/ (image), and id_coeffs/<name>.txt, one identity
 vector for all frames of a person in both splits. Also works on frames and landmarks of a dataset that has no dataset.json.
 """
 
@@ -37,9 +37,9 @@ from util.image_io import read_image, write_image
 from util.layout import Dataset, continues, read_table, write_camera, write_table
 from util.layout import Sequence as FrameSequence
 
-VERSION = 3  # of the fit: a reconstruction of another version is made again
+VERSION = 3  # of the fit; reconstructions of another version are made again
 UPSTREAM = ("detect", "landmarks70")  # steps before this one
-POOR_ERROR = 0.06  # of the inter-ocular distance: a landmark error above it is worth a warning
+POOR_ERROR = 0.06  # inter-ocular distances; a mean landmark error above it causes a warning
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -184,7 +184,7 @@ def read_dense(sequence: FrameSequence) -> np.ndarray:
 
 
 def landmark_error(model: MorphableModel, fit: Fit, landmarks: np.ndarray, points: np.ndarray) -> float:
-    """Mean distance of the 51 inner landmarks from the fitted model's, as a part of the inter-ocular distance."""
+    """Mean distance of the 51 inner landmarks from the fitted model's, as a fraction of the inter-ocular distance."""
     place = {int(p): i for i, p in enumerate(points)}
     seen = landmarks[:, [place[int(p)] for p in DENSE_INDICES[:68]], :2]
     fitted = from_dense(fit.project(model))[:, :68]

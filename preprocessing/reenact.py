@@ -47,11 +47,11 @@ from util.hashing import sha256_of
 from util.image_io import write_image
 from util.layout import SPLITS, Dataset, Pair, Run, write_table
 
-VERSION = 1  # of the pairs: another one makes them again
+VERSION = 1  # of the pairs; those of another version are made again
 KINDS = ("source_images", "source_nmfcs", "source_landmarks70")
-TEMPLATE_FPS = Fraction(30)  # of a CSV that becomes a template, with no target to set the rate
-TURN_MARGIN_DEG = 8.0  # how far beyond the turns it was trained on a network is trusted
-TURNS_OFTEN = 0.02  # of the frames beyond that; fewer are not worth a warning
+TEMPLATE_FPS = Fraction(30)  # frame rate of a template made from a CSV without a target
+TURN_MARGIN_DEG = 8.0  # tolerance beyond the angles that the network was trained on
+MIN_TURNED_SHARE = 0.02  # share of the frames beyond it that causes a warning
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -70,10 +70,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="drive the target by the profile in this trained run's folder (default: by its frames in the dataset; if there are none, by "
         "the profile in <checkpoints_dir>/<dataset_name>/head2head_<T>)",
     )
-    p.add_argument("--checkpoints_dir", type=Path, help="folder of all runs (default: checkpoints/ of this repository)")
+    p.add_argument("--checkpoints_dir", type=Path, metavar="DIR", help="folder of all runs (default: checkpoints/ of this repository)")
     p.add_argument("--keep_target_pose", action="store_true", help="face reenactment: the head moves as the target's own frames do")
-    p.add_argument("--no_scale_or_translation_adaptation", action="store_true", help="the head is as large and where the source's is")
-    p.add_argument("--no_translation_adaptation", action="store_true", help="the head is where the source's is, in the target's size")
+    p.add_argument("--no_scale_or_translation_adaptation", action="store_true", help="keep the source's head size and position")
+    p.add_argument("--no_translation_adaptation", action="store_true", help="keep the source's head position; use the target's size")
     p.add_argument("--no_eye_gaze", action="store_true", help="write no eye landmarks, for networks trained with --no_eye_gaze")
     p.add_argument("--split_s", choices=SPLITS, default="test", help="frames of the source that drive (default: test)")
     p.add_argument("--split_t", choices=SPLITS, default="train", help="frames of the target to adapt to (default: train)")
@@ -85,12 +85,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="for instance jawOpen=+0.2,mouthSmile_L=0.3,yaw=10: a sign adds, a bare number sets; degrees",
     )
     p.add_argument("--save_template", type=Path, metavar="FILE", help="write the motion to a template (.json) for --drive; no images in it")
-    add_flag(p, "smoothing", True, "take tracking jitter and repeated frames out of the source's motion")
-    add_flag(p, "limit_expressions", True, "keep expressions softly to what the target's frames show")
+    add_flag(p, "smoothing", True, "remove tracking jitter and repeated frames from the source's motion")
+    add_flag(p, "limit_expressions", True, "limit expressions softly to the range of the target's frames")
     p.add_argument(
         "--face_model", choices=("auto", *FACE_MODELS), default="auto", help="check that both were fitted with it (default: any)"
     )
-    p.add_argument("--renderer", choices=("auto", "vulkan", "cpu"), default="auto", help="what draws the NMFC images (default: auto)")
+    p.add_argument("--renderer", choices=("auto", "vulkan", "cpu"), default="auto", help="renderer of the NMFC images (default: auto)")
     o = p.parse_args(argv)
     if o.target_id is None and o.save_template is None:
         raise UserError("nothing to do: give --target_id, the identity to drive, or --save_template")
@@ -145,14 +145,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         profile.numbers[place].tolist(),
         key,
     )
-    dataset.write_pair(pair)  # from here on the old files are replaced: nothing may take them for complete
+    dataset.write_pair(pair)  # marks the pair as incomplete while its files are replaced
     write_frames(dataset, model, profile, driven, pair, source, numbers, o)
     dataset.write_pair(replace(pair, complete=True))
     say(f"{pair.target}_{name}: {len(numbers)} frames ({pair.mode} reenactment)")
     return 0
 
 
-# ---- what is there ----
+# ---- inputs ----
 
 
 def find_target(dataset: Dataset, o: argparse.Namespace) -> Frames | TargetProfile:
@@ -195,7 +195,7 @@ def frame_numbers(source: Frames | None, count: int) -> list[int]:
 
 
 def pair_key(o: argparse.Namespace, kind: str, source: Frames | None, target: Frames | TargetProfile | None) -> dict[str, Any]:
-    """What a pair is made from: the same key and whole files need no new run."""
+    """Everything that a pair is made from: with the same key and complete files it need not be made again."""
     options = ("keep_target_pose", "no_scale_or_translation_adaptation", "no_translation_adaptation", "no_eye_gaze", "split_s", "split_t")
     options += ("exaggerate", "edit", "smoothing", "limit_expressions")
     people = {f.name: made_from(f) for f in (source, target) if f}
@@ -204,14 +204,14 @@ def pair_key(o: argparse.Namespace, kind: str, source: Frames | None, target: Fr
 
 
 def made_from(person: Frames | TargetProfile) -> dict[str, Any] | None:
-    """What says whether a person is still the same; None when nothing does (frames without a record)."""
+    """Identifies the version of a person's data; None for frames without a record."""
     if isinstance(person, TargetProfile):
         return {"profile": hashlib.sha256(person.to_bytes()).hexdigest()}
     return person.record.steps.get("reconstruct") if person.record else None
 
 
 def file_facts(path: Path, digest: str) -> dict[str, str]:
-    """What a pair's record says of the file that drives."""
+    """The entry of a driving file in a pair's record."""
     return {"kind": "arkit" if path.suffix.lower() == ".csv" else "template", "file": str(path.resolve()), "sha256": digest}
 
 
@@ -219,7 +219,7 @@ def is_complete(dataset: Dataset, target: str, source: str, key: dict[str, Any])
     pair = dataset.read_pair(target, source)
     if pair is None or not pair.complete or pair.made_from != key:
         return False
-    # without records nothing says whether the people are still the same
+    # without records a change of the data cannot be noticed
     if None in key["people"].values():
         return False
     whole = list(range(pair.frames[0], pair.frames[1] + 1))
@@ -233,7 +233,7 @@ def is_complete(dataset: Dataset, target: str, source: str, key: dict[str, Any])
 def drive_target(
     o: argparse.Namespace, model: MorphableModel, target: TargetProfile, motion: Motion, poses: np.ndarray | None, edits: Sequence[Edit]
 ) -> Driven:
-    """`drive` with the command's options. Raises: UserError when a file has no size or place of its own."""
+    """`drive` with the command's options. Raises: UserError when a driving file has no head size or position."""
     try:
         return drive(
             model,
@@ -251,11 +251,11 @@ def drive_target(
 
 
 def warn_of_turns(target: TargetProfile, driven: Driven) -> None:
-    """Say so when the driven head often turns further than the target's frames show: networks know nothing of those views."""
+    """Warn when the driven head often turns further than in the target's frames: the network has not seen those views."""
     turns = []
     for axis, (least, largest), new in zip(("yaw", "pitch", "roll"), target.turns_deg, to_angles(head_rotation(driven.cameras))):
         beyond = (new < least - TURN_MARGIN_DEG) | (new > largest + TURN_MARGIN_DEG)
-        if beyond.mean() > TURNS_OFTEN:
+        if beyond.mean() > MIN_TURNED_SHARE:
             turns.append(f"{axis} {new.min():.0f} to {new.max():.0f} degrees where {least:.0f} to {largest:.0f} are known")
     if turns:
         views = f"the head turns further than {target.name}'s own frames show: {'; '.join(turns)}"
@@ -272,7 +272,7 @@ def write_frames(
     numbers: Sequence[int],
     o: argparse.Namespace,
 ) -> None:
-    """Write the pair's images and landmarks; what an earlier run left is removed first."""
+    """Write the pair's images and landmarks; those of an earlier run are removed first."""
     sequence = dataset.pair(pair.target, pair.source)
     for kind in KINDS:
         shutil.rmtree(sequence.folder(kind), ignore_errors=True)
@@ -290,7 +290,7 @@ def write_frames(
 
 
 def link(original: Path, copy: Path) -> None:
-    """The same file under a second name, or a copy where the disk knows no such thing. Frames are never changed in place."""
+    """Hard link to a file, or a copy where the file system has none. Frames are never changed in place."""
     copy.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(original, copy)

@@ -6,26 +6,7 @@
 Works on any machine: a measure is left out, with the reason, when something it needs is missing (MediaPipe, a network's weights, the
 dataset). Frames copied from another machine may be images (fake/*.png) or videos alone (all.mp4, only_fake.mp4).
 
-**Self reenactment** (definitions in util/metrics.py): APD-L2, MAPD-L2, mouth-APD-L2, PSNR, SSIM, flicker, eye-landmarks, DAI-L1, AED-L1,
-ARD-L1. The first five also for the *nearest training frame*: for every frame, the training frame with the nearest pose and expression
-(`nearest_frames`) stands in for the synthesised one. A network must do better than that to have learned anything. "ratio" is the measure
-divided by the nearest frame's.
-
-**Self reenactment and driving by another**: correlation over time between curves of the synthesised frames and of the driving frames (the
-real ones, or the driver's): mouth opening, opening of each eye, gaze x and y, yaw, pitch, roll (fitting/refit.py), -1..1. In face
-reenactment the angles are those of the target's own frames. Curves that hardly move in the driving frames are left out: their
-correlation would be that of noise. `expression-correlation`: the mean of the correlations of all expression weights, weighted by their
-variance in the driving frames. `jitter-ratio`: median size of the second differences over time of the 51 inner landmarks, synthesised
-divided by driving, both in pixels of the same size; above 1, the synthesised frames tremble more.
-
-**Driven by another**: `identity-distance-target`: L1 distance between the identity fitted to the synthesised frames and the target's,
-standard deviations summed. `identity-distance-source`: to the driver's, which should be larger.
-
-**With networks, if their weights are there** (--download fetches them): `LPIPS` (Zhang et al., CVPR 2018; AlexNet, 0..1, lower is
-better), `FID` (Heusel et al., NeurIPS 2017; Inception of torch-fidelity; biased upwards for a few hundred frames, so compare only equal
-numbers of frames), `identity-similarity`: cosine of FaceNet's embeddings (Schroff et al., CVPR 2015; InceptionResnetV1 trained on
-VGGFace2, from facenet-pytorch) of the synthesised face and the real one of that frame, or the mean of the target's training frames when
-another drives; -1..1.
+Measures and their definitions: docs/formats.md, section "Measures".
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Compute what training needs of the frames besides themselves: optical flow, masks of persons, measures of heads.
+"""Compute the optical flow, person masks and head measures that training needs.
 
     python scripts/prepare_training.py --dataset_name D                     all identities, one worker process per core
     python scripts/prepare_training.py --dataset_name D --target_id T       one identity
 
-train.py does the same for what is missing; for many identities this command does it ahead, on a machine without a GPU if you like.
-What is there already, made from the same frames, is left as it is, so the command may be interrupted and run again.
+train.py does the same for what is missing; for many identities this command does it in advance, also on a machine without a GPU.
+Up-to-date files are kept, so the command may be interrupted and run again.
 Give it the --loadSize, --flow and --perspective that train.py will get (--preset preview: --loadSize 128 --flow none --perspective).
 """
 

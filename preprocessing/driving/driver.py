@@ -1,4 +1,4 @@
-"""The driver: a person's own motion, measured against what is usual for that person, and put onto a target frame by frame."""
+"""The driver: a person's motion relative to a reference of the same person, retargeted frame by frame."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from preprocessing.fitting.frame import FrameFit
 from preprocessing.fitting.video import fit_video
 from util.cli import UserError
 
-LEAST_FRAMES = 10  # that show a face, for a reference: fewer say nothing of what is usual
+MIN_REFERENCE_FRAMES = 10  # frames with a face; from fewer, medians and means are not reliable
 
 
 @dataclass(frozen=True)
 class DriverReference:
-    """What is usual for a driver; motion is what differs from it."""
+    """A driver's identity and usual values (means, medians); motion is measured relative to them."""
 
     identity: np.ndarray  # float64 [K_id]
     placement: Placement  # mean size and place in the driver's frames
@@ -60,7 +60,7 @@ class DriverReference:
         Raises: UserError when too few frames show a face.
         """
         seen = [dense[:, :2] for dense in landmarks if dense is not None]
-        if len(seen) < LEAST_FRAMES:
+        if len(seen) < MIN_REFERENCE_FRAMES:
             raise UserError(f"a face is seen in {len(seen)} of the driver's first {len(landmarks)} frames; begin where it is seen well")
         try:
             fit = fit_video(model, np.stack(seen))
@@ -77,9 +77,9 @@ def _pupils(model: MorphableModel, person: Person) -> np.ndarray:
 
 
 def read_motion(model: MorphableModel, person: Person, reference: DriverReference | None = None) -> Motion:
-    """The motion of a fitted identity, as it was fitted.
+    """The unfiltered motion of a fitted identity.
 
-    reference: what is usual for the person (default: what is usual in these frames).
+    reference: the person's usual values (default: those of these frames).
     """
     reference = reference or DriverReference.of(model, person)
     cameras, placement = person.cameras, reference.placement
@@ -97,12 +97,12 @@ def read_motion(model: MorphableModel, person: Person, reference: DriverReferenc
 
 
 class Driver:
-    """Puts a driver's frames onto a target, one after the other, each known only from the past.
+    """Retargets a driver's frames one by one, without looking ahead.
 
-    target: the trained person. reference: what is usual for the driver.
+    target: the trained person. reference: the driver's usual values.
     scale, translation, exaggerate, limit, edits: as in preprocessing.driving.retarget.drive, which does the same to a finished video.
-    smooth_s: time constant of an exponential filter of the head's size and place, seconds; 0: none. It stands for the centred moving
-        average of finished videos, and lags by as much.
+    smooth_s: time constant of an exponential filter of the head's size and place, seconds; 0: none. It replaces the centred moving
+        average of finished videos, and lags by about this time.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
-"""Filters over the time of a finished motion. All of them look ahead, so nothing lags; none reaches over a cut.
+"""Filters over time for a finished motion. All of them look ahead, so nothing lags; none reaches across a cut.
 
-- **Jitter** is what remains of tracking noise: `steady` takes it away.
-- **Repeated frames** (a 24 or 25 frames/s film stored as 30) make motion halt several times a second: `even_out` moves it on.
+- **Jitter** from tracking noise is removed by `steady`.
+- **Repeated frames** (a 24 or 25 frames/s film stored as 30) make motion halt several times a second; `even_out` spreads it evenly.
 - The driven head's size and place are smoothed by `moving_average`.
 """
 
@@ -18,20 +18,20 @@ from scipy.signal import savgol_filter
 from preprocessing.driving.motion import Motion
 from util.geometry import nearest_rotation, rotation_matrix, rotation_vector
 
-STEADY_S = 0.25  # seconds of the polynomial that jitter is measured against: shorter than a syllable
-STEADY_ORDER = 2  # of that polynomial
-NOISE_PERCENTILE = 20  # of the frames: those in which least happens tell the noise
-NOISE_FACTOR = 1.5  # standard deviations of that noise above which a change begins to count as motion
-REPEATED = 0.2  # of the usual change: a picture that changes less repeats the one before
-REPEATED_OFTEN = 0.04  # of the frames; fewer are chance
-# How far towards an even pace motion is moved, 0 to 1. 1 halves the accelerations of a film stored at another rate, but shows fast
-# lips up to half a frame beside their sound; 0.5 does most of it.
-EVENED = 0.5
-AVERAGE_S = 0.5  # seconds of the moving average: 15 frames of 30 a second
+SMOOTHING_WINDOW_S = 0.25  # window of the local polynomial, shorter than a syllable
+SMOOTHING_ORDER = 2  # degree of that polynomial
+NOISE_PERCENTILE = 20  # percentile of the local power over the frames that is taken as the noise
+NOISE_FACTOR = 1.5  # in standard deviations of that noise; larger changes count as motion
+MAX_REPEATED_CHANGE = 0.2  # relative to the usual change between frames; a frame that changes less repeats the one before
+MIN_REPEATED_SHARE = 0.04  # share of the frames; fewer repeated frames are coincidence
+# How far frames are moved towards an even pace, 0 to 1. 1 halves the accelerations of a film stored at another rate, but shifts fast
+# lips by up to half a frame against their sound; 0.5 has most of the effect.
+EVEN_PACE_SHARE = 0.5
+AVERAGE_S = 0.5  # window of the moving average: 15 frames at 30 frames/s
 
 
 def runs(joined: np.ndarray) -> list[slice]:
-    """The stretches of frames that follow one another, from joined [N] bool."""
+    """Uninterrupted runs of frames. joined: bool [N], whether a frame continues the one before."""
     starts = np.flatnonzero(~joined | (np.arange(len(joined)) == 0))
     return [slice(a, b) for a, b in zip(starts, [*starts[1:], len(joined)])]
 
@@ -47,45 +47,45 @@ def moving_average(values: np.ndarray, fps: float, joined: np.ndarray | None = N
 
 
 def steady(values: np.ndarray, fps: float, joined: np.ndarray | None = None) -> np.ndarray:
-    """Take jitter out of curves [N, C] without lag and without flattening what is quick.
+    """Remove jitter from curves [N, C] without lag and without flattening quick motion.
 
-    A local polynomial (Savitzky & Golay 1964) over STEADY_S gives the slow part. What is left over is noise where it is weak and
-    motion (a blink, a syllable) where it is strong, and is weighted by Wiener's gain from its local power, 1 - noise / power (the
-    estimate of Lee 1980, along time). The noise is told by the NOISE_PERCENTILE quietest frames of each curve.
+    A local polynomial (Savitzky & Golay 1964) over SMOOTHING_WINDOW_S gives the slow part. The residual is noise where it is weak and
+    motion (a blink, a syllable) where it is strong; it is weighted by Wiener's gain from its local power, 1 - noise / power (the
+    estimate of Lee 1980, along time). The noise is the NOISE_PERCENTILE of each curve's local power, times NOISE_FACTOR squared.
     """
     joined = np.arange(len(values)) > 0 if joined is None else joined
-    window = _odd(STEADY_S * fps, 5)
+    window = _odd(SMOOTHING_WINDOW_S * fps, 5)
     slow = np.empty(values.shape, np.float64)
     for part in runs(joined):
         count = len(range(*part.indices(len(values))))
         fits = min(window, count if count % 2 else count - 1)
-        slow[part] = savgol_filter(values[part], fits, STEADY_ORDER, axis=0) if fits > STEADY_ORDER else values[part]
+        slow[part] = savgol_filter(values[part], fits, SMOOTHING_ORDER, axis=0) if fits > SMOOTHING_ORDER else values[part]
     quick = values - slow
     power = np.maximum(uniform_filter1d(quick**2, window, axis=0, mode="nearest"), 0)
     noise = NOISE_FACTOR**2 * np.percentile(power, NOISE_PERCENTILE, axis=0)
-    # The strongest window that a frame lies in decides, so a blink's flanks are kept with its peak; the average takes the steps out.
+    # The strongest window that contains a frame decides, so a blink's flanks are kept with its peak; the average removes steps.
     power = maximum_filter1d(power, window, axis=0, mode="nearest")
     gain = np.maximum(0, 1 - noise / np.maximum(power, 1e-30))
     return slow + quick * uniform_filter1d(gain, window, axis=0, mode="nearest")
 
 
 def repeated_frames(change: np.ndarray, fps: float) -> np.ndarray:
-    """Which frames only repeat the one before, by how much the picture changes: bool [N].
+    """Find frames that only repeat the one before, by how little the image changes: bool [N].
 
-    change: [N], mean difference of each picture to the one before (any unit; the first is not used). Repeated are those that change
-    less than a fifth of what is usual around them. A few such frames are chance (a head that comes to rest): then none are taken.
+    change: [N], mean difference of each image to the one before (any unit; the first is not used). A frame is repeated when it
+    changes less than MAX_REPEATED_CHANGE times the median around it. Below MIN_REPEATED_SHARE of the frames (a head at rest), none is.
     """
     usual = median_filter(np.r_[change[1:2], change[1:]], size=_odd(fps), mode="reflect")
-    repeated = change < REPEATED * usual
+    repeated = change < MAX_REPEATED_CHANGE * usual
     repeated[:1] = False
-    return repeated if repeated.mean() > REPEATED_OFTEN else np.zeros(len(change), bool)
+    return repeated if repeated.mean() > MIN_REPEATED_SHARE else np.zeros(len(change), bool)
 
 
 def even_out(motion: Motion, repeated: np.ndarray, joined: np.ndarray) -> Motion:
     """Spread motion evenly over frames of which some only repeat the one before.
 
-    repeated: bool [N]. The frames that are new are moved towards an even pace within half a second; the motion between them is
-    interpolated (Fritsch & Carlson 1980, no overshoot). None moves by as much as the time of one frame.
+    repeated: bool [N]. New frames are moved towards an even pace within half a second; the motion between them is
+    interpolated (Fritsch & Carlson 1980, no overshoot). No frame moves by one frame or more.
     """
     new = ~repeated | ~joined
     if new.all():
@@ -98,7 +98,7 @@ def even_out(motion: Motion, repeated: np.ndarray, joined: np.ndarray) -> Motion
         own = (seen >= part.start) & (seen < part.stop)
         enough = min(window, own.sum() - (own.sum() + 1) % 2)
         place[own] = savgol_filter(seen[own].astype(float), enough, 1) if enough > 1 else seen[own]
-    place = np.clip(seen + EVENED * (place - seen), seen - 0.99, seen + 0.99)
+    place = np.clip(seen + EVEN_PACE_SHARE * (place - seen), seen - 0.99, seen + 0.99)
 
     def spread(curves: np.ndarray) -> np.ndarray:
         out = curves.copy()

@@ -1,9 +1,9 @@
 """Fitting a morphable model to a person's landmarks frame after frame, without looking ahead.
 
-The energy is that of the whole-video fit (preprocessing/fitting/kernel.py), of all frames up to the present one. What the earlier
-frames say about the newest camera is kept as a normal matrix of the last two cameras, from which older ones have been eliminated
-(an information filter); the smoothness terms tie the newest camera to them, so that the past is believed as far as it
-is known, and no more. The expression is tied to the last one.
+The energy is that of the whole-video fit (preprocessing/fitting/kernel.py), of all frames up to the present one. The information of earlier
+frames about the newest camera is stored as a normal matrix of the last two cameras, from which older ones have been eliminated
+(an information filter); the smoothness terms tie the newest camera to them, weighted by how certain they are.
+The expression is tied to that of the last frame.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from preprocessing.face_models.morphable import MorphableModel
 from preprocessing.fitting.kernel import EXPRESSION_SMOOTHNESS, EXPRESSION_STEP, HUBER, Kernel, bend_weights, descend_function, moved
 from util.geometry import Cameras, rotation_vector
 
-FIRST_ROUNDS, ROUNDS = 8, 2  # Gauss-Newton rounds of a frame without and with earlier ones
-SWEEPS = 8  # of the coordinate descent over the expression, each round
-FORGET_S = 0.5  # seconds after which earlier frames say nothing any more
-JUMP = 0.5  # iod; landmarks that lie so far from the last ones on the mean begin anew
+FIRST_ROUNDS, ROUNDS = 8, 2  # Gauss-Newton rounds for a first frame, and for a frame with earlier ones
+SWEEPS = 8  # sweeps of coordinate descent over the expression, per round
+FORGET_S = 0.5  # seconds without landmarks after which earlier frames are ignored
+JUMP_IOD = 0.5  # inter-ocular distances; landmarks that move farther on average restart the fit
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class FrameFitter:
             return self._last
         seen = np.asarray(landmarks[:, :2], np.float64)
         moved_iod = 0.0 if self._last is None else self._moved_iod(seen)
-        if self._last is None or self._since_s > FORGET_S or moved_iod > JUMP:
+        if self._last is None or self._since_s > FORGET_S or moved_iod > JUMP_IOD:
             self._begin(seen)
         else:
             self._go_on(seen, fast=moved_iod > HUBER)
@@ -78,7 +78,7 @@ class FrameFitter:
         return self._last
 
     def _moved_iod(self, seen: np.ndarray) -> float:
-        """How far the landmarks are from the last ones on the mean."""
+        """Mean distance of the landmarks from the last ones, in inter-ocular distances."""
         return float(np.linalg.norm(seen - self._landmarks, axis=1).mean() / (self._cameras.scale[-1] * self._kernel.iod))
 
     def _begin(self, seen: np.ndarray) -> None:
@@ -103,7 +103,7 @@ class FrameFitter:
     def _go_on(self, seen: np.ndarray, fast: bool) -> None:
         """Fit a frame to itself and those before it.
 
-        fast: the points are so far from the last ones that Huber's loss would hold the camera back; it is sought in closed form first.
+        fast: the points moved so far that Huber's loss would hold the camera back; it starts from the closed-form solution instead.
         """
         kernel = self._kernel
         unit = float(self._cameras.scale[-1]) * kernel.iod
@@ -113,7 +113,7 @@ class FrameFitter:
         count = len(past)
         old, new = slice(0, 6 * count), slice(6 * count, 6 * count + 6)
         pace = self._since_s / self._step_s if count > 1 else 1.0  # the present time step in units of the last one
-        slower = max(1.0, pace)  # within a longer step more is jitter
+        slower = max(1.0, pace)  # within a longer time step, jitter is larger
         going_on = pace * _difference(past[1:], past[:-1]) if count > 1 else 0.0
         stencil = np.concatenate([pace * np.eye(6), -(1 + pace) * np.eye(6), np.eye(6)], 1)  # [6, 18]
         camera, change = past[-1:], np.zeros(6 * count)  # of the earlier cameras
@@ -123,12 +123,12 @@ class FrameFitter:
         for i in range(ROUNDS):
             normal, right = np.zeros((new.stop, new.stop)), np.zeros(new.stop)
             normal[old, old] = self._known
-            if count > 1 and i > 0:  # the first round finds out where the camera is without regard to smoothness
+            if count > 1 and i > 0:  # the first round locates the camera without smoothness
                 bend = (_difference(camera, past[1:]) - going_on)[0]  # with the earlier cameras as they were
                 weight = bend_weights((bend + stencil[:, old] @ change)[None] / slower)[0] / slower**2
                 normal += stencil.T @ (weight[:, None] * stencil)
                 right -= stencil.T @ (weight * bend)
-            # eliminate the earlier cameras: what they say about this one
+            # eliminate the earlier cameras
             share = np.linalg.solve(normal[old, old], np.concatenate([normal[old, new], right[old, None]], 1))
             tie, pull = normal[new, new] - normal[new, old] @ share[:, :6], right[new] - normal[new, old] @ share[:, 6]
             step = self._solve_expression(rows, camera, tie, pull, EXPRESSION_SMOOTHNESS / slower)

@@ -27,19 +27,19 @@ from preprocessing.fitting.weights import RELATIONS, point_weights
 from util.geometry import Cameras, rotation_matrix
 
 NOISE = 0.02  # iod; errors of neighbouring points agree, so this is larger than the scatter of one
-HUBER = 0.08  # iod; larger residuals pull no harder
+HUBER = 0.08  # iod; threshold of Huber's loss: the pull of larger residuals is constant
 EXPRESSION_PRIOR = 40.0  # small against the thousands with which points determine a shape like jawOpen
 # Where several shapes explain the points: a mouth is opened by the jaw rather than by the lips around it, and a lid that
 # lowers a little follows the gaze, or squints, rather than begins a blink.
 PRIOR_FACTORS = {"jawOpen": 0.1, "eyeBlink": 4.0}
 PRIOR_FACTORS |= dict.fromkeys(("mouthClose", "mouthLowerDown", "mouthShrugLower", "mouthRollLower"), 10.0)
-# What counts as jitter from frame to frame; larger motion is believed.
-EXPRESSION_SMOOTHNESS = 60.0
+# Scale of jitter from frame to frame; the penalty of larger motion levels off.
+EXPRESSION_SMOOTHNESS = 60.0  # weight of the squared change of an expression weight between frames
 EXPRESSION_STEP = 0.1  # change of a weight
 ROTATION_STEP = 0.004  # rad
 SCALE_STEP = 0.001  # relative
 SHIFT_STEP = 0.002  # iod
-BELIEVED = 5.0  # steps; an acceleration of that many is taken for real
+MAX_JITTER_STEPS = 5.0  # in CAMERA_STEPS; larger accelerations count as real motion, not as jitter
 CAMERA_STEPS = np.array([ROTATION_STEP] * 3 + [SCALE_STEP] + [SHIFT_STEP] * 2)  # of a camera's six unknowns
 
 _PAIRS = ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))
@@ -83,7 +83,7 @@ class Linearised:
 
 @lru_cache(maxsize=1)
 def descend_function():
-    """The compiled coordinate descent over expressions (numba is imported only by who fits)."""
+    """The compiled coordinate descent over expressions (numba is imported only when something is fitted)."""
     from numba import njit
 
     def descend(gram, metric, slope, cross, pull, prior, smooth, step, low, high, joined, order, sweeps, expression):
@@ -256,7 +256,7 @@ def bend_weights(bend: np.ndarray) -> np.ndarray:
     """Weights [N, 6] of the squares of cameras' accelerations [N, 6]: Geman and McClure's, for rotation, scale and shift apart."""
     scaled = bend / CAMERA_STEPS
     size = np.stack([np.linalg.norm(scaled[:, part], axis=1) for part in (slice(0, 3), slice(3, 4), slice(4, 6))], 1)
-    return (1 / (1 + (size / BELIEVED) ** 2) ** 2)[:, [0, 0, 0, 1, 2, 2]] / CAMERA_STEPS**2
+    return (1 / (1 + (size / MAX_JITTER_STEPS) ** 2) ** 2)[:, [0, 0, 0, 1, 2, 2]] / CAMERA_STEPS**2
 
 
 def chunks(count: int) -> list[slice]:

@@ -1,8 +1,8 @@
-"""Photometric refinement of a video's fit: the frames' pixels correct what the landmarks say.
+"""Photometric refinement of a video's fit: the frames' pixels correct the landmarks.
 
-A landmark detector answers with what faces usually look like. In rare poses and expressions the pose fitted to its points is degrees
+A landmark detector is biased towards usual faces. In rare poses and expressions the pose fitted to its points is degrees
 off, and skin, hairline and ears slide over the mesh. But the person's texture is the same in all frames, so it can correct the pose
-(analysis by synthesis, as in Face2Face, Thies et al. 2016, with flow in place of pixel differences, because flow reaches farther):
+(analysis by synthesis, as in Face2Face, Thies et al. 2016, with optical flow instead of pixel differences, as flow reaches farther):
 
 1. The texture is the mean colour of every triangle over the key frames in which it faces the camera.
 2. The textured head is drawn at each frame's fit. Optical flow from the drawn head to the frame says where points of the upper face
@@ -32,23 +32,23 @@ from util.sampling import spread
 MAX_POINTS, MIN_POINTS = 200, 20  # tracked points of the surface; with fewer there is no refinement
 KEYFRAMES = 64
 ROUNDS = 5  # over the key frames
-OVER_RELAXATION = 1.8  # factor on the flow: between a blurred texture and a frame it falls short; so it converges in half as many rounds
+OVER_RELAXATION = 1.8  # factor on the flow, which is too short between a blurred texture and a frame; halves the number of rounds
 FINAL_OVER_RELAXATION = 1.4  # the same for the one round over all frames, where a larger factor causes jitter
 OFFSET_PRIOR = 0.1  # (px/cm)^2 a frame: holds points to the model's surface while the head hardly turns
 OFFSET_MAX_CM = 5.0  # largest distance of a point from the model's surface
-MAX_ERROR_RATIO = 0.97  # of the colour error after to that before; a smaller improvement means that the texture is no help
+MAX_ERROR_RATIO = 0.97  # of the colour errors after and before; with less improvement the refinement is discarded
 SIDE = 256  # pixels; larger frames are reduced to this size
 _MIN_FACING = 0.25  # cosine between a triangle's normal and the viewing direction; triangles below it are not drawn
-_SELDOM_SEEN = 30  # per cent of the triangles, seen least: at the head's edge the background mixes into their colours
-_FEATURE_CM = 1.0  # no tracked points nearer to lids and irises, where the surface changes its looks
+_LEAST_SEEN_PERCENT = 30  # of the triangles are not tracked: the least seen lie at the head's edge, where background mixes in
+_FEATURE_CM = 1.0  # smallest distance of tracked points from lids and irises, where the appearance changes
 
 
 @dataclass(frozen=True)
 class _Frame:
-    """What a frame shows of the drawn head."""
+    """Measurements of the drawn head in one frame."""
 
-    places: np.ndarray  # float32 [P, 2] of the surface points, pixels; where the fit has them if they are not seen
-    flow: np.ndarray  # float32 [P, 2] from where the fit has them to there, 0 if they are not seen
+    places: np.ndarray  # float32 [P, 2] of the surface points, pixels; those of the fit where not seen
+    flow: np.ndarray  # float32 [P, 2] from the places of the fit to these, 0 where not seen
     distance: float  # mean length of the flow over the drawn head, pixels
     error: float  # mean difference of the frame from the drawn head, grey levels
 
@@ -62,7 +62,7 @@ def refine(
     read_frame: Callable[[int], np.ndarray],
     desc: str = "photometric refinement",
 ) -> Fit:
-    """Refine a fit of `fit_video` by the frames themselves; the identity stays.
+    """Refine a fit of `fit_video` by the frames' pixels; the identity stays fixed.
 
     landmarks, points, joined: as for `fit_video`. read_frame: frame's index -> uint8 [H, W, 3] RGB; called from threads.
     Returns the given fit when the refinement brings the drawn head no nearer to the frames.
@@ -209,7 +209,7 @@ def surface_points(model: MorphableModel, seen: np.ndarray) -> np.ndarray:
     """
     middles = model.mean[model.triangles].mean(1)
     place = {int(p): x for p, x in zip(model.landmark_ids, model.landmark_model[0])}
-    good = seen > (np.percentile(seen[seen > 0], _SELDOM_SEEN) if seen.any() else 0)
+    good = seen > (np.percentile(seen[seen > 0], _LEAST_SEEN_PERCENT) if seen.any() else 0)
     good &= model.depth_bias[model.triangles].max(1) <= 0
     good &= middles[:, 1] > place[NOSE_BASE][1]
     features = np.array([place[p] for p in (*LIDS, *range(SKIN, N_POINTS)) if p in place])
@@ -264,7 +264,7 @@ def _grey(frame: np.ndarray) -> np.ndarray:
 
 
 def _corners(vertices: np.ndarray, triangles: np.ndarray) -> np.ndarray:
-    """Corners of triangles: [3 (axes), 3 (corners), F]. Axis by axis, as numpy is many times quicker so than row by row."""
+    """Corners of triangles: [3 (axes), 3 (corners), F]. Axis by axis, which is many times faster in numpy than row by row."""
     return np.take(np.ascontiguousarray(vertices.T), triangles.T, axis=1)
 
 

@@ -1,5 +1,4 @@
-"""Finding a face again in finished frames, real or synthesised: what compute_distances.py, compute_eye_landmarks_distance.py and
-scripts/evaluate.py measure with."""
+"""Landmarks and face model fitted to finished frames, real or synthesised, for the measures of scripts/evaluate.py and compute_*.py."""
 
 from __future__ import annotations
 
@@ -23,7 +22,7 @@ from util.face.landmarks import eye_openings, mouth_opening
 from util.image_io import read_image
 from util.numeric import fill_gaps
 
-MIN_FOUND = 0.5  # of the frames in which a face must be found, or there is nothing to fit
+MIN_FOUND = 0.5  # share of the frames in which a face must be found
 ANGLES = ("yaw", "pitch", "roll")
 # Curves of a head over time, and the standard deviations below which they are noise (scripts/bench/reenact.py)
 CURVES = {"mouth": 0.03, "eye R": 0.03, "eye L": 0.03, "gaze x": 0.02, "gaze y": 0.02, "yaw": 0.5, "pitch": 0.5, "roll": 0.5}

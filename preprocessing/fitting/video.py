@@ -22,20 +22,20 @@ from util.geometry import Cameras, rotation_vector
 from util.numeric import fill_gaps
 from util.sampling import spread
 
-IDENTITY_FRAMES = 160  # frames that decide on the identity
-IDENTITY_EVIDENCE = 3.0  # as many independent frames they count for against the prior
-JUMP = 0.15  # iod; a face that is seen so far from its neighbours' median is a mistake of the detector
+IDENTITY_FRAMES = 160  # frames that the identity is fitted to
+IDENTITY_EVIDENCE = 3.0  # number of independent frames that they count as, against the prior
+JUMP_IOD = 0.15  # inter-ocular distances; a face farther from the median of its neighbours is a detection error
 
 _STENCIL = (1.0, -2.0, 1.0)  # of second differences
 
 
 @dataclass(frozen=True)
 class SurfacePoints:
-    """Points of a model's surface, the middles of triangles, that were found in frames besides the landmarks."""
+    """Points of a model's surface, the middles of triangles, found in frames in addition to the landmarks."""
 
     triangles: np.ndarray  # int [P, 3], vertices
     places: np.ndarray  # [N, P, 2], pixels
-    offsets: np.ndarray  # [P, 3], model units: where the person has them, less where the model has
+    offsets: np.ndarray  # [P, 3], model units: place on the person minus place on the model
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def fit_video(
         points: which of the 478 dense points the columns are (default: all 478 in order).
         joined: bool [N], whether a frame goes on from the one before (default: all but the first).
         identity: [K_id] of a person already known (default: found from the video).
-        surface: what else was found in the frames; above the base of the nose it outweighs the landmarks, but for lids and irises.
+        surface: further points found in the frames; above the base of the nose they outweigh the landmarks, except lids and irises.
 
     Raises:
         ValueError: when no frame has landmarks, they are no face, or shapes do not fit.
@@ -91,7 +91,7 @@ def fit_video(
     if not unit > 1e-3:
         raise ValueError("the landmarks lie in one place")
     seen = fill_gaps((seen - centre) / unit, ~valid)
-    alone = ~joined & ~np.r_[joined[1:], False]  # a frame out of its video has no neighbours to jump away from
+    alone = ~joined & ~np.r_[joined[1:], False]  # an isolated frame has no neighbours to compare with
     valid &= alone | ~_jumps(seen)
     seen = fill_gaps(seen, ~valid)
 
@@ -105,13 +105,13 @@ def fit_video(
 
 
 def _jumps(seen: np.ndarray) -> np.ndarray:
-    """Frames in which all points leave the median of five frames: the detector took something else for the face. bool [N]."""
+    """Frames whose points are on average farther than JUMP_IOD from the median of five frames, a false detection: bool [N]."""
     padded = np.concatenate([seen[:1], seen[:1], seen, seen[-1:], seen[-1:]])
     away = np.empty(len(seen))
     for part in chunks(len(seen)):
         nearby = np.stack([padded[part.start + i : part.stop + i] for i in range(5)])
         away[part] = np.linalg.norm(seen[part] - np.median(nearby, 0), axis=-1).mean(1)
-    return away > JUMP
+    return away > JUMP_IOD
 
 
 class VideoFitter(Kernel):

@@ -1,6 +1,6 @@
 """The fixed square crop box of a video, chosen from the boxes of its face.
 
-Boxes are [left, top, right, bottom] in pixels of the frame; the face's reach from the hair line to the chin.
+Boxes are [left, top, right, bottom] in pixels of the frame; face boxes reach from the hair line to the chin.
 """
 
 from __future__ import annotations
@@ -8,10 +8,10 @@ from __future__ import annotations
 import numpy as np
 
 REFERENCE_SIZE = 256  # px, side of the crop in whose pixels the margin counts
-LEAST_ROOM = 1.05  # least side of the crop, as a multiple of the room that the face takes over time
-# Where the frame is too small for the wanted crop, this part of the missing size moves the box up: room for hair is needed more than
-# room below the chin.
-RAISED = 0.25
+MIN_SIDE_RATIO = 1.05  # smallest side of the crop, relative to the area that the face covers over time
+# Where the frame is too small for the wanted crop, the box moves up by this fraction of the missing size: hair needs more room than
+# the chin.
+UPWARD_SHARE = 0.25
 
 
 def smooth_boxes(boxes: np.ndarray, window_length: int, polyorder: int) -> np.ndarray:
@@ -24,7 +24,7 @@ def smooth_boxes(boxes: np.ndarray, window_length: int, polyorder: int) -> np.nd
 
 
 def drifts(smooth: list[np.ndarray], frame_size: tuple[int, int]) -> list[float]:
-    """How far the face moves away from the crop box in each part, as a part of the mean of the frame's sides.
+    """How far the face moves away from the crop box in each part, as a fraction of the mean of the frame's sides.
 
     smooth: smoothed boxes of every part, [frames, 4]. frame_size: width, height in pixels.
     """
@@ -36,21 +36,21 @@ def choose_box(smooth: list[np.ndarray], frame_size: tuple[int, int], margin: in
     """The crop box: int [left, top, right, bottom], square.
 
     The median of the first part's smoothed boxes, made square and widened by the margin; larger if the face would leave it at
-    some time. It is moved into the frame, and shrunk to the frame's shorter side where the face leaves room for that; only
+    any time. It is moved into the frame, and shrunk to the frame's shorter side where the face leaves room for that; only
     a face larger than that side makes it reach outside.
 
     smooth: smoothed boxes of every part, [frames, 4]. frame_size: width, height in pixels. margin: room around the face in pixels of a
-    crop of REFERENCE_SIZE, 0 to REFERENCE_SIZE - 1. height_recentre: moves the box down by this part of its side, or up.
+    crop of REFERENCE_SIZE, 0 to REFERENCE_SIZE - 1. height_recentre: moves the box down by this fraction of its side; negative: up.
     """
     median = np.median(smooth[0], axis=0)
     frame = np.array(frame_size)
     faces = np.concatenate(smooth)
-    low, high = faces[:, :2].min(0), faces[:, 2:].max(0)  # room that the face takes over time
+    low, high = faces[:, :2].min(0), faces[:, 2:].max(0)  # area that the face covers over time
     wanted = (median[2:] - median[:2]).max() * REFERENCE_SIZE / (REFERENCE_SIZE - margin)
-    needed = (high - low).max() * LEAST_ROOM
+    needed = (high - low).max() * MIN_SIDE_RATIO
     side = round(max(min(max(wanted, needed), frame.min()), needed))
     corner = (median[:2] + median[2:]) / 2 - side / 2
-    corner[1] += height_recentre * side - max(0, wanted - side) * RAISED
+    corner[1] += height_recentre * side - max(0, wanted - side) * UPWARD_SHARE
     corner = np.clip(corner, high - side, low)  # keep the face in the crop
     room = frame - side
     corner = np.where(room >= 0, np.clip(corner, 0, np.maximum(room, 0)), corner)  # and the crop in the frame

@@ -1,6 +1,6 @@
 """Face detectors: the boxes of the faces in a frame.
 
-A face box is float [left, top, right, bottom] in pixels; it is the box that MTCNN would give, from the hair line to the
+A face box is float [left, top, right, bottom] in pixels; it is the box that MTCNN gives, from the hair line to the
 chin. Boxes of MediaPipe start at the brows; they are converted, so that both detectors lead to the same crop.
 """
 
@@ -15,11 +15,11 @@ from preprocessing.tracking.mediapipe_tools import load_solutions, silent_stderr
 from util.cli import UserError, warn
 
 DETECTORS = ("mediapipe", "mtcnn")
-# MediaPipe's short-range box -> box of MTCNN, measured on six clips of six people: height and width as a multiple of the
-# box's side, and how far the centre lies higher. The full-range box is 1.09 times the short-range box and 0.05 sides higher.
+# MediaPipe's short-range box -> box of MTCNN, measured on six clips of six people: height and width relative to the
+# box's side, and how far the centre moves up. The full-range box is 1.09 times the short-range box and 0.05 sides higher.
 _HEIGHT, _WIDTH, _RAISE = 1.24, 0.93, 0.13
 _FULL_RANGE_SIDE, _FULL_RANGE_RAISE = 1.09, 0.05
-SAME_FACE = 0.3  # least overlap (intersection over union) of two boxes of one face, one frame apart or in one frame
+SAME_FACE_IOU = 0.3  # smallest intersection over union of two boxes of one face, in one frame or one frame apart
 
 
 class FaceDetector(Protocol):
@@ -62,7 +62,7 @@ class MediaPipeDetector:
         with silent_stderr():
             self._short = create(model_selection=0, min_detection_confidence=0.5)
             self._full = create(model_selection=1, min_detection_confidence=0.5)
-            for model in (self._short, self._full):  # the first image starts the graph, which prints remarks too
+            for model in (self._short, self._full):  # the first image starts the graph, which prints log lines too
                 model.process(np.zeros((64, 64, 3), np.uint8))
 
     def detect(self, frames: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -149,6 +149,6 @@ def overlap(a: np.ndarray, b: np.ndarray) -> float:
 def _without_doubles(boxes: np.ndarray) -> np.ndarray:
     kept: list[np.ndarray] = []
     for box in boxes:
-        if all(overlap(box, other) < SAME_FACE for other in kept):
+        if all(overlap(box, other) < SAME_FACE_IOU for other in kept):
             kept.append(box)
     return np.array(kept).reshape(-1, 4)

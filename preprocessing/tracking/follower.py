@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from preprocessing.tracking.detectors import SAME_FACE, FaceDetector, overlap
+from preprocessing.tracking.detectors import SAME_FACE_IOU, FaceDetector, overlap
 
 SEARCH_INTERVAL = 10  # frames between two thorough searches in a long stretch without a face
-PRESENT = 0.1  # least part of the frames in which a face must be seen to be counted
+MIN_SEEN_SHARE = 0.1  # share of the frames in which a face must be seen to be counted
 
 
 @dataclass
@@ -55,8 +55,8 @@ class FaceFollower:
 
     @property
     def faces(self) -> int:
-        """Number of different faces that were seen in more than PRESENT of the frames."""
-        return sum(len(t.boxes) > PRESENT * self.frames for t in self._tracks)
+        """Number of different faces that were seen in more than MIN_SEEN_SHARE of the frames."""
+        return sum(len(t.boxes) > MIN_SEEN_SHARE * self.frames for t in self._tracks)
 
     def _add(self, frame: np.ndarray, found: np.ndarray) -> None:
         index = self.frames
@@ -85,7 +85,7 @@ class FaceFollower:
             return False
         overlaps = [overlap(track.last, box) for box in free]
         best = int(np.argmax(overlaps))
-        if overlaps[best] < SAME_FACE:
+        if overlaps[best] < SAME_FACE_IOU:
             return False
         track.add(index, free.pop(best))
         return True

@@ -49,7 +49,7 @@ COLUMNS = {
     "jaw_lag_frames": "{:+.2f}",
     "step_ms": "{:.2f}",
 }
-MOST_LAG = 3  # frames, that a lag is looked for
+MAX_LAG = 3  # frames; largest lag that is searched
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -158,7 +158,7 @@ def _correlation(a: np.ndarray, b: np.ndarray) -> float:
 def _lag(a: np.ndarray, b: np.ndarray) -> float:
     """By how many frames curve a [N] comes after b: where their difference is least, to a part of a frame."""
     a, b = a - a.mean(), b - b.mean()
-    shifts, inner = np.arange(-MOST_LAG, MOST_LAG + 1), slice(MOST_LAG, len(a) - MOST_LAG)
+    shifts, inner = np.arange(-MAX_LAG, MAX_LAG + 1), slice(MAX_LAG, len(a) - MAX_LAG)
     apart = np.array([np.sum((np.roll(a, -s)[inner] - b[inner]) ** 2) for s in shifts])
     i = int(apart.argmin())
     if i in (0, len(shifts) - 1):

@@ -1,4 +1,4 @@
-"""Measure reenactment before any network: does the motion arrive, is it steady, does the head stay as large as it was?
+"""Measure reenactment before any network: how well the motion is reproduced, its jitter, and the steadiness of the head's size.
 
 python scripts/bench/reenact.py --dataset_name D                       every ordered pair of the dataset's identities, both modes
 python scripts/bench/reenact.py --dataset_name D --output table.json   also as JSON, with all figures
@@ -9,13 +9,13 @@ mouth       distance of the inner lips on the mesh, in model units              
 eye R, L    lid opening of the landmarks70, taken back to a frontal view by the camera                 correlation
 gaze x, y   pupil's place in the eye from the front, in eye widths, mean of both eyes                  correlation
 rotation    least of yaw, pitch, roll: with the source in head mode, with the target's pose in face mode   correlation
-scale       std / mean of the driven camera's scale through the source's (head mode)                   ratio, at most 1
-jitter      median second difference, driven through source: of rotation (head mode), and of the face's    ratio, below 1
+scale       std / mean of the driven camera's scale divided by the source's (head mode)                 ratio, at most 1
+jitter      median second difference, driven divided by source: of rotation (head mode), and of the face's    ratio, below 1
             landmarks on the mesh in model units
-blink       how deep the driven eyes close at the source's blinks, through how deep the source's do    ratio
+blink       how deep the driven eyes close at the source's blinks, divided by how deep the source's do    ratio
 reach       largest expression weight beyond the target's training range (0 to 1.2 is the scale)
 
-A curve that hardly moves in the source (less than LEAST) is noise; its correlation says nothing and is shown in brackets.
+A curve that hardly moves in the source (less than LEAST) is noise; its correlation is shown in brackets.
 """
 
 from __future__ import annotations
@@ -99,8 +99,8 @@ def compare(
 
 
 def blink_depth(own: dict[str, np.ndarray], new: dict[str, np.ndarray]) -> float:
-    """At the source's blinks (opening under half of its median), how far the driven eye closes of its own median, through how far
-    the source's does; the mean over the deepest frame of every blink, NaN without any."""
+    """At the source's blinks (opening under half of its median), how far the driven eye closes relative to its own median, divided by
+    how far the source's does; the mean over the deepest frame of every blink, NaN without any."""
     ratios = []
     for eye in ("eye R", "eye L"):
         source, driven = own[eye] / np.median(own[eye]), new[eye] / np.median(new[eye])
