@@ -11,7 +11,7 @@ import numpy as np
 
 from preprocessing.driving.heads import Person
 from preprocessing.driving.landmarks import frontal, gaze
-from preprocessing.driving.motion import head_rotation, to_angles
+from preprocessing.driving.motion import ANGLES, head_rotation, to_angles
 from preprocessing.face_models.dense_points import from_dense
 from preprocessing.face_models.morphable import MorphableModel
 from preprocessing.fitting.video import Fit, fit_video
@@ -23,7 +23,6 @@ from util.image_io import read_image
 from util.numeric import fill_gaps
 
 MIN_FOUND = 0.5  # share of the frames in which a face must be found
-ANGLES = ("yaw", "pitch", "roll")
 # Curves of a head over time, and the standard deviations below which they are noise (scripts/bench/reenact.py)
 CURVES = {"mouth": 0.03, "eye R": 0.03, "eye L": 0.03, "gaze x": 0.02, "gaze y": 0.02, "yaw": 0.5, "pitch": 0.5, "roll": 0.5}
 

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from preprocessing.driving.motion import head_rotation, to_angles
+from preprocessing.driving.motion import ANGLES, head_rotation, to_angles
 from preprocessing.face_models.morphable import MorphableModel
 from preprocessing.face_models.registry import load_face_model, resolve_kind
-from preprocessing.fitting.refit import ANGLES, CURVES, Found, Refit, find, refit
+from preprocessing.fitting.refit import CURVES, Found, Refit, find, refit
 from util.cli import UserError
 from util.face.landmarks import INNER
 from util.geometry import Cameras

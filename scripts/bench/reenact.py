@@ -15,7 +15,7 @@ jitter      median second difference, driven divided by source: of rotation (hea
 blink       how deep the driven eyes close at the source's blinks, divided by how deep the source's do    ratio
 reach       largest expression weight beyond the target's training range (0 to 1.2 is the scale)
 
-A curve that hardly moves in the source (less than LEAST) is noise; its correlation is shown in brackets.
+A curve that hardly moves in the source (less than fitting.refit.CURVES says) is noise; its correlation is shown in brackets.
 """
 
 from __future__ import annotations
@@ -41,13 +41,11 @@ from preprocessing.driving.retarget import drive, target_frames
 from preprocessing.face_models.dense_points import from_dense
 from preprocessing.face_models.morphable import MorphableModel
 from preprocessing.face_models.registry import load_face_model
+from preprocessing.fitting.refit import CURVES
 from util.cli import UserError, run, say
 from util.face.landmarks import eye_openings, mouth_opening
 from util.image_io import write_bytes
 from util.layout import Dataset
-
-# Standard deviations below which a curve is noise: 0.03 cm are a third of a pixel in a crop of 256.
-LEAST = {"mouth": 0.03, "eye R": 0.03, "eye L": 0.03, "gaze x": 0.02, "gaze y": 0.02, "yaw": 0.5, "pitch": 0.5, "roll": 0.5}
 
 
 def curves(model: MorphableModel, identity: np.ndarray, head: Person | Driven) -> dict[str, np.ndarray]:
@@ -115,9 +113,9 @@ def line(pair: str, mode: str, f: dict) -> str:
     """One row of the table."""
 
     def shown(*names: str) -> str:
-        name = min(names, key=lambda n: f["correlation"][n] if f["spread"][n] >= LEAST[n] else 2)
+        name = min(names, key=lambda n: f["correlation"][n] if f["spread"][n] >= CURVES[n] else 2)
         text = f"{f['correlation'][name]:.3f}"
-        return f"({text})" if f["spread"][name] < LEAST[name] else f" {text} "
+        return f"({text})" if f["spread"][name] < CURVES[name] else f" {text} "
 
     cells = [shown("mouth"), shown("eye R"), shown("eye L"), shown("gaze x"), shown("gaze y"), shown(*ANGLES)]
     rest = [f.get("scale"), f.get("jitter_rotation"), f["jitter_mesh"], f["blink"], f["mean_eye"], f["asked_beyond"], f["beyond"]]
@@ -155,7 +153,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             figures = compare(model, seen[source], person, motion, driven, poses)
             table[f"{source} -> {target}, {mode}"] = figures
             say(line(f"{source} -> {target}", mode, figures))
-    moving = [(f["correlation"][k], f"{k}, {pair}") for pair, f in table.items() for k in LEAST if f["spread"][k] >= LEAST[k]]
+    moving = [(f["correlation"][k], f"{k}, {pair}") for pair, f in table.items() for k in CURVES if f["spread"][k] >= CURVES[k]]
     low = sorted(m for m in moving if m[0] < 0.95)
     say(f"{len(moving)} correlations of curves that move: median {np.median([m[0] for m in moving]):.4f}, {len(low)} below 0.95")
     for value, what in low[:40]:
