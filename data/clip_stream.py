@@ -1,4 +1,4 @@
-"""The batches that a run learns from, on the device."""
+"""Training batches on the device."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Prepared videos as training clips. Stateless: an index says everything."""
+"""Prepared videos as training clips. Stateless: a clip depends on its index alone."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class VideoDataset:
     perspective: move them as the person's camera sees it, by the head's measured depth; else as a camera far away
         would, by the face model's own axes.
     cache_gb: keep decoded frames, flow, masks and shapes of heads in memory up to this many gigabytes (None: a quarter of the memory
-        there is, at most 16). Sequences beyond that are read anew for every clip, and the shapes of their heads kept on disk.
+        there is, at most 16). Sequences beyond that are read again for every clip; their head shapes are cached on disk.
     flows: reads a sequence's cached flow.
     persons: reads the cached masks of an identity.
     Raises: UserError, before any image is decoded, when there is nothing to train on or a sequence is incomplete.
@@ -168,13 +168,13 @@ class VideoDataset:
         return frames[first:last]
 
     def _whole_sequence(self, sequence: int) -> Frames | None:
-        """All frames of a sequence, if the budget allows to keep them."""
+        """All frames of a sequence, if the budget has room to cache them."""
         numbers = self._numbers[sequence]
         need = frames_nbytes(len(numbers), self.load_size)
         return self._cache.get(sequence, need, lambda: read_frames(self.sequences[sequence], numbers, self.load_size))
 
     def _heads(self, sequence: int) -> SequenceHeads:
-        """What moving heads takes of a sequence; computed once, then kept in memory or, where that has no room, on disk."""
+        """The data that moving heads needs of a sequence; computed once, then kept in memory or, where that has no room, on disk."""
         kept = self._head_cache.peek(sequence)
         if kept is None and sequence in self._stored_heads:
             kept = read_sequence_heads(self.sequences[sequence], self.load_size, self._stored_heads[sequence])

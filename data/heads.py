@@ -1,4 +1,4 @@
-"""What training needs to know of heads that it moves: an identity's head, and the shapes of its frames. Both are cached on disk."""
+"""Cached data for moving heads in training: the measures of an identity's head, and the head shapes of its frames."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from util.layout import Dataset, read_camera
 from util.layout import Sequence as FrameSequence
 from util.sampling import spread
 
-HEAD_VERSION = 1  # raise it when heads must be measured anew
-SHAPES_VERSION = 1  # raise it when shapes must be computed anew
-_HEAD_FRAMES = 100  # that an identity's head is measured from: enough for all poses of a video, and read in a second
+HEAD_VERSION = 1  # raise it when heads must be measured again
+SHAPES_VERSION = 1  # raise it when head shapes must be computed again
+_HEAD_FRAMES = 100  # frames that a head is measured from: enough for all poses of a video, and read in a second
 _SHAPES = tuple(f.name for f in fields(HeadShapes))
 
 
 @dataclass(frozen=True)
 class Person:
-    """One identity: where its training frames show it, what is behind it, and its head."""
+    """One identity: mattes of its training frames, background, and measures of the head."""
 
     masks: np.ndarray  # uint8 [N, any, any], 255 where the person is
     background: np.ndarray  # uint8 [H, H, 4] at load size, as in util.caches.persons
@@ -38,7 +38,7 @@ class Person:
 
 @dataclass(frozen=True)
 class SequenceHeads:
-    """What moving heads takes of the N frames of a sequence."""
+    """The data that moving heads needs of the N frames of a sequence."""
 
     masks: np.ndarray  # uint8 [N, any, any], 255 where the person is
     background: np.ndarray  # uint8 [H, H, 4] at load size

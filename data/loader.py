@@ -1,4 +1,4 @@
-"""Which clips a run learns from, and reading them ahead of the training step."""
+"""Chooses the clips of a run, and loads them ahead of the training step."""
 
 from __future__ import annotations
 

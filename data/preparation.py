@@ -28,9 +28,9 @@ NO_MEDIAPIPE = (
     "moving heads in training needs MediaPipe to find the person in the frames; install it with: "
     "pip install --no-deps mediapipe==0.10.21, or train with --move_heads 0"
 )
-_MANY = 8  # identities from which on processes of our own pay: each takes seconds to start, and one alone uses all cores for flow
-_ALIVE_S = 1.0  # between two calls of `done` while worker processes work
-_SHOWN = 5  # failed identities that are named
+_MIN_ITEMS_FOR_WORKERS = 8  # worker processes pay from here on: each takes seconds to start, and one process uses all cores for flow
+_ALIVE_INTERVAL_S = 1.0  # between two calls of `done` while worker processes work
+_MAX_NAMED = 5  # failed identities named in the error
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,8 @@ def share_items(dataset: Dataset, names: Sequence[str], rank: int = 0, size: int
 
 
 def choose_workers(items: int, processes: int = 1) -> int:
-    """How many worker processes pay for so many items, when `processes` of this machine prepare as many each; 0: none."""
-    return min(usable_cores() // processes, items) if items >= _MANY else 0
+    """Number of worker processes for `items` items, when `processes` on this machine prepare as many each; 0: work in this process."""
+    return min(usable_cores() // processes, items) if items >= _MIN_ITEMS_FOR_WORKERS else 0
 
 
 def prepare(items: Sequence[Item], recipe: Recipe, *, workers: int = 0, done: Callable[[], object] = lambda: None) -> None:
@@ -115,9 +115,9 @@ def _summary(failed: dict[str, str], count: int) -> str:
     if count == 1:
         return error
     if all(e == error for _, e in others):
-        names = ", ".join(list(failed)[:_SHOWN]) + (", ..." if len(failed) > _SHOWN else "")
+        names = ", ".join(list(failed)[:_MAX_NAMED]) + (", ..." if len(failed) > _MAX_NAMED else "")
         return f"{len(failed)} of {count} identities could not be prepared ({names}): {error}"
-    shown = [f"{n}: {e}" for n, e in list(failed.items())[:_SHOWN]] + (["..."] if len(failed) > _SHOWN else [])
+    shown = [f"{n}: {e}" for n, e in list(failed.items())[:_MAX_NAMED]] + (["..."] if len(failed) > _MAX_NAMED else [])
     return f"{len(failed)} of {count} identities could not be prepared; " + "; ".join(shown)
 
 
@@ -156,7 +156,7 @@ def _in_pool(items: Sequence[Item], recipe: Recipe, workers: int, done: Callable
             yield from ((item, None) for item in items)
             return
         while waiting:
-            finished, _ = wait(waiting, timeout=_ALIVE_S, return_when=FIRST_COMPLETED)
+            finished, _ = wait(waiting, timeout=_ALIVE_INTERVAL_S, return_when=FIRST_COMPLETED)
             done()
             for future in finished:
                 item = waiting.pop(future)

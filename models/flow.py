@@ -83,7 +83,7 @@ def choose_flow(
 
     method: one of FLOW_METHODS; or auto: FlowNet2 if a checkpoint is there, else DIS; what is not plain is said in one line.
     faceflow: prefer the checkpoint that is tuned on faces. checkpoint: this file, of which nothing else is known.
-    before: name of the choice that an earlier run made with auto; taken again where it can be had, so that runs go on as they began.
+    before: name of the choice that an earlier run made with auto; chosen again where it is available, so that runs go on as they began.
     folder: where checkpoints are looked for (models/flownet2_pytorch).
     Raises: UserError for an unknown method, or FlowNet2 without a checkpoint.
     """

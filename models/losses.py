@@ -68,7 +68,7 @@ class VGGLoss(nn.Module):
     TAPS = {1: 1 / 32, 6: 1 / 16, 11: 1 / 8, 20: 1 / 4, 29: 1.0}  # index in torchvision's vgg19().features -> weight
 
     def __init__(self, weights: Path):
-        """weights: torchvision's vgg19 state dict. Raises: UserError when the file is none."""
+        """weights: torchvision's vgg19 state dict. Raises: UserError when the file holds something else."""
         super().__init__()
         from torchvision.models import vgg19
 
@@ -106,9 +106,9 @@ _TIMEOUT_S = 10.0  # a training on a machine without network waits no longer bef
 
 
 def load_vgg(weights: Path | None = None) -> VGGLoss | None:
-    """The VGG19 loss; None, with a warning, when its weights cannot be had.
+    """The VGG19 loss; None, with a warning, when its weights cannot be found or downloaded.
 
-    weights: torchvision's vgg19 state dict; None: as find_vgg_weights finds it. Raises: UserError when the file is none.
+    weights: torchvision's vgg19 state dict; None: as find_vgg_weights finds it. Raises: UserError when the file holds something else.
     """
     path = weights or find_vgg_weights()
     if path is None:
@@ -118,7 +118,7 @@ def load_vgg(weights: Path | None = None) -> VGGLoss | None:
 
 
 def find_vgg_weights() -> Path | None:
-    """torchvision's VGG19 weights: from its cache, else downloaded into it (550 MB); None when they cannot be had."""
+    """torchvision's VGG19 weights: from its cache, else downloaded into it (550 MB); None when they cannot be downloaded."""
     cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(VGG19_URL).name
     if cached.is_file():
         return cached

@@ -1,4 +1,4 @@
-"""A trained generator at work: conditioning images in, frames out, one after the other."""
+"""Runs a trained generator: conditioning images in, frames out, one after the other."""
 
 from __future__ import annotations
 

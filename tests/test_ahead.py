@@ -1,4 +1,4 @@
-"""Work on threads ahead of who takes the results."""
+"""util/ahead.py: results computed ahead of the consumer."""
 
 import itertools
 
@@ -21,7 +21,7 @@ def test_it_reads_no_further_ahead_than_asked():
     assert next(taken) == 13
 
 
-def test_what_goes_wrong_comes_where_its_result_would():
+def test_an_exception_comes_in_place_of_its_result():
     results = map_ahead(lambda x: 1 / x, [2, 1, 0, 4], depth=8)
     assert [next(results), next(results)] == [0.5, 1]
     with pytest.raises(ZeroDivisionError):

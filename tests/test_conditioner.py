@@ -31,7 +31,7 @@ def test_one_frame_at_a_time_equals_the_batch(model):
     assert (drawn[0] != drawn[39]).any()
 
 
-def test_what_a_writer_raises_arrives(model):
+def test_an_exception_of_a_writer_is_raised(model):
     person = make_person(model)
 
     def write(i, picture):
@@ -42,7 +42,7 @@ def test_what_a_writer_raises_arrives(model):
         draw_frames(model, person.identity, person.expression, person.cameras, (64, 64), write, renderer="cpu")
 
 
-def test_numbers_that_are_none_are_refused(model):
+def test_non_finite_numbers_are_refused(model):
     person = make_person(model)
     conditioner = Conditioner(model, person.identity, SIZE, "cpu")
     with pytest.raises(ValueError):

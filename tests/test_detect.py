@@ -92,7 +92,7 @@ def test_a_completed_step_returns_at_once(video, detected, monkeypatch, capsys):
     assert all_files(detected) == before
 
 
-def test_changed_options_make_it_anew_with_all_that_follows(video, detected, tmp_path):
+def test_changed_options_redo_the_step_and_drop_later_ones(video, detected, tmp_path):
     shutil.copytree(detected.home, tmp_path / "D")
     dataset = Dataset.open("D", tmp_path)
     dataset.write_record(dataset.read_record("AnnB").with_step("landmarks70", {"of": "before"}))
@@ -115,7 +115,7 @@ def test_changed_options_make_it_anew_with_all_that_follows(video, detected, tmp
     assert other.path("landmarks70", 0).read_text() == "another person's"
 
 
-def test_an_interrupted_run_is_never_taken_for_whole(video, detected, tmp_path, monkeypatch):
+def test_an_interrupted_run_does_not_count_as_complete(video, detected, tmp_path, monkeypatch):
     real, written = detect.write_image, []
 
     def full_disk(path, image):
@@ -299,7 +299,7 @@ def box_of(centre, size, frame, **changes):
     return choose_box([smooth_boxes(boxes, o.window_length, o.polyorder)], frame, o.margin, o.height_recentre).tolist()
 
 
-def test_drift_is_the_largest_way_of_a_side_from_the_first_part_in_means_of_the_frames_sides():
+def test_drift_is_the_largest_move_of_a_box_side_since_the_first_part_relative_to_the_mean_frame_side():
     still = np.tile([100.0, 100, 200, 220], (9, 1))
     moved = still + [0, 0, 0, 45]
     moved[4, 0] -= 90

@@ -93,7 +93,7 @@ def test_fetch_finishes_a_part_that_is_already_whole(server, tmp_path):
     assert downloads.fetch(f"{server}/file", tmp_path / "a.bin", pauses_s=()).read_bytes() == DATA
 
 
-def test_fetch_starts_anew_where_ranges_are_unknown(server, tmp_path):
+def test_fetch_starts_again_where_ranges_are_unsupported(server, tmp_path):
     (tmp_path / "a.bin.part").write_bytes(b"old")
     assert downloads.fetch(f"{server}/plain", tmp_path / "a.bin", pauses_s=()).read_bytes() == DATA
 

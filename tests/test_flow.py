@@ -266,7 +266,7 @@ def test_flow_is_computed_once(sequence):
     assert len(made) == 1 and sequence.flow_path("test", 16).read_bytes() == stored
 
 
-def test_flow_is_made_anew_when_what_it_was_made_from_changes(sequence):
+def test_flow_is_computed_again_when_its_inputs_change(sequence):
     ensure_flows([sequence], "test", 16, lambda: shift_estimate)
     key = flow_key(sequence, "test", 16)
     write_frames(sequence, [7], first=103)  # one frame replaced
@@ -281,7 +281,7 @@ def test_flow_is_made_anew_when_what_it_was_made_from_changes(sequence):
 
 
 @pytest.mark.parametrize("damage", [lambda data: b"", lambda data: data[: len(data) // 2], lambda data: b"no archive"])
-def test_damaged_cache_is_made_anew(sequence, damage):
+def test_damaged_cache_is_computed_again(sequence, damage):
     ensure_flows([sequence], "test", 16, lambda: shift_estimate)
     path = sequence.flow_path("test", 16)
     path.write_bytes(damage(path.read_bytes()))

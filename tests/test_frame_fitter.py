@@ -110,7 +110,7 @@ def test_a_jump_drags_nothing(model, video, causal):
         assert angle_between_deg(fit.cameras.rotation[60:], causal.cameras.rotation[60:]).max() < 4
 
 
-def test_after_a_long_gap_it_begins_anew(model, video):
+def test_after_a_long_gap_it_starts_again(model, video):
     seen, whole = video
     fitter = FrameFitter(model, whole.identity)
     follow(fitter, seen[:20])

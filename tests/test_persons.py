@@ -54,7 +54,7 @@ def test_what_a_person_always_hides_is_filled_in(dataset):
     assert WALL[5, 20, 0] - 5 < background[5, 32, 0] < WALL[5, 44, 0] + 5  # from the wall's brightness left and right of it
 
 
-def test_it_is_made_once_and_anew_when_frames_change_or_it_is_damaged(dataset):
+def test_mattes_are_computed_once_and_again_when_frames_change_or_the_file_is_damaged(dataset):
     calls = []
 
     def create():

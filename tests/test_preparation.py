@@ -117,7 +117,7 @@ def test_done_is_called_while_work_goes_on(tmp_path):
     assert len(calls) == 7 + 5 + 8 + 1  # pairs of frames 1 and 3 apart, frames, the head
 
 
-def test_the_head_is_measured_anew_when_what_it_was_measured_from_changes(tmp_path, monkeypatch):
+def test_the_head_is_measured_again_when_its_inputs_change(tmp_path, monkeypatch):
     data = make_dataset(tmp_path, size=SIZE)
     frames = [(s, n) for s in data.sequences("train", "Ann") for n in s.frames()]
     masks = np.zeros((16, 32, 32), np.uint8)

@@ -232,7 +232,7 @@ def test_the_pair_of_a_profile_is_synthesised(place, tmp_path, capsys):
 
 
 def test_the_face_model_of_a_profiles_pair_is_that_of_the_profile(place, tmp_path):
-    """The dataset's own fit of the target, made anew with another model since, plays no part; the run's model does."""
+    """The run's face model is used, even if the dataset's target was later fitted again with another one."""
     dataset, files = place
     run(dataset, "--source_id", "Bob", "--target_id", "Ann", "--target_run", files.checkpoints)
     record = dataset.read_record("Ann")

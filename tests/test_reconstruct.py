@@ -125,7 +125,7 @@ def test_running_again_changes_nothing_and_an_interrupted_run_is_redone(done):
     assert frames[5][0].path("misc", frames[5][1]).is_file()
 
 
-def test_new_landmarks_are_fitted_anew_and_later_steps_dropped(dataset):
+def test_new_landmarks_are_fitted_again_and_later_steps_dropped(dataset):
     make_identity(dataset, "Ann")
     assert reconstruct(dataset, "--face_model", "mesh478").returncode == 0
     record = dataset.read_record("Ann")

@@ -158,7 +158,7 @@ def test_running_again_and_changing_the_mind(place, capsys):
     path.unlink()  # a file is lost
     run(dataset, *words)
     assert path.is_file()
-    record = dataset.read_record("Bob")  # Bob is reconstructed anew
+    record = dataset.read_record("Bob")  # Bob is reconstructed again
     dataset.write_record(record.with_step("reconstruct", {"of": "other"}))
     capsys.readouterr()
     run(dataset, *words)

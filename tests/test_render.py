@@ -236,7 +236,7 @@ def test_any_float_array_may_hold_the_vertices(make):
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e9])
 @pytest.mark.parametrize("axis", [0, 1, 2])
-def test_positions_that_are_none_are_refused(make, bad, axis):
+def test_non_finite_positions_are_refused(make, bad, axis):
     vertices = np.zeros((3, 3), np.float32)
     vertices[1, axis] = bad
     with pytest.raises(ValueError, match="NaN, infinity"):

@@ -109,7 +109,7 @@ def test_complete_results_are_kept_and_others_redone(place, capsys):
     make_run(root, seed=1)  # trained further
     assert again() and picture.read_bytes() != first
     nmfc = run_nmfc = make_dataset(root, "Ann").sequence("test", "Ann").path("nmfcs", FRAMES[1])
-    assert not again()  # the same frames, written anew
+    assert not again()  # the same frames, written again
     write_image(run_nmfc, 255 - read_image(nmfc))
     assert again()
 

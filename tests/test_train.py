@@ -1,4 +1,4 @@
-"""The training command: files, exact resume, schedule, limits, and errors for people."""
+"""The training command: files, exact resume, schedule, limits, and user errors."""
 
 import json
 import os
@@ -70,7 +70,7 @@ def state(run):
 
 
 def stop_after(monkeypatch, clips):
-    """Ask for an end after that many clips, as Ctrl-C would."""
+    """Requests a stop after that many clips, as Ctrl-C does."""
     original = Training.after_clip
     done = []
 

@@ -1,4 +1,4 @@
-"""Doing work on threads a little ahead of who takes the results."""
+"""Computes results on threads, a bounded number ahead of the consumer."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ def usable_cores() -> int:
 
 
 def map_ahead(function: Callable[[Item], Result], items: Iterable[Item], *, threads: int = 2, depth: int = 4) -> Iterator[Result]:
-    """Like map, with up to `depth` calls waiting for who takes the results; these come in order, and so do exceptions.
+    """Like map, on threads, with up to `depth` calls ahead of the consumer. Results and exceptions come in order.
 
-    Memory stays bounded however long `items` is: it is read no further than `depth` ahead. After an exception, or when the caller wants
-    no more, calls that have not begun are dropped.
+    `items` is read at most `depth` ahead, so memory stays bounded. Calls that have not begun are cancelled after an exception, or when
+    the consumer stops.
     """
     with ThreadPoolExecutor(threads) as pool:
         waiting: deque[Future[Result]] = deque()

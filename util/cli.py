@@ -1,4 +1,4 @@
-"""What every command shares: errors for people, messages, progress bars, flags that can be switched off."""
+"""What every command shares: user errors, messages, progress bars, flags that can be switched off."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _quiet = False
 
 
 class UserError(Exception):
-    """A mistake that the user can mend. The message is one clear sentence: what is wrong, where, and the fix."""
+    """An error that the user can fix. The message is one clear sentence: what is wrong, where, and the fix."""
 
 
 def run(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] | None = None) -> None:
     """Call a command's `main(argv)` and leave the process with its exit code.
 
-    Errors for people go to stderr in one line without a traceback (exit code 1), Ctrl-C ends with 130; anything
-    else is a defect of ours and keeps its traceback.
+    A UserError is printed to stderr in one line without a traceback (exit code 1); Ctrl-C gives 130. Any other exception
+    is a bug and keeps its traceback.
     """
     # Before PyTorch loads OpenMP: its idle threads spin for a moment, then sleep. Small networks wait often and for a short time. GNU
     # OpenMP's own default (300,000 turns), and 20,000 too, take the cores from whoever else computes: two trainings on two cores made 0.6
@@ -39,7 +39,7 @@ def run(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] 
         print("\ninterrupted: run the same command again to go on from what is finished", file=sys.stderr)
         code = 130
     except BrokenPipeError:
-        # The reader of our output (head, less) went away: not an error, but Python must not flush into it at exit.
+        # The reader of our output (head, less) has closed the pipe: not an error, but Python must not flush into it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     except OSError as e:
@@ -51,7 +51,7 @@ def run(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] 
 
 
 def be_quiet() -> None:
-    """No messages, warnings and progress bars from now on; errors stay. For all but one of several processes that do one work."""
+    """Switch off messages, warnings and progress bars, not errors. For all but the first process of a distributed run."""
     global _quiet
     _quiet = True
 

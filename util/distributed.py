@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 ANSWER_S = 600.0  # a step, a checkpoint or an item of the preparation takes seconds; a process that is silent for so long hangs
 _REPORT_INTERVAL_S = 1.0  # reports that come faster are left out
-_POLL_S = 0.05  # between two looks at who has arrived: not felt, and no load
-_MESSAGE_INTERVAL_S = 60.0  # between two lines that say who is waited for
+_POLL_S = 0.05  # between two polls of who has arrived: a negligible delay and load
+_MESSAGE_INTERVAL_S = 60.0  # between two messages about the processes waited for
 
 
 @dataclass
@@ -37,12 +37,12 @@ class Processes:
 
     @property
     def is_first(self) -> bool:
-        """Whether this one writes files and messages."""
+        """Whether this process writes the files and messages."""
         return self.rank == 0
 
     @classmethod
     def of_environment(cls) -> Processes:
-        """As torchrun says in RANK, WORLD_SIZE and LOCAL_RANK; alone without them."""
+        """From torchrun's RANK, WORLD_SIZE and LOCAL_RANK; a single process without them."""
         return cls(*(int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))))
 
     def connect(self, device: torch.device, timeout_s: float = ANSWER_S) -> None:
@@ -73,18 +73,18 @@ class Processes:
             torch.distributed.destroy_process_group()
 
     def report_alive(self) -> None:
-        """Tell the processes in `wait` that this one is at work; cheap enough to be called after every small piece of work."""
+        """Tell the processes in `wait` that this one is alive. Cheap: may be called after every item."""
         now = time.monotonic()
         if self._store is not None and now - self._reported >= _REPORT_INTERVAL_S:
             self._reported = now
             self._store.add(f"alive/{self.rank}", 1)
 
     def wait(self, what: str = "working", timeout_s: float = ANSWER_S) -> None:
-        """Until all processes have come here.
+        """Wait until all processes have called this.
 
         what: what the others are doing meanwhile, in words, for the messages.
-        timeout_s: how long another process may neither arrive nor report that it is alive.
-        Raises: UserError that names the process that did not.
+        timeout_s: how long another process may take without arriving or reporting that it is alive.
+        Raises: UserError that names the process that timed out.
         """
         if self._store is None:
             return
@@ -126,7 +126,7 @@ class Processes:
             tensor /= self.size
 
     def copy_from_first(self, tensor: torch.Tensor) -> None:
-        """Replace a tensor by the first process's."""
+        """Replace a tensor by that of the first process."""
         if self.size > 1:
             import torch.distributed
 
@@ -135,7 +135,7 @@ class Processes:
             tensor.copy_(plain)
 
     def smallest(self, value: int, device: torch.device) -> int:
-        """The smallest value that a process gives."""
+        """The smallest value over all processes."""
         if self.size == 1:
             return value
         import torch
@@ -146,7 +146,7 @@ class Processes:
         return int(shared)
 
     def agree(self, done: float, stop: int, device: torch.device) -> tuple[float, int]:
-        """What all processes go by: the first one's fraction of the schedule that is over, and the largest signal number received."""
+        """The values that all processes use: the first one's fraction of the schedule done, and the largest signal number received."""
         if self.size == 1:
             return done, stop
         import torch

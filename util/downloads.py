@@ -1,4 +1,4 @@
-"""Fetching files: resumed, retried, checked, and never half of one taken for whole."""
+"""Downloads files: resumed, retried, verified by SHA-256, written atomically."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def fetch(url: str, target: str | Path, *, sha256: str | None = None, pauses_s: 
     What arrives is kept as `<target>.part` and the next try or call goes on from there, where the server allows it.
     `target` appears only when it is whole (and its SHA-256 is `sha256`, if given); an existing right one is kept.
 
-    Raises: UserError, one sentence, when the file cannot be had.
+    Raises: UserError, one sentence, when the file cannot be downloaded.
     """
     target = Path(target)
     if target.is_file() and (sha256 is None or sha256_of(target) == sha256):

@@ -30,7 +30,7 @@ _FLAGS = ("-shared", "-O3", "-std=c++17", *(() if _WINDOWS else ("-Xcompiler", "
 
 
 class ExtensionError(RuntimeError):
-    """Native code cannot be had; the message says why and what to install."""
+    """Native code cannot be built or loaded; the message says why and what to install."""
 
 
 def folder() -> Path:

@@ -29,7 +29,7 @@ class IdentityFrames:
         return [s.path(kind, number) for s, number in self.frames]
 
     def is_complete(self, *kinds: str) -> bool:
-        """Whether every frame has its file of each kind, and no others are there."""
+        """Whether the files of each kind are exactly those of the frames."""
         return all(s.frames(kind) == s.frames() for s in self.sequences for kind in kinds)
 
 

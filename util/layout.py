@@ -6,7 +6,7 @@
     datasets/<D>/dataset/<split>/id_coeffs/<name>.txt                      one file per identity
     datasets/<D>/dataset/metadata/<name>/dataset.json                      one record per identity
     datasets/<D>/dataset/metadata/<target>_<source>/pair.json              one record per driven pair
-    checkpoints/<D>/<run>/profiles/<name>.npz                              what driving needs of a trained person
+    checkpoints/<D>/<run>/profiles/<name>.npz                              target profile of a trained person
 
 A *sequence* is a run of consecutive frames: in `train` it is `<name>_<part:06d>` (usually 50 frames), in `test` it is
 `<name>`; pairs made by reenact.py are called `<target>_<source>`. Frame numbers of test go on from train.
@@ -86,7 +86,7 @@ class Sequence:
         return self.dataset / self.split / "flows" / f"{name}_{size}" / f"{self.id}.npz"
 
     def head_shapes_path(self, size: int) -> Path:
-        """Cache of what moving heads takes of this sequence's frames at `size` pixels."""
+        """Cache of the head shapes of this sequence's frames at `size` pixels (data.augmentation.head_shapes)."""
         return self.dataset / self.split / "head_shapes" / str(size) / f"{self.id}.npz"
 
 
@@ -213,11 +213,11 @@ class Dataset:
         return self.folder / split / "id_coeffs" / f"{name}.txt"
 
     def persons_path(self, name: str) -> Path:
-        """Cache of where the training frames show the person, and of the background."""
+        """Cache of the person mattes of the training frames, and of the background."""
         return self.folder / "train" / "persons" / f"{name}.npz"
 
     def heads_path(self, name: str, perspective: bool) -> Path:
-        """Cache of the measures of an identity's head, as a camera near by or far away sees it."""
+        """Cache of the measures of an identity's head, under a perspective or a parallel camera."""
         return self.folder / "train" / "heads" / ("perspective" if perspective else "parallel") / f"{name}.npz"
 
     def record_path(self, name: str) -> Path:
@@ -345,11 +345,11 @@ class Run:
 
     @property
     def state_path(self) -> Path:
-        """Everything a training run needs to go on exactly where it stopped."""
+        """Complete training state, for an exact resume."""
         return self.checkpoints / "latest_state.pt"
 
     def profile_path(self, name: str | None = None) -> Path:
-        """Target profile of a person that the run was trained on: what driving needs to know, so that the dataset is not needed.
+        """Target profile of a person that the run was trained on; driving needs it instead of the dataset.
 
         name: the person; None: the run's only one. Raises: UserError without a name when there is none, or several.
         """

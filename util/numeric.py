@@ -1,4 +1,4 @@
-"""Small numeric functions that several rooms share."""
+"""Small numeric functions that several packages share."""
 
 from __future__ import annotations
 

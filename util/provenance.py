@@ -1,4 +1,4 @@
-"""What every video that we write says about itself in its metadata."""
+"""The note on synthetic content in the metadata of every video."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Choosing some of many."""
+"""Choosing evenly spread samples."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Between images (uint8, channels last) and what networks work on (float32, channels first)."""
+"""Conversions between images (uint8, channels last) and network tensors (float32, channels first)."""
 
 from __future__ import annotations
 
@@ -27,5 +27,5 @@ def to_image(tensor: torch.Tensor) -> np.ndarray:
 
 
 def to_device(batch: Any, device: torch.device) -> Any:
-    """Tensors in dicts, however deep, on a device."""
+    """Move all tensors in nested dicts to a device."""
     return {k: to_device(v, device) for k, v in batch.items()} if isinstance(batch, dict) else batch.to(device, non_blocking=True)

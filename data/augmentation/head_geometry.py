@@ -1,4 +1,4 @@
-"""What the training frames of a person say about the head as a whole: how deep it is, and how strongly the camera foreshortens it.
+"""Measures a person's head from the training frames: its depth, and the strength of the camera's perspective.
 
 A fit's camera is a parallel one (weak perspective). A real one shows what is near larger than what is far: hair, 10 cm behind the eyes,
 grows less than the face when the head comes nearer, and more when it is bowed. How much so depends on the camera's distance, which one
@@ -16,19 +16,19 @@ import numpy as np
 from util.face.landmarks import LEFT_EYE, RIGHT_EYE
 
 GRID = 64  # points a side of a field, and places a side at which NMFC images are looked at
-_ABOVE = 0.0, 0.6  # in distances between the eyes' middles: how far above the eyes the head's outline is looked at,
-_ROWS = 6  # in so many rows
+_ROW_HEIGHTS = 0.0, 0.6  # lowest and highest row above the eyes in which the outline is measured, in distances between the eyes' centres
+_ROWS = 6  # rows in which the outline is measured
 _OUTLINE_ERROR = 0.004  # standard error of the outline's middle, of the image's side
 _WIDTH_ERROR = 0.006  # standard error of the outline's width, of itself
 _FRAMES_PER_INDEPENDENT_SAMPLE = 10  # neighbouring frames show nearly the same: so many count as one
 _GAUSS_NEWTON_STEPS = 10
-# What is usual, and how far heads and cameras differ from it.
+# Priors of heads and cameras; of two values, mean and standard deviation.
 _USUAL_BOX = 1.0, 1.42, 1.18  # ICT's mean face
 _USUAL_DEPTH = 0.5, 0.15  # of the outline: from the edge of the mesh (0) to the mean of the face (1)
 _USUAL_PERSPECTIVE = 0.5, 0.3  # a frame 26 cm wide at the head, filmed from half a metre
-_MOST_PERSPECTIVE = 1.0
-_KNOWN_TURN = 0.05  # sine of the turns from which on a video's frames say more about the model's box than what is usual
-_SIDEWAYS = 0.1  # of its width: a face that shows less does not say which place of the head is seen beside it
+_MAX_PERSPECTIVE = 1.0  # limit of the estimate: the camera at one frame side from the head
+_BOX_PRIOR_TURN = 0.05  # sine of the head's turns at which the frames weigh as much as the prior of the model's box
+_SIDEWAYS_DAMPING = 0.1  # of the face model's width: damps the inversion for faces that are seen from the side
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class View:
         return replace(self, nearer=nearer, width=width)
 
     def see(self, places: np.ndarray) -> np.ndarray:
-        """Where places on the head [..., 3] are seen, [..., 2] in pixels."""
+        """Projects places on the head [..., 3] to pixels [..., 2]."""
         return places @ self.across.T + self.start
 
     def head(self, outline: float) -> np.ndarray:
@@ -78,7 +78,7 @@ class View:
         places = nearest_places(self.colours, self.face, outline)
         # from there, at that depth, to the sides and upwards
         sideways = self.across[:, :2]
-        solve = np.linalg.solve(sideways.T @ sideways + ((_SIDEWAYS * self.width) ** 2 + 1e-6) * np.eye(2), sideways.T)
+        solve = np.linalg.solve(sideways.T @ sideways + ((_SIDEWAYS_DAMPING * self.width) ** 2 + 1e-6) * np.eye(2), sideways.T)
         places[..., :2] += np.where(self.face[..., None], 0, (self.points - self.see(places)) @ solve.T)
         return places
 
@@ -106,7 +106,7 @@ def measure_head(
 ) -> Head:
     """The head of a person, from N frames of the whole video.
 
-    Where they say little (the head hardly moves, its outline is not in the picture) the answer is near to what is usual.
+    Where the frames say little (the head hardly moves, its outline lies outside the picture) the estimate stays near the prior.
     nmfcs: uint8 [N, H, H, 3]. landmarks: [N, 70, 2] in pixels. masks: uint8 [N, any, any], 255 where the person is. cameras: the fits'
     scales times their rotations, [N, 3, 3]; without them the face model's box is taken to be a usual one. perspective: False for a head
     that is moved by the model's own axes, as a camera far away sees it.
@@ -131,7 +131,7 @@ def _box(seen: np.ndarray, fitted: np.ndarray) -> np.ndarray:
     """As in Head: what makes the colours' cameras [N, 2, 3] those that the fits have for the model, [N, 2, 3]."""
     product, square = (seen * fitted).sum((0, 1)), (fitted**2).sum((0, 1))
     width = product[0] / max(square[0], 1e-9)
-    prior = (fitted[:, 0] ** 2).sum() * _KNOWN_TURN**2
+    prior = (fitted[:, 0] ** 2).sum() * _BOX_PRIOR_TURN**2
     box = (product + prior * width * USUAL_HEAD.box) / (square + prior)
     return box / box[0] if (box > 0).all() else USUAL_HEAD.box
 
@@ -146,7 +146,7 @@ def _outline_depth(views: Sequence[View], landmarks: np.ndarray, masks: np.ndarr
     for view, points, mask in zip(views, landmarks, masks, strict=True):
         eyes = _eyes(points)
         up = np.array([0, -np.linalg.norm(eyes[1] - eyes[0])])
-        rows = [eyes.mean(0) + share * up for share in np.linspace(*_ABOVE, _ROWS)]
+        rows = [eyes.mean(0) + share * up for share in np.linspace(*_ROW_HEIGHTS, _ROWS)]
         ends = [e for e in (_outline_ends(mask, row, np.array([1.0, 0]), size) for row in rows) if e]
         if len(ends) <= _ROWS // 2:
             continue
@@ -184,14 +184,14 @@ def _perspective(views: Sequence[View], landmarks: np.ndarray, masks: np.ndarray
         return usual
     larger, near, found = np.array(sizes), np.array(nears), usual
     prior, trust = (_WIDTH_ERROR / spread) ** 2 * _FRAMES_PER_INDEPENDENT_SAMPLE, np.ones(len(near))
-    for _ in range(_GAUSS_NEWTON_STEPS):  # Gauss-Newton, with less trust in frames that do not fit, as where the mask is wrong
+    for _ in range(_GAUSS_NEWTON_STEPS):  # Gauss-Newton, robust: frames with large residuals, as with a wrong mask, weigh less
         error = larger + np.log(1 - found * near)
         error -= np.average(error, weights=trust)
         trust = 1 / np.maximum(1, np.abs(error) / (2 * np.median(np.abs(error)) + 1e-9))
         slope = near / (1 - found * near)
         slope -= np.average(slope, weights=trust)
         found += ((trust * slope * error).sum() + prior * (usual - found)) / ((trust * slope**2).sum() + prior)
-        found = float(np.clip(found, 0, _MOST_PERSPECTIVE))
+        found = float(np.clip(found, 0, _MAX_PERSPECTIVE))
     return found
 
 
@@ -203,7 +203,7 @@ def _rows_above_the_eyes(views: Sequence[View], landmarks: np.ndarray) -> np.nda
         nearest = np.argmin(np.sum((pair[:, None] - view.points[view.face]) ** 2, -1), 1)
         eyes.append(view.colours[view.face][nearest, 1].mean())
         apart.append(np.linalg.norm(pair[1] - pair[0]) / np.linalg.norm(view.across[:, 1]))
-    return np.median(eyes) + np.linspace(*_ABOVE, _ROWS) * np.median(apart)
+    return np.median(eyes) + np.linspace(*_ROW_HEIGHTS, _ROWS) * np.median(apart)
 
 
 def _eyes(landmarks: np.ndarray) -> np.ndarray:

@@ -32,16 +32,16 @@ TURN_DEG = 5.0  # out of the picture, at most, sideways and up or down
 BROWS_RAISED = -0.04, 0.09  # lowered and raised, in distances of the outer eye corners, at most
 BROWS_ENDS = 0.03  # how much their ends may differ from that
 BROWS_CHANGE = 0.05  # in the course of a clip, at most
-_BROWS_SHARE = 0.5  # of the motions
-_EDGE = 0.012  # of the image's side: blur of the person's mask
-_FRINGE = 0.03  # of the image's side: so near to the person hair may still be seen, which must not stay behind
+_BROWS_SHARE = 0.5  # share of the motions that move the brows
+_MASK_BLUR = 0.012  # of the image's side: blur of the person's mask
+_HAIR_MARGIN = 0.03  # of the image's side around the mask: may hold hair, which must not stay behind
 _INVERSION_STEPS = 10  # of the fixed-point iteration that inverts a field
 _FIXED_POINT_DAMPING = 0.6  # part of the way that each step goes: the field's slope may be above 1 below raised brows
 
 
 @dataclass(frozen=True)
 class HeadMotion:
-    """How a head is to be moved, for a whole clip."""
+    """One random motion of the head, constant over a clip except for the brows."""
 
     affine: np.ndarray  # float64 [2, 3], maps points to points relative to the head's centre, in parts of the side
     turn: np.ndarray  # float64 [2], radians: how far what is near turns to the right and down in the picture
@@ -163,21 +163,21 @@ def move_heads(batch: dict[str, Any]) -> dict[str, Any]:
 def _lay_over(image: torch.Tensor, backwards: torch.Tensor, mask: torch.Tensor, background: torch.Tensor) -> torch.Tensor:
     """The moved person before the background, uint8 [N, H, H, 3]; mask: [N, 1, any, any] in 0..1; background: uint8 [N, H, H, 4].
 
-    Where the background is not known the picture bends with the person: a guess would be learnt for true.
+    Where the background is not known the picture bends with the person: the generator would learn an inpainted guess as real.
     """
     import torch.nn.functional as F
 
     size = image.shape[1]
     image, background, known = (x.movedim(-1, 1).float() for x in (image, background[..., :3], background[..., 3:] / 255))
     mask = F.interpolate(mask, size=(size, size), mode="bilinear", align_corners=False)
-    reach = round(_FRINGE * size)
-    hidden = _blurred(F.max_pool2d(mask, 2 * reach + 1, stride=1, padding=reach), _EDGE * size)
+    reach = round(_HAIR_MARGIN * size)
+    hidden = _blurred(F.max_pool2d(mask, 2 * reach + 1, stride=1, padding=reach), _MASK_BLUR * size)
     source = _sources(backwards, size, size)
     person = _sample(image, source, size, "bicubic")
-    filled = person + _blurred(known, _EDGE * size) * (background - person)
+    filled = person + _blurred(known, _MASK_BLUR * size) * (background - person)
     behind = image + hidden * (filled - image)  # the frame's own background where it shows
     # whole where the person is likely, so that the background does not shine through
-    cover = (2 * _sample(_blurred(mask, _EDGE * size), source, size)).clamp(0, 1)
+    cover = (2 * _sample(_blurred(mask, _MASK_BLUR * size), source, size)).clamp(0, 1)
     return (behind + cover * (person - behind) + 0.5).clamp(0, 255).byte().movedim(1, -1)
 
 

@@ -1,6 +1,6 @@
-"""What frames say about how their heads can move (data.augmentation.head_motion): how near each place is, and what goes with the head.
+"""Per-frame fields for data.augmentation.head_motion: the depth of each point, and how far it follows the head and the brows.
 
-On a coarse grid over the frame, whatever the motion will be.
+They lie on a coarse grid over the frame and do not depend on the motion.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from data.augmentation.head_geometry import GRID, Head, View, grid_points, neare
 from util.face.landmarks import BROWS, EYES, interocular_distance
 from util.numeric import smoothstep
 
-_STILL = 0.04, 0.30  # of the image's side around the NMFC: the motion is whole up to the first distance, and over at the second
-_NECK = 0.0, 0.6  # the same below the chin, in distances between eyes and chin
-_SHOULDERS = 0.16  # of the image's side: so far from the shoulders the motion is whole again
-_PAD = 2  # cells
-_DEPTH = 0.8  # of the image's side: how deep the face model is in a usual crop
-_DEEPEST = 0.5  # of the image's side, before or behind the face: nothing of a head is; a face seen from the side says anything
+_FADE_RANGE = 0.04, 0.30  # distances from the NMFC, of the image's side: full motion up to the first, none from the second on
+_NECK_FADE_RANGE = 0.0, 0.6  # the same below the chin, in distances between eyes and chin
+_SHOULDER_FADE = 0.16  # of the image's side: distance from the shoulders at which the motion is full again
+_PAD = 2  # grid cells around the picture in the shoulder test
+_MODEL_DEPTH = 0.8  # of the image's side: depth of the face model in a usual crop
+_MAX_DEPTH = 0.5  # of the image's side, before or behind the face: clips the unreliable depth of faces seen from the side
 _DEPTH_BLUR = 0.02  # of the image's side: depth jumps behind the nose, and a picture must not tear there
 _BROWS_HEIGHT = 0.06  # in distances of the outer eye corners; landmarks lie on their upper edge
 # How far the forehead goes with the brows, by the height above them (in distances of the outer eye corners). The frontalis muscle draws
@@ -30,7 +30,7 @@ _BROWS_REACH = 0.05, 0.08  # the same below and beside the brows: what moves wit
 
 @dataclass(frozen=True)
 class HeadShapes:
-    """What N frames say about how their heads can move, whatever the motion."""
+    """Depth and motion weights of N frames; independent of the motion."""
 
     nearer: np.ndarray  # float32 [N, G, G], how much nearer to the camera a place is than the face's mean, in pixels
     fade: np.ndarray  # float32 [N, G, G], how far what a frame shows follows the head: 1 on the face, 0 on the body
@@ -64,11 +64,11 @@ def _nearer(nmfc: np.ndarray, face: np.ndarray, head: Head, size: int) -> np.nda
     """As in HeadShapes. nmfc: uint8 [G, G, 3]; face: bool [G, G]."""
     if head.box is None:
         colours = nmfc.astype(np.float32) / 255
-        near = (nearest_places(colours, face, head.outline)[..., 2] - colours[face].mean(0)[2]) * (_DEPTH * size)
+        near = (nearest_places(colours, face, head.outline)[..., 2] - colours[face].mean(0)[2]) * (_MODEL_DEPTH * size)
     else:
         view = View.of(nmfc, face, size, head.box)
         near = (view.head(head.outline) - view.colours[face].mean(0)) @ view.nearer
-    limit = _DEEPEST * size
+    limit = _MAX_DEPTH * size
     return cv2.GaussianBlur(np.clip(near, -limit, limit).astype(np.float32), (0, 0), _DEPTH_BLUR * GRID)
 
 
@@ -78,10 +78,10 @@ def _fade(face: np.ndarray, landmarks: np.ndarray, mask: np.ndarray, places: np.
     chin, eyes = landmarks[8], landmarks[EYES].mean(0)
     down = (chin - eyes) / max(float(np.sum((chin - eyes) ** 2)), 1e-6)
     below = (places - chin) @ down
-    ramps = [np.clip((last - x) / (last - first), 0, 1) for x, (first, last) in ((away, _STILL), (below, _NECK))]
+    ramps = [np.clip((last - x) / (last - first), 0, 1) for x, (first, last) in ((away, _FADE_RANGE), (below, _NECK_FADE_RANGE))]
     shoulders = _shoulders(mask, (eyes - places[0, 0]) / (places[1, 1] - places[0, 0]))
     if shoulders.any():
-        ramps.append(np.minimum(cv2.distanceTransform((~shoulders).astype(np.uint8), cv2.DIST_L2, 5) / (_SHOULDERS * GRID), 1))
+        ramps.append(np.minimum(cv2.distanceTransform((~shoulders).astype(np.uint8), cv2.DIST_L2, 5) / (_SHOULDER_FADE * GRID), 1))
     return smoothstep(np.prod(ramps, axis=0))
 
 
@@ -93,7 +93,7 @@ def _shoulders(mask: np.ndarray, eyes: np.ndarray) -> np.ndarray:
     person = cv2.resize(mask, (GRID, GRID), interpolation=cv2.INTER_AREA)
     padded = cv2.copyMakeBorder(person, *[_PAD] * 4, cv2.BORDER_REPLICATE)  # beyond the picture it goes on as at its edge
     reach, angles, centre = 2 * GRID, 4 * GRID, (float(eyes[0] + _PAD), float(eyes[1] + _PAD))
-    how = cv2.WARP_POLAR_LINEAR | cv2.INTER_LINEAR | cv2.WARP_FILL_OUTLIERS  # without the last, memory as it happens to be
+    how = cv2.WARP_POLAR_LINEAR | cv2.INTER_LINEAR | cv2.WARP_FILL_OUTLIERS  # without the last, uninitialised memory
     rays = cv2.warpPolar(padded, (reach, angles), centre, reach, how)  # [angles, distance]
     seen = np.minimum.accumulate(rays, axis=1)
     seen = cv2.warpPolar(seen, padded.shape, centre, reach, how | cv2.WARP_INVERSE_MAP)[_PAD:-_PAD, _PAD:-_PAD]
@@ -104,7 +104,7 @@ def _shoulders(mask: np.ndarray, eyes: np.ndarray) -> np.ndarray:
 def _brows(landmarks: np.ndarray, places: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """brows, along and up as in HeadShapes, of one frame; landmarks: [70, 2] in pixels; places: the grid's points."""
     apart = float(interocular_distance(landmarks))
-    if apart < 1:  # seen from the side: nothing to go by
+    if apart < 1:  # seen from the side: the brows' axis is undefined
         return np.zeros((GRID, GRID)), np.zeros((GRID, GRID)), np.zeros(2)
     across = (landmarks[45] - landmarks[36]) / apart
     up = np.array([across[1], -across[0]])

@@ -39,8 +39,8 @@ def random_jitter(rng: np.random.Generator, size: int) -> Jitter:
     position 2 px (of 256) N(0,1) along the line between the eyes, each eye its own.
 
     One jitter holds for a whole clip. It stands for what differs when another person drives: placement and proportions that
-    fit a little worse, and those are constant or slow. Drawn anew for each frame, the conditioning would shake by several
-    pixels while the real head stands still, and the generator would learn to doubt its conditioning and to lag behind.
+    fit a little worse, and those are constant or slow. Drawn per frame, the conditioning would shake by several
+    pixels while the real head stands still, and the generator would learn to ignore its conditioning and to lag behind.
     """
     scale = rng.uniform(1 - _SCALE, 1 + _SCALE)
     shift = rng.uniform(-_TRANSLATION, _TRANSLATION, 2) * size

@@ -75,7 +75,7 @@ class Generator(nn.Module):
         return self.decode(self.encode(A), P)
 
     def encode(self, A: Tensor) -> Tensor:
-        """What the conditioning alone says, for `decode`. It does not need the frames before, so many frames can be encoded at once."""
+        """Features of the conditioning, for `decode`. They do not depend on earlier frames, so many frames can be encoded at once."""
         if A.shape[-1] % self.multiple or A.shape[-2] % self.multiple:
             raise ValueError(f"image size {tuple(A.shape[-2:])} is no multiple of {self.multiple}")
         return apply_layers(self.model_down_seg, self._widened(A, 1.0))  # white: no conditioning image has that colour

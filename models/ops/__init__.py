@@ -1,4 +1,4 @@
-"""Image operators of optical flow: CUDA kernels (csrc/) and the same in plain PyTorch."""
+"""Image operators of optical flow: CUDA kernels (csrc/) and a reference in plain PyTorch."""
 
 from models.ops.channelnorm import channelnorm
 from models.ops.correlation import correlation

@@ -1,4 +1,4 @@
-"""The CUDA kernels of this package's operators (csrc/), and when they are taken."""
+"""Loads the CUDA kernels of this package's operators (csrc/), and decides when they are used."""
 
 from __future__ import annotations
 

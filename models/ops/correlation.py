@@ -10,7 +10,7 @@ from models.ops._native import launch, take_kernels
 
 
 def correlation(a: Tensor, b: Tensor, max_displacement: int = 20, stride2: int = 2, impl: str = "auto") -> Tensor:
-    """How alike each pixel of a is to the pixels of b around it: mean over the channels of their products.
+    """Similarity of each pixel of a to the pixels of b around it: the mean over the channels of their products.
 
     out[:, i * n + j, y, x] = mean over c of a[:, c, y, x] * b[:, c, y + stride2 * (i - r), x + stride2 * (j - r)], zero outside b,
     with r = max_displacement // stride2 and n = 2 * r + 1 (so the vertical displacement is the outer one).

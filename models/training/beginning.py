@@ -1,4 +1,4 @@
-"""How a run begins: anew, exactly where it stopped, or from weights; and what speaks against it."""
+"""Starts a run: new, resumed exactly, or from weights; and checks that the folder belongs to the same run."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def check_run(
         if continues:
             if epoch != "latest":
                 raise UserError(f"--continue_train --which_epoch {epoch}: there is no {weights}")
-            say(f"nothing to continue in {files.checkpoints}: starting anew")
+            say(f"nothing to continue in {files.checkpoints}: starting a new run")
         return "new"
     before = read_run_options(files)
     now = json.loads(json.dumps({**options, **facts}))

@@ -1,4 +1,4 @@
-"""Writing checkpoints beside the training."""
+"""Writes checkpoints on a thread while training goes on."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class CheckpointWriter:
             self._writing.result()
 
     def write(self, state: dict[str, Any], epoch: int | None = None, outdated: Sequence[int] = ()) -> None:
-        """Write all files of the checkpoint 'latest'. Raises what went wrong with the one before.
+        """Write all files of the checkpoint 'latest'. Raises the exception of the previous write, if it failed.
 
         state: the complete state on the CPU, which nobody changes any more.
         epoch: write the networks under this number as well. outdated: epochs whose numbered checkpoints are removed then.

@@ -27,7 +27,7 @@ from util.cli import say, warn
 from util.distributed import Processes
 from util.layout import Run
 
-_LOG_INTERVAL_S = 5.0  # reading the losses waits for the device, so it is done seldom
+_LOG_INTERVAL_S = 5.0  # reading the losses waits for the device, so it is rare
 _IMAGE_INTERVAL_S = 60.0  # a picture a minute shows progress and costs nothing that could be measured
 _SAVE_INTERVAL_S = 300.0  # besides save_latest_freq: on a slow machine that many clips take long
 _BYTES_SAVED_PER_S = 1e8  # of a slow disk, for the time that a limited run keeps for its last checkpoint
@@ -134,7 +134,7 @@ class Training:
         return self.position >= self.schedule.epochs
 
     def clips(self) -> Iterator[Clip]:
-        """The clips that are to come, without end, with the learning rate set for each."""
+        """The coming clips, without end, with the learning rate set for each."""
         lengths, processes = self.source.lengths, self.processes
         while True:
             n_frames = self.schedule.clip_length(self.position)
@@ -155,7 +155,7 @@ class Training:
         return fake
 
     def after_clip(self, clip: Clip, fake: torch.Tensor) -> None:
-        """Count the clip; log, show and save when it is time to."""
+        """Count the clip; log, show and save when due."""
         p, now = self.progress, time.monotonic()
         before = p.epoch
         more, p.clip = divmod(p.clip + self.clips_at_once, self.schedule.clips(self.source.lengths))

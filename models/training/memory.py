@@ -1,4 +1,4 @@
-"""How many clips a GPU holds, and what to do when it holds fewer."""
+"""Chooses the batch size by GPU memory, and gives advice when memory runs out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a run stands."""
+"""The position of a run in its schedule."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Progress:
-    """Where a run stands; saved with it."""
+    """The position of a run in its schedule; saved with its state."""
 
     epoch: int = 0  # complete epochs
     clip: int = 0  # clips done in the present epoch

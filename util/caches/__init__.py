@@ -1,1 +1,1 @@
-"""What is computed once per video and kept on disk."""
+"""Caches of values that are computed once per video, on disk and in memory."""

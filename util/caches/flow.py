@@ -24,17 +24,17 @@ from util.layout import Sequence
 
 STEPS = (1, 3, 9)
 _ARRAYS = {s: f"flow_{s}" for s in STEPS}  # names in the file
-VERSION = 1  # raise it when flows must be made anew
-GRAIN = 32  # flow is kept to 1/32 pixel: far finer than it is right, and the file gets a quarter of the size
+VERSION = 1  # raise it when cached flow must be computed again
+STEPS_PER_PIXEL = 32  # flow is rounded to 1/32 pixel: finer than its error, and the compressed file is four times smaller
 _WRITERS = 2  # threads that read frames and compress flow while the next is computed
 
 # (target, source) pairs, uint8 RGB [H, W, 3] -> each one's flow in order, float32 [2, H, W] in pixels with target(p) ~ source(p + flow(p)).
-# How pairs are spread over threads or batches is the method's own affair.
+# The method itself spreads the pairs over threads or batches.
 Estimate = Callable[[Iterable[tuple[np.ndarray, np.ndarray]]], Iterator[np.ndarray]]
 
 
 def flow_key(sequence: Sequence, method: str, size: int, made_from: str = "") -> str:
-    """What a sequence's flow is made from, as a digest: method, its checkpoint (`made_from`), size, and the bytes of all frames."""
+    """Digest of what a sequence's flow is made from: method, its checkpoint (`made_from`), size, and the bytes of all frames."""
     return frames_key(f"{VERSION} {method} {size} {STEPS}{made_from}", [sequence])
 
 
@@ -53,7 +53,7 @@ def require_flows(sequence: Sequence, method: str, size: int) -> dict[int, np.nd
 
 
 def compute_flows(frames: Seq[np.ndarray], estimate: Estimate, done: Callable[[], object] = lambda: None) -> dict[int, np.ndarray]:
-    """Flow between frames (uint8 RGB [H, W, 3]) at all STEPS, in the form that is cached; `done` is called after each pair."""
+    """Flow between frames (uint8 RGB [H, W, 3]) at all STEPS, as it is cached (see above); `done` is called after each pair."""
     h, w = frames[0].shape[:2]
     flows = {}
     for s in STEPS:
@@ -61,7 +61,7 @@ def compute_flows(frames: Seq[np.ndarray], estimate: Estimate, done: Callable[[]
         pairs = ((frames[i + s], frames[i]) for i in range(len(frames) - s))
         for entry, flow in zip(flows[s], estimate(pairs), strict=True):
             for half, channel in zip(entry, flow):
-                half[:] = np.round(cv2.resize(channel, (w // 2, h // 2), interpolation=cv2.INTER_AREA) * GRAIN) / GRAIN
+                half[:] = np.round(cv2.resize(channel, (w // 2, h // 2), interpolation=cv2.INTER_AREA) * STEPS_PER_PIXEL) / STEPS_PER_PIXEL
             done()
     return flows
 

@@ -1,4 +1,4 @@
-"""Arrays on disk with the key of what they were made from: caches that notice when their frames have changed."""
+"""Arrays on disk with a key, the digest of what they were computed from: a cache is stale when the key differs."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def is_keyed(path: Path, names: Iterable[str], key: str) -> bool:
 
 
 def write_keyed(path: Path, key: str, **arrays: np.ndarray) -> None:
-    """Write the file, compressed; it is there whole or not at all."""
+    """Write the file, compressed; the write is atomic."""
     file = io.BytesIO()
     np.savez_compressed(file, key=np.array(key), **arrays)
     write_bytes(path, file.getbuffer())

@@ -1,4 +1,4 @@
-"""Values kept in memory up to a common limit, each made once however many threads ask for it."""
+"""In-memory caches with a common limit; each value is computed once, whichever threads ask for it."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ Value = TypeVar("Value")
 
 
 class Budget:
-    """Bytes that several caches share."""
+    """A number of bytes that several caches share."""
 
     def __init__(self, nbytes: float):
         self._left = nbytes
         self._lock = Lock()
 
     def take(self, nbytes: int) -> bool:
-        """Take so many bytes, or none if fewer are left."""
+        """Take `nbytes`. Returns False, and takes none, if fewer are left."""
         with self._lock:
             if nbytes > self._left:
                 return False
@@ -34,7 +34,7 @@ class Budget:
 
 
 class KeyedLocks(Generic[Key]):
-    """A lock for each key: work on different keys goes on side by side."""
+    """A lock for each key, so that work on different keys runs in parallel."""
 
     def __init__(self) -> None:
         self._locks: dict[Key, Lock] = {}
@@ -46,10 +46,10 @@ class KeyedLocks(Generic[Key]):
 
 
 class OnceCache(Generic[Key, Value]):
-    """Values by key, kept while the budget has room for them; for several threads.
+    """Values by key, cached while the budget has room. Thread-safe.
 
-    Nothing is evicted. Training goes round all sequences, so what was used longest ago is what comes next: replacing it (LRU) would lose
-    every value just before it is needed, while what came first and stays is found in every round.
+    Nothing is evicted. Training cycles through all sequences, so the least recently used value is the next one needed: LRU would evict
+    every value just before its use, while values that stay are hits in every cycle.
     """
 
     def __init__(self, budget: Budget):
@@ -64,11 +64,11 @@ class OnceCache(Generic[Key, Value]):
         return len(self._values)
 
     def peek(self, key: Key) -> Value | None:
-        """The value, if it is kept."""
+        """The value if it is cached, else None."""
         return self._values.get(key)
 
     def get(self, key: Key, nbytes: int, make: Callable[[], Value]) -> Value | None:
-        """The value, made now if it is not kept yet; None, and nothing made, when the budget has no room for its `nbytes`."""
+        """The value, computed now if it is not cached; None, and nothing is computed, when the budget has no room for its `nbytes`."""
         if key in self._values:
             return self._values[key]
         with self._locks[key]:
@@ -84,7 +84,7 @@ class OnceCache(Generic[Key, Value]):
             return self._values[key]
 
     def get_or_make(self, key: Key, make: Callable[[], Value], nbytes: Callable[[Value], int]) -> Value:
-        """The value, made now if it is not kept; kept if the budget has room for its `nbytes`."""
+        """The value, computed now if it is not cached; cached if the budget has room for its `nbytes`."""
         if key in self._values:
             return self._values[key]
         with self._locks[key]:
@@ -97,7 +97,7 @@ class OnceCache(Generic[Key, Value]):
 
 
 def quarter_of_memory() -> float:
-    """A quarter of the memory that this machine, or the container, has; at most 16 GB. In bytes."""
+    """A quarter of the memory of this machine or container, at most 16 GB; in bytes."""
     try:
         total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):  # not on Windows

@@ -1,8 +1,10 @@
-"""Where a video shows the person, and what is behind: computed once per identity and cached on disk.
+"""Person mattes and background of an identity's training frames, computed once and cached on disk.
 
-`train/persons/<name>.npz` (util.layout.Dataset.persons_path) holds `key`, what it was made from; `masks`, uint8 [frames, MASK_SIDE,
-MASK_SIDE], 255 where the person is, for all training frames in order; and `background`, uint8 [H, W, 4], what was seen where no person
-was, at the frames' size: RGB, and 255 where it was seen at all (elsewhere the colours are a guess).
+`train/persons/<name>.npz` (util.layout.Dataset.persons_path) holds:
+    key         digest of what it was computed from
+    masks       uint8 [frames, MASK_SIDE, MASK_SIDE], 255 where the person is, for all training frames in order
+    background  uint8 [H, W, 4] at the frames' size: mean RGB of the pixels without a person, and 255 where the background was ever
+                visible (elsewhere the colours are inpainted)
 """
 
 from __future__ import annotations
@@ -19,9 +21,9 @@ from util.cli import UserError
 from util.image_io import read_image
 from util.layout import Dataset
 
-VERSION = 2  # raise it when the files must be made anew
+VERSION = 2  # raise it when the files must be computed again
 MASK_SIDE = 128
-_CLEAR = 0.03  # of the image's side: what is so near to the person does not count as background
+_BACKGROUND_MARGIN = 0.03  # of the image's side: pixels nearer than this to the person do not count as background
 
 # uint8 RGB [H, W, 3] -> float32 [H, W], 1 where a person is
 PersonMask = Callable[[np.ndarray], np.ndarray]
@@ -34,7 +36,7 @@ class Persons:
 
 
 def read_persons(dataset: Dataset, name: str, key: str | None = None) -> Persons | None:
-    """Cached masks of an identity; None when there are none, the file is damaged, or not made from `key` (None: any key)."""
+    """Cached mattes of an identity; None when the file is missing, damaged, or has another key (`key` None: any key will do)."""
     found = read_keyed(dataset.persons_path(name), ("masks", "background"), key)
     return None if found is None else Persons(**found)
 
@@ -55,7 +57,7 @@ def ensure_persons(
     create_mask: builds the segmenter; called only when something is to be computed. done: called after each frame.
     Returns: whether the file is there now; False when create_mask gives None.
     """
-    key = frames_key(f"{VERSION} {MASK_SIDE} {_CLEAR}", dataset.sequences("train", name))
+    key = frames_key(f"{VERSION} {MASK_SIDE} {_BACKGROUND_MARGIN}", dataset.sequences("train", name))
     if read_persons(dataset, name, key) is not None:
         return True
     mask = create_mask()
@@ -65,7 +67,7 @@ def ensure_persons(
     for image in _frames(dataset, name):
         person = mask(image)
         masks.append((255 * cv2.resize(person, (MASK_SIDE, MASK_SIDE), interpolation=cv2.INTER_AREA)).round().astype(np.uint8))
-        reach = 2 * round(_CLEAR * image.shape[0]) + 1
+        reach = 2 * round(_BACKGROUND_MARGIN * image.shape[0]) + 1
         clear = (cv2.dilate(person, np.ones((reach, reach), np.uint8)) < 0.2)[..., None].astype(np.float32)
         seen, weight = seen + image * clear, weight + clear
         done()

@@ -9,7 +9,7 @@ from util.face.landmarks import LEFT_PUPIL, RIGHT_PUPIL, eye_openings
 
 _LIDS = [[36, 37, 38, 39], [39, 40, 41, 36], [42, 43, 44, 45], [45, 46, 47, 42]]  # each from one eye corner to the other
 _CURVE_POINTS = 13
-_FINER = 4  # drawn at four times the size and averaged down: OpenCV's own smooth lines come out 1.5 pixels too wide
+_SUPERSAMPLING = 4  # drawn at four times the size and averaged down: OpenCV's anti-aliased lines are 1.5 pixels too wide
 _FRACTION_BITS = 6  # OpenCV's fixed-point coordinates, 1/64 pixel
 
 
@@ -53,15 +53,17 @@ def draw_eye_gaze(landmarks: np.ndarray, size: int | tuple[int, int]) -> np.ndar
     right, bottom = np.clip(np.ceil(points.max(0) + margin) + 1, 0, [width, height]).astype(int)
     if left >= right or top >= bottom:
         return image
-    fine = np.zeros((_FINER * (bottom - top), _FINER * (right - left), 3), np.uint8)
+    fine = np.zeros((_SUPERSAMPLING * (bottom - top), _SUPERSAMPLING * (right - left), 3), np.uint8)
 
     def fixed_point(xy: np.ndarray) -> np.ndarray:
         """Points of the image -> OpenCV's fixed-point coordinates in `fine`, counted from the centre of the first pixel."""
-        return np.rint(((xy - [left, top]) * _FINER - 0.5) * (1 << _FRACTION_BITS)).astype(np.int32)
+        return np.rint(((xy - [left, top]) * _SUPERSAMPLING - 0.5) * (1 << _FRACTION_BITS)).astype(np.int32)
 
-    cv2.polylines(fine, list(fixed_point(curves)), False, (255, 255, 255), max(1, round(_FINER * line)), cv2.LINE_8, _FRACTION_BITS)
+    cv2.polylines(fine, list(fixed_point(curves)), False, (255, 255, 255), max(1, round(_SUPERSAMPLING * line)), cv2.LINE_8, _FRACTION_BITS)
     if radius >= 0.25:
         for pupil in fixed_point(pupils).tolist():
-            cv2.circle(fine, pupil, round(radius * _FINER * (1 << _FRACTION_BITS)), (255, 0, 0), cv2.FILLED, cv2.LINE_8, _FRACTION_BITS)
+            cv2.circle(
+                fine, pupil, round(radius * _SUPERSAMPLING * (1 << _FRACTION_BITS)), (255, 0, 0), cv2.FILLED, cv2.LINE_8, _FRACTION_BITS
+            )
     image[top:bottom, left:right] = cv2.resize(fine, (right - left, bottom - top), interpolation=cv2.INTER_AREA)
     return image

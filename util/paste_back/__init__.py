@@ -1,1 +1,1 @@
-"""The synthesised head put back into the full original frames."""
+"""Pastes the synthesised head back into the full original frames."""

@@ -2,10 +2,9 @@
 
 Per frame: the synthesised crop is enlarged to the crop box, its colours are matched to the original's, and it is laid over the
 original frame under a soft mask. The mask comes from the rendered mesh (NMFC not black), filled, widened to take in hair (more above
-than at the sides) and feathered; when the head moves otherwise than in the original frame, it takes in the original head's place as
-well, so that no second edge shows. Of what it was widened by, only what shows a person in either picture is taken, if something tells
-that (tracking/person_matte.py): the background stays the original's. At the crop's own border it fades to nothing, except where that is
-the border of the frame.
+than at the sides) and feathered; when the pose differs from the original frame's, it covers the original head too, so that no
+second edge shows. With a person matte (tracking/person_matte.py) the widened part keeps only pixels that show a person in either picture,
+so the background stays the original's. At the crop's border the mask fades to 0, except where that is the border of the frame.
 """
 
 from __future__ import annotations
@@ -23,10 +22,10 @@ from util.paste_back.colour import ColourMatch
 from util.paste_back.masks import crop_window, fill, head_width, inside_frame, soft_mask, widen
 
 # Parts of the head's width.
-CLOSE = (0.04, 0.04, 0.04)  # room above, beside and below the mesh that is always taken, whatever shows a person
-PERSON_MARGIN = 0.05  # around what shows a person
-RING = 0.5  # how far around the head the colours are compared
-_COLOUR_S = 0.5  # seconds over which the match is averaged: it must not flicker
+MESH_ROOM = (0.04, 0.04, 0.04)  # room above, beside and below the mesh that always belongs to the mask, whatever the person matte says
+PERSON_MARGIN = 0.05  # by which the person matte is widened
+COLOUR_RING = 0.5  # width of the ring around the head in which colours are compared
+_COLOUR_TIME_CONSTANT_S = 0.5  # of the running average of the colour match, against flicker
 
 
 class Blender:
@@ -42,7 +41,7 @@ class Blender:
     def __init__(self, box: Sequence[int], frame_size: tuple[int, int], fps: float, aligned: bool, person: PersonMask | None = None):
         self.box, self.frame_size, self.aligned, self.person = tuple(box), frame_size, aligned, person
         self.side = box[2] - box[0]
-        self.match = ColourMatch(1 - math.exp(-1 / (_COLOUR_S * fps)))
+        self.match = ColourMatch(1 - math.exp(-1 / (_COLOUR_TIME_CONSTANT_S * fps)))
 
     def __call__(self, frame: np.ndarray, fake: np.ndarray, nmfc: np.ndarray, own_nmfc: np.ndarray | None = None) -> np.ndarray:
         """frame: uint8 [H, W, 3]. fake, nmfc: uint8 [S, S, 3]. own_nmfc: of the frame's own head, any size, when not aligned.
@@ -56,13 +55,13 @@ class Blender:
         original = crop(frame, self.box, size)
         mask = soft_mask(heads)
         if self.person is not None:
-            mask = np.maximum(soft_mask(heads, CLOSE), mask * self._people(fake, original, head_width(heads[0])))
+            mask = np.maximum(soft_mask(heads, MESH_ROOM), mask * self._people(fake, original, head_width(heads[0])))
         mask = mask * crop_window(self.box, self.frame_size, size)
         fake = self.match(fake, original, self._trust(heads), None if self.aligned else (heads[0], heads[-1]))
         return self._lay(frame, fake, mask)
 
     def _people(self, fake: np.ndarray, original: np.ndarray, width: float) -> np.ndarray:
-        """What shows a person in either picture, with a soft margin; float32 [S, S], 0..1."""
+        """The person mattes of both pictures, joined and widened by a soft margin; float32 [S, S], 0..1."""
         margin = max(1, round(PERSON_MARGIN * width))
         shown = np.maximum(self.person(fake), self.person(original))
         shown = cv2.dilate(shown, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * margin + 1, 2 * margin + 1)))
@@ -76,7 +75,7 @@ class Blender:
             return inside
         head = np.logical_or.reduce([widen(h) for h in heads])
         distance = cv2.distanceTransform((~head).astype(np.uint8), cv2.DIST_L2, 3)
-        return inside * (~head & (distance < RING * head_width(heads[0])))
+        return inside * (~head & (distance < COLOUR_RING * head_width(heads[0])))
 
     def _lay(self, frame: np.ndarray, fake: np.ndarray, mask: np.ndarray) -> np.ndarray:
         """Blend a float32 crop [S, S, 3] over the frame."""

@@ -6,16 +6,16 @@ import cv2
 import numpy as np
 
 _COARSE = 64  # pixels a side of the images in which colours are compared
-_LOCAL = 0.12  # of the crop's side: standard deviation of the blur that makes the local correction smooth
+_LOCAL_BLUR = 0.12  # of the crop's side: standard deviation of the blur that makes the local correction smooth
 _LOCAL_LIMIT = 24.0  # grey levels that the local correction may add
-_OUTLIER = 12.0  # grey levels: what differs more after the match is something else than colour
+_OUTLIER = 12.0  # grey levels: larger differences after the match are not due to colour
 
 
 class ColourMatch:
     """Matches the colours of synthesised crops to those of the original frames, slowly changing over time.
 
     Per channel `original ~ gain * fake + offset + field(x, y)`: gain and offset by robust least squares (Cauchy weights) over the
-    pixels that should agree, drawn to 1 and 0 where those leave them open; then a field of low frequency from what is left, by
+    pixels that should agree, with a weak prior at 1 and 0; then a field of low frequency from what is left, by
     normalised convolution (Knutsson and Westin 1993), which vanishes where nothing is known.
 
     rate: share of each new frame in the running average.
@@ -43,7 +43,7 @@ class ColourMatch:
         self._line = line if self._line is None else self._line + self.rate * (line - self._line)
         rest = small[1] - (small[0] * self._line[:, 0] + self._line[:, 1])
         agree = weight[..., None] / (1 + (rest / _OUTLIER) ** 2) ** 2
-        blur = _LOCAL * _COARSE
+        blur = _LOCAL_BLUR * _COARSE
         known = cv2.GaussianBlur(agree, (0, 0), blur, borderType=cv2.BORDER_CONSTANT)
         field = cv2.GaussianBlur(agree * rest, (0, 0), blur, borderType=cv2.BORDER_CONSTANT) / (known + 0.05)
         field = np.clip(field, -_LOCAL_LIMIT, _LOCAL_LIMIT)

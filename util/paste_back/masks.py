@@ -11,7 +11,7 @@ import numpy as np
 from util.numeric import smoothstep
 
 # Parts of the head's width (of the mesh's, as drawn).
-HAIR = (0.45, 0.22, 0.06)  # room above, beside, below
+HAIR_ROOM = (0.45, 0.22, 0.06)  # room above, beside, below
 FEATHER = 0.2  # over which a mask falls from 1 to 0
 
 BORDER = 0.08  # of the crop's side: how far the mask fades towards the crop's border
@@ -56,7 +56,7 @@ def head_width(head: np.ndarray) -> float:
     return float(columns[-1] - columns[0] + 1) if columns.size else head.shape[1] / 3
 
 
-def widen(head: np.ndarray, room: tuple[float, float, float] = HAIR) -> np.ndarray:
+def widen(head: np.ndarray, room: tuple[float, float, float] = HAIR_ROOM) -> np.ndarray:
     """A head's mask, bool [H, W], with room above, beside and below, in parts of its width; bool [H, W]."""
     width = head_width(head)
     up, beside, down = (max(1, round(part * width)) for part in room)
@@ -68,7 +68,7 @@ def widen(head: np.ndarray, room: tuple[float, float, float] = HAIR) -> np.ndarr
     return grown > 0
 
 
-def soft_mask(heads: Sequence[np.ndarray], room: tuple[float, float, float] = HAIR) -> np.ndarray:
+def soft_mask(heads: Sequence[np.ndarray], room: tuple[float, float, float] = HAIR_ROOM) -> np.ndarray:
     """float32 [H, W], 0..1: 1 on all heads and the room around them, falling smoothly to 0 over FEATHER of the head's width."""
     core = np.logical_or.reduce([widen(h, room) for h in heads])
     feather = min(FEATHER, 2 * room[0])

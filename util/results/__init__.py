@@ -1,1 +1,1 @@
-"""Results on disk: frames, videos, measures."""
+"""Results on disk: frames, videos and measures."""

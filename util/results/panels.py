@@ -40,7 +40,7 @@ def write_videos(results: Results, mode: str, datasets_dir: str | Path | None = 
 
     Kinds that the results lack (eye gaze of a run without it, the driver's frames) are left out of a row of panels.
     datasets_dir: where the dataset lies, if not where test.py found it.
-    fps: frame rate, when the dataset does not know it; a given one makes existing videos anew.
+    fps: frame rate, when the dataset does not know it; when given, existing videos are written again.
     Raises: UserError when the results are unfinished or hold nothing of what the mode shows.
     """
     facts = results.read()

@@ -19,7 +19,7 @@ from util.results.folder import Results
 _WRITERS = min(16, os.cpu_count() or 4)  # threads
 # Frames handed to the writers at once, and how many may be unwritten when the next frame is synthesised. Beside a GPU, both
 # work side by side. A network on the processor wants all cores for itself: they take turns.
-_TURNS = {"cuda": (1, 16), "cpu": (8, 0)}
+_WRITE_BATCH_AND_BACKLOG = {"cuda": (1, 16), "cpu": (8, 0)}
 
 
 class DrivenFrame(Protocol):
@@ -53,7 +53,7 @@ def write_results(
     kinds: set[str] = set()
     finished: list[tuple[DrivenFrame, np.ndarray]] = []
     waiting: deque[Future] = deque()
-    at_once, unwritten = _TURNS[device_type]
+    at_once, unwritten = _WRITE_BATCH_AND_BACKLOG[device_type]
     spent_s = 0.0
 
     with ThreadPoolExecutor(_WRITERS) as pool:

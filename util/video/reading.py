@@ -1,4 +1,4 @@
-"""Reading and writing videos as a stream of frames: memory does not grow with a video's length.
+"""Reading videos as a stream of frames: memory does not grow with a video's length.
 
 Frames are RGB uint8 [H, W, 3], upright (rotation and mirror marks of phones applied), with square pixels and at a constant
 rate, whatever the file holds: a file with a variable frame rate is resampled, so frame k is always the picture shown
