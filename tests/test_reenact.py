@@ -337,7 +337,7 @@ def test_the_table_of_figures(place, tmp_path, capsys):
     table = json.loads((tmp_path / "table.json").read_text())
     assert set(table) == {f"{a} -> {b}, {m}" for a, b in (("Ann", "Bob"), ("Bob", "Ann")) for m in ("head", "face")}
     for figures in table.values():
-        moving = [figures["correlation"][k] for k in bench.LEAST if figures["spread"][k] >= bench.LEAST[k]]
+        moving = [figures["correlation"][k] for k in bench.CURVES if figures["spread"][k] >= bench.CURVES[k]]
         assert len(moving) >= 5 and min(moving) > 0.95
         assert figures.get("scale", 0) <= 1.001
     assert "0 below 0.95" in capsys.readouterr().out
@@ -364,7 +364,7 @@ def test_a_real_pair(tmp_path, model):
     bench = load_command("scripts/bench/reenact.py")
     bench.main([*common, "--output", str(tmp_path / "table.json")])
     for name, figures in json.loads((tmp_path / "table.json").read_text()).items():
-        low = {k: v for k, v in figures["correlation"].items() if figures["spread"][k] >= bench.LEAST[k] and v < 0.95}
+        low = {k: v for k, v in figures["correlation"].items() if figures["spread"][k] >= bench.CURVES[k] and v < 0.95}
         assert not low, (name, low)
         assert figures["jitter_mesh"] < 0.9
         if "scale" in figures:
