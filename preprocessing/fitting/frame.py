@@ -11,12 +11,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 
 from preprocessing.face_models.dense_points import N_POINTS
 from preprocessing.face_models.morphable import MorphableModel
-from preprocessing.fitting.kernel import EXPRESSION_SMOOTHNESS, EXPRESSION_STEP, HUBER, Kernel, bend_weights, descend_function, moved
-from util.geometry import Cameras, rotation_vector
+from preprocessing.fitting.kernel import EXPRESSION_SMOOTHNESS, EXPRESSION_STEP, HUBER, Kernel, bend_weights, descend_function
+from util.geometry import Cameras
 
 FIRST_ROUNDS, ROUNDS = 8, 2  # Gauss-Newton rounds for a first frame, and for a frame with earlier ones
 SWEEPS = 8  # sweeps of coordinate descent over the expression, per round
@@ -95,7 +96,7 @@ class FrameFitter:
         nothing = np.zeros(6)
         for _ in range(FIRST_ROUNDS):
             step = self._solve_expression(rows, camera, np.zeros((6, 6)), nothing, tied=0.0)
-            camera = moved(camera, np.linalg.solve(step.blocks[0], step.pull[0])[None])
+            camera = _moved(camera, np.linalg.solve(step.blocks[0], step.pull[0])[None])
         self._cameras = _scaled(camera, unit, centre)
         self._known = np.zeros((6, 6)) + step.blocks[0]
         self._step_s = 0.0
@@ -134,12 +135,12 @@ class FrameFitter:
             step = self._solve_expression(rows, camera, tie, pull, EXPRESSION_SMOOTHNESS / slower)
             turn = np.linalg.solve(step.blocks[0] + tie, step.pull[0] + pull)
             change = share[:, 6] - share[:, :6] @ turn
-            camera = moved(camera, turn[None])
+            camera = _moved(camera, turn[None])
         if count > 1:  # eliminate the older camera
             normal = normal[6:, 6:] - normal[6:, :6] @ np.linalg.solve(normal[:6, :6], normal[:6, 6:])
         normal[-6:, -6:] += step.blocks[0]
         self._known = normal
-        both = Cameras(*(np.concatenate(pair) for pair in zip(_arrays(moved(past[-1:], change[None, -6:])), _arrays(camera))))
+        both = Cameras(*(np.concatenate(pair) for pair in zip(_arrays(_moved(past[-1:], change[None, -6:])), _arrays(camera))))
         self._cameras = _scaled(both, unit, centre)
         self._step_s = self._since_s
 
@@ -172,5 +173,12 @@ def _scaled(cameras: Cameras, factor: float, shift: np.ndarray) -> Cameras:
 
 def _difference(a: Cameras, b: Cameras) -> np.ndarray:
     """The change [N, 6] that turns cameras b into a, as `moved` takes it."""
-    turn = rotation_vector(a.rotation @ np.swapaxes(b.rotation, 1, 2))
+    turn = np.stack([cv2.Rodrigues(r)[0][:, 0] for r in a.rotation @ np.swapaxes(b.rotation, 1, 2)])
     return np.concatenate([turn, np.log(a.scale / b.scale)[:, None], (a.translation - b.translation)[:, :2]], 1)
+
+
+def _moved(cameras: Cameras, change: np.ndarray) -> Cameras:
+    """`kernel.moved` for a single camera, change [1, 6]: OpenCV's rotation of one frame costs a hundredth of the one for many."""
+    turn, _ = cv2.Rodrigues(change[0, :3])
+    shift = np.append(change[0, 4:], 0.0)
+    return Cameras(cameras.scale * np.exp(change[:, 3]), turn @ cameras.rotation, cameras.translation + shift)
