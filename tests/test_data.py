@@ -17,7 +17,6 @@ from data.augmentation.transforms import (
     jitter_nmfc,
     random_jitter,
     resize_image,
-    resize_nmfc,
 )
 from data.clips import ClipIndex, VideoDataset
 from data.driving_sequence import DrivingSequence
@@ -25,7 +24,7 @@ from data.loader import choose_clips, load_clips
 from util.caches.persons import Persons
 from util.cli import UserError
 from util.face.eye_gaze import draw_eye_gaze
-from util.image_io import read_image, write_image
+from util.image_io import read_image, resize_nmfc, write_image
 from util.layout import Dataset
 from util.tensors import to_image, to_tensor
 

@@ -8,7 +8,6 @@ import cv2
 import numpy as np
 
 from util.face.landmarks import LEFT_EYE, LEFT_PUPIL, RIGHT_EYE, RIGHT_PUPIL
-from util.image_io import resize_nmfc as resize_nmfc
 
 _TRANSLATION = 0.01  # of the image's side
 _SCALE = 0.01
