@@ -190,8 +190,8 @@ def process(o: argparse.Namespace, dataset: Dataset, name: str, paths: list[Path
     for take, drift in zip((first, *(t for t in takes if t is not first)), drifts(boxes, size)):
         if drift > o.dst_threshold:
             raise UserError(
-                f"{paths[take.part]}: the face moves by {drift:.2f} of the frame's side, more than --dst_threshold {o.dst_threshold:g} allows "
-                "for a fixed crop; cut the video to a part where the head stays in place, or raise --dst_threshold"
+                f"{paths[take.part]}: the face moves by {drift:.2f} of the frame's side, more than --dst_threshold {o.dst_threshold:g} "
+                "allows for a fixed crop; cut the video to a part where the head stays in place, or raise --dst_threshold"
             )
     box = choose_box(boxes, size, o.margin, o.height_recentre)
     layout = Layout.of(takes, counts, o)
@@ -261,8 +261,9 @@ def find_takes(
                 break
             longer_side = max(part.info.width, part.info.height)
             scale = longer_side / min(longer_side, DETECT_SIDE)
-            if not isinstance(face, str) and not (0 <= face[0] < part.info.width and 0 <= face[1] < part.info.height):
-                raise UserError(f"--face {face[0]:g},{face[1]:g} lies outside of {part.path}, which is {part.info.width}x{part.info.height}")
+            width, height = part.info.width, part.info.height
+            if not isinstance(face, str) and not (0 <= face[0] < width and 0 <= face[1] < height):
+                raise UserError(f"--face {face[0]:g},{face[1]:g} lies outside of {part.path}, which is {width}x{height} pixels")
             wanted = face if isinstance(face, str) else (face[0] / scale, face[1] / scale)
             frames = islice(read_frames(part.path, part.info, max_side=DETECT_SIDE), left)
             found = scan(frames, detector, max(1, round(part.info.fps)), bar.update)
@@ -366,7 +367,7 @@ class Layout:
         test = range(taken[place], taken[-1] + 1) if place < len(taken) else range(0)
         train = []
         for run in runs if o.split == "train" else ():
-            own = [n for n in run if not len(test) or n < test.start]
+            own = [n for n in run if len(test) == 0 or n < test.start]
             whole, _ = split_frames(len(own), 0.0, o.train_seq_length)
             if whole >= min(MIN_FRAMES, o.train_seq_length) or len(runs) == 1:
                 train += [own[i : i + o.train_seq_length] for i in range(0, whole, o.train_seq_length)]

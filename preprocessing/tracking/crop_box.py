@@ -36,8 +36,8 @@ def choose_box(smooth: list[np.ndarray], frame_size: tuple[int, int], margin: in
     """The crop box: int [left, top, right, bottom], square.
 
     The median of the first part's smoothed boxes, made square and widened by the margin; larger if the face would leave it at
-    any time. It is moved into the frame, and shrunk to the frame's shorter side where the face leaves room for that. Only a face that covers
-    more than that side makes it reach outside, in that direction alone, and then it shows all of the frame in that direction.
+    any time. It is moved into the frame, and shrunk to the frame's shorter side where the face leaves room for that. Only a face that
+    covers more than that side makes it reach outside, in that direction alone, and then it shows all of the frame in that direction.
 
     smooth: smoothed boxes of every part, [frames, 4]. frame_size: width, height in pixels. margin: room around the face in pixels of a
     crop of REFERENCE_SIZE, 0 to REFERENCE_SIZE - 1. height_recentre: moves the box down by this fraction of its side; negative: up.
