@@ -306,8 +306,8 @@ def choose_shots(part: Part, found: Scan, face: FaceChoice, all_shots: bool, sca
         if missing.any():
             warn(f"{part.path.name}: no face in {missing.sum()} of {len(shot)} frames; their boxes are taken from their neighbours")
     if longest.faces > 1:
-        which = "the one that is largest and longest in the picture is taken; --face takes another" if face == "largest" else "one is taken"
-        warn(f"{part.path.name} shows {longest.faces} faces; {which}")
+        which = "largest and longest in the picture is taken; --face takes another" if face == "largest" else "asked for by --face is taken"
+        warn(f"{part.path.name} shows {longest.faces} faces; the one that is {which}")
     return kept
 
 
@@ -318,9 +318,7 @@ def shot_appearance(part: Part, shot: Shot, scale: float) -> Appearance | None:
     return appearance(frames_at(part.path, part.info, (shot.first + chosen).tolist()), boxes[chosen])
 
 
-def fitting_takes(
-    takes: list[Take], main: Take, smooth: dict[Take, np.ndarray], size: tuple[int, int], dst_threshold: float
-) -> list[Take]:
+def fitting_takes(takes: list[Take], main: Take, smooth: dict[Take, np.ndarray], size: tuple[int, int], dst_threshold: float) -> list[Take]:
     """Those whose face fits the main one's crop; a line tells of the others."""
     height = np.median(smooth[main][:, 3] - smooth[main][:, 1])
     kept = []
@@ -359,23 +357,23 @@ class Layout:
         The test split goes through: it also has what lies between two takes, marked as of another shot.
         """
         offsets = (np.cumsum([0, *counts[:-1]]) + o.n_replicate_first).tolist()
-        runs = [range(offsets[t.part] + t.first, offsets[t.part] + t.first + len(t)) for t in takes]
-        dark = {n for run, t in zip(runs, takes) for n, is_dark in zip(run, t.dark) if is_dark}
-        runs[0] = range(runs[0].start - o.n_replicate_first, runs[0].stop)  # the first frame repeated
-        taken = [n for run in runs for n in run]
+        spans = [range(offsets[t.part] + t.first, offsets[t.part] + t.first + len(t)) for t in takes]
+        dark = {n for span, t in zip(spans, takes) for n, is_dark in zip(span, t.dark) if is_dark}
+        spans[0] = range(spans[0].start - o.n_replicate_first, spans[0].stop)  # the first frame repeated
+        taken = [n for span in spans for n in span]
         _, place = (0, 0) if o.split == "test" else split_frames(len(taken), o.test_seq_ratio, o.train_seq_length)
         test = range(taken[place], taken[-1] + 1) if place < len(taken) else range(0)
         train = []
-        for run in runs if o.split == "train" else ():
-            own = [n for n in run if len(test) == 0 or n < test.start]
+        for span in spans if o.split == "train" else ():
+            own = [n for n in span if len(test) == 0 or n < test.start]
             whole, _ = split_frames(len(own), 0.0, o.train_seq_length)
-            if whole >= min(MIN_FRAMES, o.train_seq_length) or len(runs) == 1:
+            if whole >= min(MIN_FRAMES, o.train_seq_length) or len(spans) == 1:
                 train += [own[i : i + o.train_seq_length] for i in range(0, whole, o.train_seq_length)]
         numbers = [n for sequence in train for n in sequence] + list(test)
         known = set(taken)
         states = ["dark" if n in dark else "" if n in known else "other shot" for n in numbers]
         test_start = test.start if len(test) else taken[-1] + 1
-        return cls(taken[0], len(taken), train, test, test_start, [r.start for r in runs[1:]], numbers, states, offsets)
+        return cls(taken[0], len(taken), train, test, test_start, [s.start for s in spans[1:]], numbers, states, offsets)
 
 
 def split_frames(total: int, test_seq_ratio: float, train_seq_length: int) -> tuple[int, int]:
