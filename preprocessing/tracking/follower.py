@@ -32,7 +32,7 @@ def parse_face(text: str) -> FaceChoice:
     return x, y
 
 
-@dataclass
+@dataclass(eq=False)
 class Track:
     """One face in one shot."""
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from preprocessing.tracking.tracker import Tracker
 
-SAMPLES = 15  # frames of a shot that are looked at
+SAMPLES = 10  # frames of a shot that are looked at
 MAX_SHAPE = 0.7  # distance of the shapes of the upper face, relative to the size of the face
 MAX_COLOUR = 6.0  # distance of the colours, CIELAB units
 _SIDE = 256  # pixels of a face's cut-out
@@ -33,16 +33,16 @@ class Appearance:
 def appearance(frames: Iterable[np.ndarray], boxes: np.ndarray) -> Appearance | None:
     """The appearance of the face with these boxes, [N, 4] px, in frames, uint8 [H, W, 3]; None when it cannot be read in any."""
     meshes, colours = [], []
-    for frame, box in zip(frames, boxes):
-        face = _cut_out(frame, box)
-        with Tracker() as tracker:  # a new one each time: the frames are far apart
+    with Tracker() as tracker:
+        for frame, box in zip(frames, boxes):
+            face = _cut_out(frame, box)
             points = tracker.step(face)
-        if points is None:
-            continue
-        mesh = points[:_MESH].astype(np.float64)
-        mesh = mesh - mesh.mean(0)
-        meshes.append(mesh / np.sqrt((mesh**2).sum(1).mean()))
-        colours.append(_colours(face, points[:_MESH, :2]))
+            if points is None:
+                continue
+            mesh = points[:_MESH].astype(np.float64)
+            mesh = mesh - mesh.mean(0)
+            meshes.append(mesh / np.sqrt((mesh**2).sum(1).mean()))
+            colours.append(_colours(face, points[:_MESH, :2]))
     if not meshes:
         return None
     aligned = np.stack([_aligned(m, meshes[0]) for m in meshes])
