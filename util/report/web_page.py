@@ -54,6 +54,13 @@ figcaption { font-size: .85rem }
 .key.line6 { border-color: #7d8590 }
 .best { color: var(--accent) }
 .wide { overflow-x: auto }
+@media (max-width: 640px) {
+  .stack thead { display: none }
+  .stack th, .stack td, .stack td.number { display: block; border: 0; padding: 0; text-align: left; white-space: normal }
+  .stack th { border-top: 1px solid var(--edge); margin-top: 8px; padding-top: 8px }
+  .stack td:empty { display: none }
+  .stack td::before { content: attr(data-label) ": "; color: var(--muted); font-weight: 400 }
+}
 .chart .marker { stroke: var(--mark); stroke-width: 1.5 }
 .seek { cursor: pointer }
 dl { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 250px), 1fr)); gap: 0 28px; margin: 0 }
