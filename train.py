@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     sizes = {"batch_size": options.batch_size or 2, "max_frames_per_gpu": options.max_frames_per_gpu, "ngf": options.ngf}
     with advice_when_out_of_memory(sizes), StopSignal() as stop:
         training = make_training(options, files, videos, device, dtype, processes)
-        recorded = {**options.as_dict(), **facts, "device": f"{processes.size} x {device_name(device)}"}
+        recorded = {**options.as_dict(), **facts, "device": ", ".join([device_name(device)] * processes.size)}
         training.begin(beginning, recorded, options.which_epoch, options.load_pretrain)
         if processes.is_first:
             write_profiles(dataset, names, files)

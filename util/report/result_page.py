@@ -181,8 +181,8 @@ def _table(evaluation: Evaluation, evaluated: bool) -> str:
             "value": shown(evaluation.values[name]),
             "compared with": compared(evaluation, name),
             "worst frame": f"{shown(worst[0][1])} in frame {worst[0][0]}" if worst else "",
-            "full training": REACHED.get(name, ("", ""))[0],
-            "preview": REACHED.get(name, ("", ""))[1],
+            "good: full recipe": REACHED.get(name, ("", ""))[0],
+            "good: preview": REACHED.get(name, ("", ""))[1],
         }
         tds = "".join(
             f"<td{' class=number' if label == 'value' else ''} data-label='{label}'>{escape(text)}</td>" for label, text in cells.items()
@@ -196,7 +196,7 @@ def _table(evaluation: Evaluation, evaluated: bool) -> str:
     return (
         f"<h2>Measures</h2><p class=note>at {evaluation.size}x{evaluation.size} pixels, mean over the frames</p>"
         "<table class=stack><thead><tr><th>measure</th><th class=number>value</th><th>compared with</th><th>worst frame</th>"
-        f"<th>full training*</th><th>preview*</th></tr></thead><tbody>{''.join(rows)}</tbody></table>"
+        f"<th>good: full recipe*</th><th>good: preview*</th></tr></thead><tbody>{''.join(rows)}</tbody></table>"
         f"<p class=note>* {escape(REACHED_NOTE)}</p>{how}{notes}"
     )
 
