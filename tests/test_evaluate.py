@@ -167,7 +167,8 @@ def test_a_driven_person(prepared):
     evaluate.main([str(results.folder), "--checkpoints_dir", str(prepared)])
     still = read_evaluation(results.folder)
     assert still.values["roll-correlation"] < 0.6
-    assert winners("jitter-ratio", [still, moving]) == [False, True]
+    assert still.values["movement-ratio"] < 0.5 and moving.values["movement-ratio"] == 1
+    assert winners("jitter-ratio", [still, moving]) == winners("movement-ratio", [still, moving]) == [False, True]
 
 
 def test_the_single_commands_agree(prepared, capsys):
@@ -284,6 +285,10 @@ def test_the_best_of_several():
             assert winners(name, of(name, frozen, 5.4, 9.0, real=5.0)) == [False, True, False]
             assert winners(name, of(name, frozen, 4.9, 5.3, real=5.0)) == [False, True, False]
         assert winners(name, of(name, 0.0, 0.0, real=5.0)) == [False, False]
+        assert winners(name, of(name, 5.5, 5.52, 6.0, real=5.0)) == [True, True, False]  # equally near
+        frozen, moving = of(name, 4.9, 6.0, real=5.0)  # the tracker's own noise may be as large as the jitter of a steady driver
+        frozen.values["movement-ratio"], moving.values["movement-ratio"] = 0.3, 1.1
+        assert winners(name, [frozen, moving]) == [False, True] and winners("movement-ratio", [frozen, moving]) == [False, True]
     assert winners("flicker-person", of("flicker-person", 4.0, 5.0)) == [False, False]  # not known in the real video
     assert winners("jitter-ratio", of("jitter-ratio", 0.3, 1.1, 1.6)) == [False, True, False]  # written before the rule was this
 

@@ -100,7 +100,10 @@ def identities(evaluation: Evaluation, frames: ResultFrames, model: MorphableMod
 
 
 def correlations(evaluation: Evaluation, frames: ResultFrames, model: MorphableModel, real: Refit, fake: Refit) -> None:
-    """Correlations over time and the jitter ratio (docs/formats.md, "Measures"). Raises: Skip when the target's cameras are missing."""
+    """Correlations over time, and the ratios of movement and jitter (docs/formats.md, "Measures").
+
+    Raises: Skip when the target's cameras are missing.
+    """
     own, new = real.curves(model), fake.curves(model)
     pair = frames.dataset.read_pair(frames.target, frames.source) if frames.dataset and frames.source else None
     if pair and pair.mode == "face":
@@ -118,13 +121,13 @@ def correlations(evaluation: Evaluation, frames: ResultFrames, model: MorphableM
     each = np.where(np.isfinite(each), each, 0.0)  # nan: a weight that never moves in the synthesised frames
     if variance.sum() > 1e-6:
         evaluation.values["expression-correlation"] = float((variance * each).sum() / variance.sum())
-    jitter = []
-    for some, size in ((fake, frames.size), (real, frames.read_size("real"))):
-        points = some.found.landmarks[:, INNER] / size
-        jitter.append(np.nanmedian(np.linalg.norm(np.diff(points, 2, axis=0), axis=-1)))
-    if jitter[1] > 0:
-        evaluation.values["jitter-ratio"] = float(jitter[0] / jitter[1])
-        evaluation.real["jitter-ratio"] = 1.0
+    for name, order in (("movement-ratio", 1), ("jitter-ratio", 2)):
+        changes = []
+        for some, size in ((fake, frames.size), (real, frames.read_size("real"))):
+            points = some.found.landmarks[:, INNER] / size
+            changes.append(np.nanmedian(np.linalg.norm(np.diff(points, order, axis=0), axis=-1)))
+        if changes[1] > 0:
+            evaluation.values[name], evaluation.real[name] = float(changes[0] / changes[1]), 1.0
 
 
 def target_angles(frames: ResultFrames, split: str, numbers: Sequence[int]) -> dict[str, np.ndarray]:
