@@ -29,6 +29,7 @@ from util.layout import Dataset, Run
 from util.metrics import MEASURES
 from util.paste_back.plan import make_plan
 from util.paste_back.writing import write_paste_back
+from util.report.training_page import training_facts
 from util.results.folder import Results
 from util.results.writing import write_results
 
@@ -75,6 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
         "face_model": face_model,
         "size": size,
         "frames": [sequence.numbers[0], sequence.numbers[-1]],
+        "training": training_facts(files, run_options, options.which_epoch),
         "made": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
     }
     if options.paste_back:
@@ -104,7 +106,7 @@ def synthesise(
     import torch
 
     from models.synthesis import Synthesizer
-    from util.device import choose_device, choose_precision
+    from util.device import choose_device, choose_precision, device_name
 
     device = choose_device(options.gpu_ids)
     dtype = choose_precision(options.precision, device)
@@ -119,7 +121,7 @@ def synthesise(
         self_reenactment=options.source_id is None,
         eye_gaze=run_options["eye_gaze"],
     )
-    facts["device"] = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    facts["device"] = device_name(device)
     facts["precision"] = str(dtype).removeprefix("torch.")
     facts["torch"] = torch.__version__
     results.finish(facts)

@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     from models.training.beginning import check_pretrained, check_run
     from models.training.memory import advice_when_out_of_memory
     from models.training.stop_signal import StopSignal
-    from util.device import choose_device, choose_precision
+    from util.device import choose_device, choose_precision, device_name
 
     flow = choose_flow(options, files) if options.needs_flow else None
     options = replace(options, flow=flow.name if flow else "dis")  # the method that auto chose; without use of flow, any value
@@ -81,7 +81,8 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     sizes = {"batch_size": options.batch_size or 2, "max_frames_per_gpu": options.max_frames_per_gpu, "ngf": options.ngf}
     with advice_when_out_of_memory(sizes), StopSignal() as stop:
         training = make_training(options, files, videos, device, dtype, processes)
-        training.begin(beginning, {**options.as_dict(), **facts}, options.which_epoch, options.load_pretrain)
+        recorded = {**options.as_dict(), **facts, "device": ", ".join([device_name(device)] * processes.size)}
+        training.begin(beginning, recorded, options.which_epoch, options.load_pretrain)
         if processes.is_first:
             write_profiles(dataset, names, files)
         code = training.run(stop, started)

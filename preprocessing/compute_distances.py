@@ -20,8 +20,8 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as in reconstruct.py
 
 
 from preprocessing.face_models.registry import FACE_MODELS
-from preprocessing.fitting.refit import find, refit
-from preprocessing.measures.motion import choose_face_model, fitted_distances
+from preprocessing.fitting.refit import refit
+from preprocessing.measures.motion import choose_face_model, find_in, fitted_distances
 from util.cli import run, say
 from util.metrics import VIDEO_MEASURES
 from util.results.frames import self_reenactments
@@ -30,7 +30,7 @@ from util.results.frames import self_reenactments
 def main(argv: Sequence[str] | None = None) -> None:
     for args, frames in self_reenactments(__doc__, argv, FACE_MODELS):
         model = choose_face_model(frames, args.face_model)
-        real, fake = (refit(model, find(frames.paths[kind], f"{kind} landmarks")) for kind in ("real", "fake"))
+        real, fake = (refit(model, find_in(frames, kind, f"{kind} landmarks")) for kind in ("real", "fake"))
         means, _ = fitted_distances(real, fake)
         say(f"{frames.folder}, {len(frames.numbers)} frames, face model {model.name} {model.version}:")
         for name, value in means.items():

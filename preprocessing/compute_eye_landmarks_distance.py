@@ -16,8 +16,7 @@ if __package__ in (None, ""):  # run as a file: make the repository's packages i
 
 import numpy as np
 
-from preprocessing.fitting.refit import find
-from preprocessing.measures.motion import eye_distances
+from preprocessing.measures.motion import eye_distances, find_in
 from util.cli import run, say
 from util.metrics import VIDEO_MEASURES
 from util.results.frames import self_reenactments
@@ -25,7 +24,7 @@ from util.results.frames import self_reenactments
 
 def main(argv: Sequence[str] | None = None) -> None:
     for _, frames in self_reenactments(__doc__, argv):
-        real, fake = (find(frames.paths[kind], f"{kind} landmarks") for kind in ("real", "fake"))
+        real, fake = (find_in(frames, kind, f"{kind} landmarks") for kind in ("real", "fake"))
         distances = eye_distances(frames, real, fake)
         missed = f", no face in {fake.missed.sum()} synthesised" if fake.missed.any() else ""
         say(f"{frames.folder}, {len(distances)} frames{missed}:")

@@ -6,7 +6,8 @@
 Works on any machine: a measure is left out, with the reason, when something it needs is missing (MediaPipe, a network's weights, the
 dataset). Frames copied from another machine may be images (fake/*.png) or videos alone (all.mp4, only_fake.mp4).
 
-Measures and their definitions: docs/formats.md, section "Measures".
+Measures and their definitions: docs/formats.md, section "Measures". APD-L2, MAPD-L2 and mouth-APD-L2 are in grey levels, 0..441. Flicker
+and jitter are to be as in the real video, neither above nor below: the best of several results is the nearest to it.
 """
 
 from __future__ import annotations
@@ -81,20 +82,15 @@ def evaluate(folder: Path, args: argparse.Namespace) -> Evaluation:
     """Compute all measures that can be had of one results' folder; writes evaluation.json, and the report page where there is one."""
     with open_as_asked(folder, args) as frames:
         evaluation = Evaluation(frames.target, frames.source, [frames.numbers[0], frames.numbers[-1]], frames.size, notes=frames.notes)
+        evaluation.left_out = sorted(frames.left_out)
         put_or_skip(evaluation, "the comparison with the truth and with the nearest training frame", pixels, frames)
-        put_or_skip(evaluation, "flicker", flicker_by_dis, frames)
+        put_or_skip(evaluation, "flicker", flicker, frames)
         put_or_skip(evaluation, "eye-landmarks, DAI-L1, AED-L1, ARD-L1, correlations", motion, frames, args.face_model)
         for name, measure in (("LPIPS", lpips), ("FID", fid), ("identity-similarity", identity_similarity)):
             put_or_skip(evaluation, name, with_network, measure, frames, args)
         write_evaluation(frames.folder, evaluation)
         write_page(frames, args)
     return evaluation
-
-
-def flicker_by_dis(evaluation: Evaluation, frames: ResultFrames) -> None:
-    from models.flow import DISFlow  # needs PyTorch; without it this measure alone is left out
-
-    flicker(evaluation, frames, DISFlow().estimate)
 
 
 def with_network(evaluation: Evaluation, measure: Callable[..., None], frames: ResultFrames, args: argparse.Namespace) -> None:

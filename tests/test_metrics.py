@@ -14,6 +14,7 @@ from util.metrics import (
     MAX_DISTANCE,
     MEASURES,
     correlation,
+    distance_from_real,
     expression_distance,
     eye_landmark_distance,
     face_mask,
@@ -23,7 +24,7 @@ from util.metrics import (
     mean_measures,
     pixel_distance,
     rotation_distance,
-    warp_error,
+    second_difference,
 )
 
 SIZE = 256
@@ -129,18 +130,19 @@ def test_window_is_centred_and_scales():
     assert scaled_size(256, 64) == 64 and scaled_size(32, 400) == 32
 
 
-def test_warp_error_follows_the_flow():
-    """A picture that moves by (3, -2) pixels has no error along that flow, and the new border does not count."""
-    rng = np.random.default_rng(3)
-    big = rng.integers(0, 255, (80, 90, 3), np.uint8)
-    before, now = big[10:70, 10:80], big[8:68, 13:83]  # now(p) = before(p + (3, -2))
-    flow = np.empty((2, 60, 70), np.float32)
-    flow[0], flow[1] = 3, -2
-    assert warp_error(now, before, flow) == pytest.approx(0, abs=1e-4)
-    assert warp_error(now, before, np.zeros_like(flow)) > 50
-    brighter = np.clip(now.astype(int), 0, 235).astype(np.uint8)
-    assert warp_error(brighter + 20, np.minimum(before, 235), flow) == pytest.approx(20 * math.sqrt(3), rel=1e-3)
-    assert math.isnan(warp_error(now, before, flow + 1000))
+def test_second_differences_leave_out_what_changes_evenly():
+    frame = np.random.default_rng(3).integers(40, 200, (6, 7, 3), np.uint8)
+    assert not second_difference(frame, frame, frame).any() and not second_difference(frame - 30, frame, frame + 30).any()
+    np.testing.assert_allclose(second_difference(frame, frame + np.array([3, 6, 0], np.uint8), frame), 6)  # 2 x the mean of 3, 6, 0
+    black, white = np.zeros((2, 2, 3), np.uint8), np.full((2, 2, 3), 255, np.uint8)
+    assert (second_difference(black, white, black) == 510).all() and (second_difference(white, black, white) == 510).all()
+
+
+def test_twice_and_half_of_the_real_video_are_equally_far():
+    assert distance_from_real(4, 4) == distance_from_real(0, 0) == 0
+    assert distance_from_real(8, 4) == pytest.approx(distance_from_real(2, 4)) and distance_from_real(5, 4) < distance_from_real(2, 4)
+    assert distance_from_real(0, 4) == math.inf  # frozen
+    assert 0 < distance_from_real(0.1, 0) < distance_from_real(3, 0)  # beside a real video that is frozen itself
 
 
 def test_distances_of_landmarks_and_parameters():

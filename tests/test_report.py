@@ -13,8 +13,10 @@ from fake_dataset import make_dataset
 from fake_run import make_run, run_test
 
 from util.layout import Run
+from util.metrics import MEASURES
 from util.report.charts import line_chart, number, ticks
-from util.report.training_page import Visualizer, read_log
+from util.report.result_page import write_report
+from util.report.training_page import Visualizer, read_log, training_facts
 from util.report.web_page import duration
 from util.results.folder import Results
 from util.video.reading import probe
@@ -56,7 +58,7 @@ def report(tmp_path_factory):
     torch.set_num_threads(1)
     root = tmp_path_factory.mktemp("report")
     make_dataset(root, test_frames=9)
-    run, _, _ = make_run(root)
+    run, _, _ = make_run(root, preset="preview", device="one GPU")
     log = Visualizer(run)
     for step in range(5):
         log.log(step, 0, {"G_GAN_D": 2.0 / (step + 1), "<odd> & name": 1.0}, step)
@@ -91,11 +93,65 @@ def test_report_needs_nothing_from_elsewhere(report):
     source = results.page.read_text()
     assert not re.search(r"https?://|//cdn|@import|url\(", source)
     files = References(source).files
-    assert "all.mp4" in files and len(files) == len(set(files)) == 1 + 6 * 3
+    assert "all.mp4" in files and len(files) == len(set(files))  # no frame twice, with three pictures each
+    assert 1 + 6 * 3 <= len(files) <= 1 + 9 * 3 and len(files) % 3 == 1
     for file in files:
         assert not file.startswith(("/", "..", "file:")) and (results.folder / file).is_file()
     info = probe(results.video("all"))
     assert (info.width, info.height, info.frames) == (4 * 256, 286, 9)
+
+
+def test_report_says_where_the_networks_come_from(report):
+    """Run, preset, length of training, checkpoint; of results without that record, what their own run tells, and nothing of another."""
+    root, results = report
+    origin = "run head2head_Ann preset preview trained 4 s , epoch 0, step 4 trained on one GPU checkpoint latest, of 20"
+
+    def shown():
+        return " ".join(" ".join(References(results.page.read_text()).text).split()).replace("4 s,", "4 s ,")
+
+    assert origin in shown() and "synthesised on CPU, " in shown() and "normalised mean face coordinates" in shown()
+    facts = json.loads((results.folder / "complete.json").read_text())
+    assert facts["training"]["preset"] == "preview" and facts["training"]["seconds"] == 4
+    try:
+        results.finish({k: v for k, v in facts.items() if k != "training"})
+        run_test(root)
+        assert origin in shown()
+        results.finish({k: v for k, v in facts.items() if k != "training"} | {"key": {**facts["key"], "checkpoint": "0" * 64}})
+        run, options = loss_run(root), {"preset": "preview"}
+        write_report(results, run, options, root)
+        assert "preset not recorded trained not recorded trained on not recorded checkpoint latest synthesised" in shown()
+    finally:
+        results.finish(facts)
+        run_test(root)
+
+
+def test_a_numbered_checkpoint_was_trained_until_its_epoch(tmp_path):
+    run = loss_run(tmp_path)
+    log = Visualizer(run)
+    for step in range(1, 7):
+        log.log(step * 10, step, {"G": 1.0}, step * 60)
+    log.finish()
+    assert training_facts(run, {"preset": "default"}, "4") == {
+        "preset": "default", "device": None, "epoch": 4, "step": 40, "seconds": 240, "checkpoint_made": None
+    }  # fmt: skip
+    assert training_facts(run, {})["step"] == 60 and training_facts(Run.open("fake", "none", tmp_path), {})["seconds"] is None
+
+
+def test_worst_frames_have_their_numbers(report):
+    """The worst by APD-L2 first, with number and value; each measure is shown once."""
+    _, results = report
+    source = results.page.read_text()
+    _, per_frame = results.read_measures()
+    first = json.loads((results.folder / "complete.json").read_text())["frames"][0]
+    worst = max(range(len(per_frame)), key=lambda i: per_frame[i]["APD-L2"])
+    value = f"{per_frame[worst]['APD-L2']:.2f}"
+    numbers = re.findall(r"<figcaption>frame (\d+), APD-L2 ([\d.]+): real<", source)
+    assert numbers[0] == (str(first + worst), value) and len(numbers) == 3
+    assert [float(v) for _, v in numbers] == sorted((float(v) for _, v in numbers), reverse=True)
+    assert f">{value} in frame {first + worst}<" in source
+    for name in MEASURES:
+        assert source.count(f"<th scope=row>{name}<") == source.count(f"<figcaption>{name}<") == 1
+    assert "9 to 13" in source and "scripts/evaluate.py" in source
 
 
 def test_report_is_written_again_for_kept_results(report):

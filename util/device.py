@@ -47,6 +47,13 @@ def choose_device(gpu_ids: str = "auto", local_rank: int = 0) -> torch.device:
     return torch.device("cuda", ids[local_rank])
 
 
+def device_name(device: torch.device) -> str:
+    """What computes, for records: the GPU's name, or the number of the processor's threads."""
+    import torch
+
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+
+
 def choose_precision(precision: str, device: torch.device) -> torch.dtype:
     """Turn `--precision` into the type of the networks' arithmetic: torch.bfloat16 (autocast) or torch.float32.
 

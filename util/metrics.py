@@ -27,10 +27,13 @@ AED-L1        average expression distance: L1 distance of the two expression vec
               weights of shapes (1: fully there); lower is better.
 ARD-L1        average rotation distance: absolute difference of the head's yaw, pitch and roll, mean over the three and the frames,
               degrees; lower is better.
-warp error    mean RGB distance between a frame and the one before it, moved by the optical flow between the real frames (DIS, Kroeger et
-              al. 2016), over the pixels that were in the picture before; grey levels, 0..441.
-flicker       the warp error of the synthesised frames less that of the real ones (after Lai et al., ECCV 2018, who take occluded pixels
-              out; here they count in both and cancel); 0 is as steady as the camera's own picture, below 0 smoother; grey levels.
+flicker       of the person's pixels, and of the background's: mean over these pixels and the frames of the second difference over time,
+              |before - 2 now + after|, mean of the three channels; grey levels, 0..510. What moves evenly counts little, what trembles,
+              flashes or is grainy counts much. The same of the real frames, over the same pixels, is what a result should come near
+              to: a frozen or a blurred head is as wrong below it as a trembling one is above it. The person's pixels are those that
+              the matte of the real frames (MediaPipe) shows in one of the three frames, and a margin of 2 % of the picture's side.
+
+How near a value is to that of the real video: by how many times it is larger or smaller (`distance_from_real`).
 """
 
 from __future__ import annotations
@@ -38,7 +41,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 
 from util.face.landmarks import EYES
@@ -54,8 +56,15 @@ class Measure:
 
     title: str
     unit: str
-    better: str  # 'lower' or 'higher'; '': for information
+    better: str  # 'lower', 'higher', 'nearer' (to the real video's own value); '': for information
     meaning: str
+
+    @property
+    def wanted(self) -> str:
+        """'lower is better' and the like; '' for information."""
+        if self.better == "nearer":
+            return "nearer to the real video's is better"
+        return f"{self.better} is better" if self.better else ""
 
 
 # of every frame
@@ -70,9 +79,8 @@ MEASURES = {
 
 # over a video
 VIDEO_MEASURES = {
-    "flicker": Measure("flicker", "grey levels", "lower", "warp error of the synthesised frames less that of the real ones"),
-    "warp-error": Measure("warp error", "grey levels, 0-441", "", "from a synthesised frame to the next, along the real frames' flow"),
-    "warp-error-real": Measure("warp error of the real frames", "grey levels, 0-441", "", "the camera's own, for comparison"),
+    "flicker-person": Measure("flicker of the person", "grey levels, 0-510", "nearer", "second difference over time of its pixels"),
+    "flicker-background": Measure("flicker of the background", "grey levels, 0-510", "nearer", "the same of all other pixels"),
     "eye-landmarks": Measure("eye landmarks", "pixels", "lower", "mean distance of the 14 eye landmarks found in both frames"),
     "DAI-L1": Measure("DAI-L1", "standard deviations, summed", "lower", "distance of the identities fitted to real and synthesised frames"),
     "AED-L1": Measure("AED-L1", "shape weights, summed", "lower", "distance of the fitted expressions"),
@@ -126,21 +134,19 @@ def mean_measures(per_frame: list[dict[str, float]]) -> dict[str, float]:
     return means
 
 
-def warp_error(now: np.ndarray, before: np.ndarray, flow: np.ndarray) -> float:
-    """Mean RGB distance between a frame and its predecessor moved onto it, in grey levels.
+def second_difference(before: np.ndarray, now: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """|before - 2 now + after| of three consecutive frames, uint8 [H, W, 3], mean of the channels; float32 [H, W], 0..510."""
+    difference = before.astype(np.int16) + after - 2 * now.astype(np.int16)
+    return np.abs(difference).mean(-1, dtype=np.float32)
 
-    now, before: uint8 [H, W, 3]. flow: float32 [2, H, W], pixels, x first, with now(p) ~ before(p + flow(p)).
-    Pixels that come from outside the picture do not count; nan when all do.
-    """
-    height, width = now.shape[:2]
-    x = flow[0] + np.arange(width, dtype=np.float32)
-    y = flow[1] + np.arange(height, dtype=np.float32)[:, None]
-    inside = (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
-    if not inside.any():
-        return math.nan
-    moved = cv2.remap(before.astype(np.float32), x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    difference = now.astype(np.float32) - moved
-    return float(np.sqrt(np.einsum("hwc,hwc->hw", difference, difference))[inside].mean())
+
+def distance_from_real(value: float, real: float) -> float:
+    """How far a measure that is never negative is from its value in the real video: 0 (equal) .. inf; twice and half are equally far."""
+    if value == real:
+        return 0.0
+    if real == 0:
+        return value
+    return abs(math.log(value / real)) if value > 0 else math.inf
 
 
 def eye_landmark_distance(real: np.ndarray, fake: np.ndarray) -> np.ndarray:

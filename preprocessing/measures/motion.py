@@ -15,6 +15,7 @@ from util.face.landmarks import INNER
 from util.geometry import Cameras
 from util.layout import read_camera, read_table
 from util.metrics import correlation, expression_distance, eye_landmark_distance, identity_distance, rotation_distance
+from util.numeric import fill_gaps
 from util.results.evaluation import Evaluation, Skip
 from util.results.frames import ResultFrames
 
@@ -33,6 +34,18 @@ def choose_face_model(frames: ResultFrames, asked: str = "auto") -> MorphableMod
             raise
         frames.notes.append(f"the dataset's face model {kind} is not on this machine: fitted with mesh478 instead")
         return load_face_model("mesh478")
+
+
+def find_in(frames: ResultFrames, kind: str, desc: str) -> Found:
+    """The landmarks of 'real' or 'fake' frames; what is found in frames that do not count is as if it were missed.
+
+    Raises: UserError when MediaPipe cannot be used, or shows a face in less than half of the frames.
+    """
+    found = find(frames.paths[kind], desc)
+    if frames.counted.all():
+        return found
+    missed = found.missed | ~frames.counted
+    return Found(fill_gaps(found.dense, missed), missed)
 
 
 def fitted_distances(real: Refit, fake: Refit) -> tuple[dict[str, float], dict[str, np.ndarray]]:
@@ -55,15 +68,15 @@ def motion(evaluation: Evaluation, frames: ResultFrames, face_model: str) -> Non
 
     face_model: 'auto' or a name of FACE_MODELS. Raises: Skip without driving frames; UserError when no face is found.
     """
-    found = find(frames.paths["fake"], "landmarks of the synthesised frames")
-    evaluation.values["faces-found"] = float((~found.missed).mean())
+    found = find_in(frames, "fake", "landmarks of the synthesised frames")
+    evaluation.values["faces-found"] = float((~found.missed[frames.counted]).mean())
     model = choose_face_model(frames, face_model)
     fake = refit(model, found)
     if frames.driven:
         identities(evaluation, frames, model, fake)
     if "real" not in frames.paths:
         raise Skip("a file drives: there are no frames to compare with" if frames.driven else "there are no real frames")
-    real = refit(model, find(frames.paths["real"], "landmarks of the frames that drive"))
+    real = refit(model, find_in(frames, "real", "landmarks of the frames that drive"))
     if not frames.driven:
         distances = eye_distances(frames, real.found, found)
         evaluation.per_frame["eye-landmarks"] = distances.tolist()
@@ -87,7 +100,10 @@ def identities(evaluation: Evaluation, frames: ResultFrames, model: MorphableMod
 
 
 def correlations(evaluation: Evaluation, frames: ResultFrames, model: MorphableModel, real: Refit, fake: Refit) -> None:
-    """Correlations over time and the jitter ratio (docs/formats.md, "Measures"). Raises: Skip when the target's cameras are missing."""
+    """Correlations over time, and the ratios of movement and jitter (docs/formats.md, "Measures").
+
+    Raises: Skip when the target's cameras are missing.
+    """
     own, new = real.curves(model), fake.curves(model)
     pair = frames.dataset.read_pair(frames.target, frames.source) if frames.dataset and frames.source else None
     if pair and pair.mode == "face":
@@ -105,12 +121,13 @@ def correlations(evaluation: Evaluation, frames: ResultFrames, model: MorphableM
     each = np.where(np.isfinite(each), each, 0.0)  # nan: a weight that never moves in the synthesised frames
     if variance.sum() > 1e-6:
         evaluation.values["expression-correlation"] = float((variance * each).sum() / variance.sum())
-    jitter = []
-    for some, size in ((fake, frames.size), (real, frames.read_size("real"))):
-        points = some.found.landmarks[:, INNER] / size
-        jitter.append(np.nanmedian(np.linalg.norm(np.diff(points, 2, axis=0), axis=-1)))
-    if jitter[1] > 0:
-        evaluation.values["jitter-ratio"] = float(jitter[0] / jitter[1])
+    for name, order in (("movement-ratio", 1), ("jitter-ratio", 2)):
+        changes = []
+        for some, size in ((fake, frames.size), (real, frames.read_size("real"))):
+            points = some.found.landmarks[:, INNER] / size
+            changes.append(np.nanmedian(np.linalg.norm(np.diff(points, order, axis=0), axis=-1)))
+        if changes[1] > 0:
+            evaluation.values[name], evaluation.real[name] = float(changes[0] / changes[1]), 1.0
 
 
 def target_angles(frames: ResultFrames, split: str, numbers: Sequence[int]) -> dict[str, np.ndarray]:

@@ -1,30 +1,29 @@
-"""Measures of pictures: distances of pixels, those of the nearest training frames, and flicker."""
+"""Measures of pictures: distances of pixels, those of the nearest training frames, and flicker over time."""
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
 
+import cv2
 import numpy as np
 
 from preprocessing.driving.motion import head_rotation
 from preprocessing.fitting.refit import find
+from preprocessing.tracking.person_matte import load_person_mask
 from util.cli import UserError, progress
 from util.geometry import Cameras, rotation_vector
 from util.image_io import read_image
 from util.layout import Sequence as FrameSequence
 from util.layout import read_camera, read_table
-from util.metrics import MEASURES, frame_measures, mean_measures, warp_error
+from util.metrics import MEASURES, frame_measures, mean_measures, second_difference
 from util.results.evaluation import Evaluation, Skip, put_or_skip
 from util.results.frames import ResultFrames
 
-CHUNK = 128  # frames held in memory at once: 25 MB for each kind at 256 pixels
-
-# pairs of frames (now, before), uint8 [H, W, 3] -> optical flow of each pair, as models.flow.DISFlow.estimate gives it
-EstimateFlow = Callable[[Iterable[tuple[np.ndarray, np.ndarray]]], Iterator]
+PERSON_MARGIN = 0.02  # of the picture's side, by which the person's pixels reach beyond the matte: loose hair, blurred edges
 
 
 def real_landmarks(frames: ResultFrames) -> np.ndarray:
@@ -47,15 +46,17 @@ def real_landmarks(frames: ResultFrames) -> np.ndarray:
 
 
 def pixel_distances(frames: ResultFrames, landmarks: np.ndarray) -> list[dict[str, float]]:
-    """util.metrics.frame_measures of every frame.
+    """util.metrics.frame_measures of every frame (nan for those that do not count).
 
     landmarks: [N, 70, 2] of the real frames, pixels of the synthesised ones. Raises: UserError when there are no real frames.
     """
     if "real" not in frames.paths:
         raise UserError(f"there are no real frames to compare those in {frames.folder} with; give --datasets_dir, or bring real/ back too")
-    masks = "nmfc" in frames.paths
+    masks, counted = "nmfc" in frames.paths, frames.counted
 
     def measure(i: int) -> dict[str, float]:
+        if not counted[i]:
+            return dict.fromkeys(MEASURES, math.nan)
         real, fake = frames.read("real", i), frames.read("fake", i)
         return frame_measures(real, fake, frames.read("nmfc", i) if masks else np.zeros_like(real), landmarks[i])
 
@@ -93,7 +94,11 @@ def nearest(evaluation: Evaluation, frames: ResultFrames, landmarks: np.ndarray)
     known, wanted = (read_pose(some) for some in (training, [(test, n) for n in frames.numbers]))
     chosen = nearest_frames(known, wanted)
 
+    counted = frames.counted
+
     def measure(i: int) -> dict[str, float]:
+        if not counted[i]:
+            return dict.fromkeys(MEASURES, math.nan)
         sequence, number = training[chosen[i]]
         real, other = frames.read("real", i), frames.scaled(read_image(sequence.path("images", number)))
         return frame_measures(real, other, frames.read("nmfc", i) if "nmfc" in frames.paths else np.zeros_like(real), landmarks[i])
@@ -132,23 +137,36 @@ def nearest_frames(known: tuple[np.ndarray, np.ndarray], wanted: tuple[np.ndarra
     return total.argmin(1)
 
 
-def flicker(evaluation: Evaluation, frames: ResultFrames, estimate_flow: EstimateFlow) -> None:
-    """Warp errors along the real frames' optical flow (util.metrics). Raises: Skip when there is no truth, or only one frame."""
+def flicker(evaluation: Evaluation, frames: ResultFrames) -> None:
+    """Second differences over time of the person's and of the background's pixels, of both videos (util.metrics).
+
+    A frame's value is that of it and its two neighbours; nan where one of them does not count.
+    Raises: Skip when there is no truth, or there are too few frames; UserError without MediaPipe, which tells where the person is.
+    """
     if frames.driven or "real" not in frames.paths:
         raise Skip("another person drives, so there is no truth" if frames.driven else "there are no real frames")
-    count = len(frames.numbers)
-    if count < 2:
-        raise Skip("a single frame does not flicker")
-    rows = []
-    with progress(desc="flicker", total=count - 1) as bar:
-        for start in range(0, count - 1, CHUNK):  # a long video does not fit into memory at once
-            part = range(start, min(start + CHUNK, count - 1) + 1)
-            real, fake = ([frames.read(kind, i) for i in part] for kind in ("real", "fake"))
-            ways = estimate_flow((now, before) for before, now in pairwise(real))
-            for i, way in enumerate(ways):
-                rows.append((warp_error(fake[i + 1], fake[i], way), warp_error(real[i + 1], real[i], way)))
-                bar.update()
-    errors = np.array(rows)
-    fake, real = np.nanmean(errors, 0)
-    evaluation.values |= {"flicker": fake - real, "warp-error": fake, "warp-error-real": real}
-    evaluation.per_frame["flicker"] = [math.nan, *(errors[:, 0] - errors[:, 1])]
+    count, counted = len(frames.numbers), frames.counted
+    if not (counted[:-2] & counted[1:-1] & counted[2:]).any():
+        raise Skip("fewer than three frames in a row do not show whether they flicker")
+    person_mask = load_person_mask()
+    reach = round(PERSON_MARGIN * frames.size)
+    margin = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1, 2 * reach + 1))
+    curves = {(kind, where): np.full(count, np.nan) for kind in ("real", "fake") for where in ("person", "background")}
+    lasts: dict[str, deque[np.ndarray]] = {kind: deque(maxlen=3) for kind in ("real", "fake", "person")}
+    for i in progress(range(count), desc="flicker", total=count):
+        for kind in ("real", "fake"):
+            lasts[kind].append(frames.read(kind, i))
+        lasts["person"].append(person_mask(lasts["real"][-1]) > 0.5)
+        if i < 2 or not counted[i - 2 : i + 1].all():
+            continue
+        person = cv2.dilate(np.logical_or.reduce(list(lasts["person"])).astype(np.uint8), margin) > 0
+        for kind in ("real", "fake"):
+            changes = second_difference(*lasts[kind])
+            for where, region in (("person", person), ("background", ~person)):
+                if region.any():
+                    curves[kind, where][i - 1] = changes[region].mean()
+    for where in ("person", "background"):
+        real, fake = curves["real", where], curves["fake", where]
+        if np.isfinite(fake).any():
+            evaluation.values[f"flicker-{where}"], evaluation.real[f"flicker-{where}"] = float(np.nanmean(fake)), float(np.nanmean(real))
+            evaluation.per_frame[f"flicker-{where}"], evaluation.real_per_frame[f"flicker-{where}"] = fake.tolist(), real.tolist()

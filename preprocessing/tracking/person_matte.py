@@ -13,10 +13,15 @@ from util.cli import UserError, warn_once
 def create_person_mask() -> PersonMask | None:
     """A segmenter, or None (said in a warning) when MediaPipe cannot be used."""
     try:
-        create = load_solutions().selfie_segmentation.SelfieSegmentation
+        return load_person_mask()
     except UserError as e:
         warn_once(f"{e}; without it the mask of the head follows the mesh alone, with more background around it")
         return None
+
+
+def load_person_mask() -> PersonMask:
+    """A segmenter. Raises: UserError when MediaPipe cannot be used."""
+    create = load_solutions().selfie_segmentation.SelfieSegmentation
     with silent_stderr():
         graph = create(model_selection=0)
         graph.process(np.zeros((64, 64, 3), np.uint8))  # the first image starts the graph, which has remarks

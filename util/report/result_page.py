@@ -12,18 +12,37 @@ from typing import Any
 
 import numpy as np
 
+from util.hashing import sha256_of
 from util.image_io import write_bytes
 from util.layout import Run
-from util.metrics import HEATMAP_FULL_SCALE, MEASURES
+from util.metrics import HEATMAP_FULL_SCALE
 from util.provenance import PROVENANCE
 from util.report.charts import line_chart
-from util.report.training_page import loss_charts, read_log
-from util.report.web_page import page, pictures, settings
-from util.results.evaluation import ALL_MEASURES, Evaluation, meaning, read_evaluation, shown
+from util.report.training_page import loss_charts, read_log, training_facts
+from util.report.web_page import duration, page, pictures, settings
+from util.results.evaluation import ALL_MEASURES, Evaluation, all_notes, compared, meaning, read_evaluation, shown
 from util.results.folder import Results
 from util.results.panels import captions, find_source, write_videos
 
+# What three real clips reached (docs/results.md), with the default recipe on one H100 and with the preview on one core.
+REACHED = {
+    "APD-L2": ("9 to 13", "13 to 16"),
+    "MAPD-L2": ("12 to 15", "16 to 21"),
+    "mouth-APD-L2": ("9 to 15", "14 to 19"),
+    "PSNR": ("25 to 27", "24 to 26"),
+    "SSIM": ("0.85 to 0.89", "0.82 to 0.85"),
+    "eye-landmarks": ("0.5 to 0.55", ""),
+    "expression-correlation": ("0.91 to 0.94", ""),
+    "jitter-ratio": ("1.00 to 1.07", ""),
+}
+REACHED_NOTE = (
+    "What good results look like: three real clips with the default recipe (7 to 8 minutes on one H100, 256 pixels) and with the preview "
+    "(7.5 minutes on one processor core, 128 pixels). Figures depend on the clip: hair, background, how much the person moves. The nearest "
+    "training frame depends on it as well, so it is the better yardstick: no better than that means nothing learnt (in those clips, APD-L2 "
+    "15 to 26 and mouth-APD-L2 23 to 31)."
+)
 _SAMPLES = 6
+_WORST = 3
 _SAMPLE_KINDS = ("real", "fake", "heatmap")
 
 # Arrow keys step through the frames; the charts' marker follows the video, a click on a chart moves it.
@@ -77,20 +96,32 @@ def write_report(results: Results, run: Run, run_options: Mapping[str, Any], dat
     """
     (video,) = write_videos(results, "all", datasets_dir)
     facts = results.read()
-    means, per_frame = results.read_measures()
     fps = find_source(facts, datasets_dir)[0] or Fraction(25)
-    body = [_head(facts), _video(video, facts, fps)]
-    if means:
-        body += [_table(means, per_frame, facts), _over_time(per_frame, facts)]
-    if evaluation := read_evaluation(results.folder):
-        body += [_evaluation(evaluation), _evaluation_over_time(evaluation)]
-    body += [_samples(results, facts), _training(run), _settings(facts, run_options, fps), _provenance()]
+    evaluated = read_evaluation(results.folder)
+    evaluation = _measured(results, facts, evaluated)
+    body = [
+        *(_head(facts), _origin(facts, run, run_options), _video(video, facts, fps)),
+        *(_table(evaluation, evaluated is not None), _over_time(evaluation)),
+        *(_samples(results, facts, evaluation), _training(run), _settings(facts, run_options, fps), _provenance()),
+    ]
     title = f"{facts['target']} driven by {facts['source'] or 'own held-out frames'}"
     script = _SCRIPT
     for name, value in {"FPS": f"{float(fps):.9g}", "FIRST": facts["frames"][0], "LAST": facts["frames"][1]}.items():
         script = script.replace(name, str(value))
     write_bytes(results.page, page(f"Head2Head: {title}", "\n".join(body), script).encode())
     return results.page
+
+
+def _measured(results: Results, facts: dict, evaluation: Evaluation | None) -> Evaluation:
+    """All that is known of the results, each measure once: evaluation.json, and what metrics.json alone has."""
+    means, per_frame = results.read_measures()
+    curves = {name: [m.get(name, math.nan) for m in per_frame] for name in means}
+    if evaluation is None:
+        return Evaluation(facts["target"], facts["source"], facts["frames"], facts["size"], means, per_frame=curves)
+    if evaluation.frames == facts["frames"]:
+        evaluation.values = means | evaluation.values
+        evaluation.per_frame = curves | evaluation.per_frame
+    return evaluation
 
 
 def _head(facts: dict) -> str:
@@ -107,88 +138,122 @@ def _head(facts: dict) -> str:
     )
 
 
+def _origin(facts: dict, run: Run, run_options: Mapping[str, Any]) -> str:
+    """Which networks made the frames, and how those came about."""
+    known = facts.get("training")  # earlier versions did not record it: the run tells, if it still holds the same networks
+    checkpoint = run.network_path("G", facts["which_epoch"])
+    if known is None and checkpoint.is_file() and sha256_of(checkpoint) == facts["key"]["checkpoint"]:
+        known = training_facts(run, run_options, facts["which_epoch"])
+    known = known or {}
+    trained = [duration(known["seconds"])] if known.get("seconds") is not None else []
+    trained += [f"{name} {known[name]:,}" for name in ("epoch", "step") if known.get(name) is not None]
+    values = {
+        "run": facts["run"],
+        "preset": known.get("preset") or "not recorded",
+        "trained": ", ".join(trained) or "not recorded",
+        "trained on": known.get("device") or "not recorded",
+        "checkpoint": facts["which_epoch"] + (f", of {made}" if (made := known.get("checkpoint_made")) else ""),
+        "synthesised": facts["made"],
+        "synthesised on": f"{facts['device']}, {facts['frames_per_s']:.3g} frames/s",
+    }
+    return settings(values)
+
+
 def _video(video: Path, facts: dict, fps: Fraction) -> str:
     panels = " | ".join(captions(facts)[k] for k in ("real", "nmfc", "eye_gaze", "fake") if k in facts["kinds"])
+    gaze = "With the picture of the eyes' gaze, it" if "eye_gaze" in facts["kinds"] else "It"
     return (
         f'<video src="{escape(video.name)}" controls loop muted autoplay playsinline preload=auto></video>'
         f"<p class=note>{escape(panels)} · {float(fps):.5g} frames/s · <span id=frame></span> · "
         "keys ← → step by a frame, space plays and stops</p>"
+        "<p class=note>NMFC (normalised mean face coordinates) is a drawing of the fitted 3D face whose colours say which point of the "
+        f"face each pixel shows. {gaze} is all that the networks were given.</p>"
     )
 
 
-def _table(means: dict[str, float], per_frame: list[dict[str, float]], facts: dict) -> str:
+def _table(evaluation: Evaluation, evaluated: bool) -> str:
+    """Every measure once: its value, what it is judged by, its worst frame, and what was reached elsewhere."""
     rows = []
-    for name, measure in MEASURES.items():
-        values = np.array([m.get(name, math.nan) for m in per_frame])
-        values = values[np.isfinite(values)]
-        worst = (values.max() if measure.better == "lower" else values.min()) if values.size else math.nan
-        rows.append(
-            f"<tr><th scope=row>{escape(measure.title)}<p class=note>{escape(meaning(measure))}</p></th>"
-            f"<td class=number>{shown(means.get(name, math.nan))}</td><td class=number>{shown(worst)}</td></tr>"
+    for name in (n for n in ALL_MEASURES if n in evaluation.values):
+        measure = ALL_MEASURES[name]
+        worst = _worst(evaluation, name, 1)
+        cells = {
+            "value": shown(evaluation.values[name]),
+            "compared with": compared(evaluation, name),
+            "worst frame": f"{shown(worst[0][1])} in frame {worst[0][0]}" if worst else "",
+            "good: full recipe": REACHED.get(name, ("", ""))[0],
+            "good: preview": REACHED.get(name, ("", ""))[1],
+        }
+        tds = "".join(
+            f"<td{' class=number' if label == 'value' else ''} data-label='{label}'>{escape(text)}</td>" for label, text in cells.items()
         )
+        rows.append(f"<tr><th scope=row>{escape(measure.title)}<p class=note>{escape(meaning(measure))}</p></th>{tds}</tr>")
+    how = "" if evaluated else "<p class=note>More measures, and the nearest training frames to compare with: scripts/evaluate.py</p>"
+    if not rows:
+        return f"<h2>Measures</h2><p class=note>another person drives, so there is no truth to compare with</p>{how}"
+    missing = [f"without {name}: {reason}" for name, reason in evaluation.skipped.items()]
+    notes = "".join(f"<p class=note>{escape(text)}</p>" for text in (*all_notes(evaluation), *missing))
     return (
-        f"<h2>Measures against the truth</h2><p class=note>at {facts['size']}x{facts['size']} pixels</p>"
-        "<table><thead><tr><th>measure</th><th class=number>mean</th><th class=number>worst frame</th></tr></thead>"
-        f"<tbody>{''.join(rows)}</tbody></table>"
+        f"<h2>Measures</h2><p class=note>at {evaluation.size}x{evaluation.size} pixels, mean over the frames</p>"
+        "<table class=stack><thead><tr><th>measure</th><th class=number>value</th><th>compared with</th><th>worst frame</th>"
+        f"<th>good: full recipe*</th><th>good: preview*</th></tr></thead><tbody>{''.join(rows)}</tbody></table>"
+        f"<p class=note>* {escape(REACHED_NOTE)}</p>{how}{notes}"
     )
 
 
-def _over_time(per_frame: list[dict[str, float]], facts: dict) -> str:
-    frames = list(range(facts["frames"][0], facts["frames"][1] + 1))
-    charts = [
-        line_chart(frames, [m.get(name, math.nan) for m in per_frame], title=name, x_label="frame", note=measure.unit, marker=True)
-        for name, measure in MEASURES.items()
-    ]
+def _worst(evaluation: Evaluation, name: str, count: int) -> list[tuple[int, float]]:
+    """Numbers and values of the frames with the worst values of a measure, the worst first; at most one of a tenth of the video."""
+    values = np.array(evaluation.per_frame.get(name, []), float)
+    penalty = {"lower": values, "higher": -values}.get(ALL_MEASURES[name].better, np.full(len(values), np.nan)).copy()
+    apart = max(1, len(values) // 10)  # neighbours look alike
+    found = []
+    while len(found) < count and np.isfinite(penalty).any():
+        worst = int(np.nanargmax(np.where(np.isfinite(penalty), penalty, np.nan)))
+        found.append((evaluation.frames[0] + worst, float(values[worst])))
+        penalty[max(0, worst - apart + 1) : worst + apart] = np.nan
+    return found
+
+
+def _over_time(evaluation: Evaluation) -> str:
+    frames = range(evaluation.frames[0], evaluation.frames[1] + 1)
+    charts = []
+    for name, measure in ALL_MEASURES.items():
+        if name not in evaluation.per_frame:
+            continue
+        own, real = evaluation.per_frame[name], evaluation.real_per_frame.get(name)
+        curves = {"y": [own, real], "names": ["synthesised", "real video"]} if real else {"y": own}
+        charts.append(line_chart(frames, **curves, title=measure.title, x_label="frame", note=measure.unit, marker=True))
+    if not charts:
+        return ""
     return (
         "<h2>Measures over time</h2><p class=note>the mark follows the video; click to go there</p>"
         f"<div class='grid seek'>{''.join(charts)}</div>"
     )
 
 
-def _evaluation(evaluation: Evaluation) -> str:
-    rows = []
-    head = "<th>measure</th><th class=number>value</th>"
-    if evaluation.nearest:
-        head += "<th class=number>nearest training frame</th><th class=number>ratio</th>"
-    for name in (n for n in ALL_MEASURES if n in evaluation.values):
-        measure, value = ALL_MEASURES[name], evaluation.values[name]
-        cells = f"<td class=number>{shown(value)}</td>"
-        if evaluation.nearest:
-            near = evaluation.nearest.get(name, math.nan)
-            cells += f"<td class=number>{shown(near)}</td><td class=number>{shown(value / near if near else math.nan)}</td>"
-        rows.append(f"<tr><th scope=row>{escape(measure.title)}<p class=note>{escape(meaning(measure))}</p></th>{cells}</tr>")
-    missing = [f"{name}: {reason}" for name, reason in evaluation.skipped.items()]
-    notes = "".join(f"<p class=note>{escape(text)}</p>" for text in (*evaluation.notes, *(f"without {text}" for text in missing)))
-    return (
-        "<h2>Evaluation</h2><p class=note>scripts/evaluate.py; what is found again in the synthesised frames, and all other measures</p>"
-        f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>{notes}"
-    )
-
-
-def _evaluation_over_time(evaluation: Evaluation) -> str:
-    """The curves that test.py's own measures do not have."""
-    frames = range(evaluation.frames[0], evaluation.frames[1] + 1)
-    charts = [
-        line_chart(frames, evaluation.per_frame[name], title=measure.title, x_label="frame", note=measure.unit, marker=True)
-        for name, measure in ALL_MEASURES.items()
-        if name in evaluation.per_frame and name not in MEASURES
-    ]
-    return f"<div class='grid seek'>{''.join(charts)}</div>" if charts else ""
-
-
-def _samples(results: Results, facts: dict) -> str:
+def _samples(results: Results, facts: dict, evaluation: Evaluation) -> str:
+    """The worst frames by APD-L2, where there is a truth, and others at equal distances."""
     first, last = facts["frames"]
     kinds = [k for k in _SAMPLE_KINDS if k in facts["kinds"]]
     names = captions(facts)
-    frames = sorted({int(f) for f in np.linspace(first, last, min(_SAMPLES, last - first + 1))})
-    cards = [
-        pictures((f"{names[k]}, frame {frame}" if i == 0 else names[k], f"{k}/{results.path(k, frame).name}") for i, k in enumerate(kinds))
-        for frame in frames
-    ]
+
+    def card(frame: int, remark: str = "") -> str:
+        texts = [f"frame {frame}{remark}: {names[k]}" if i == 0 else names[k] for i, k in enumerate(kinds)]
+        return pictures((text, f"{k}/{results.path(k, frame).name}") for text, k in zip(texts, kinds))
+
+    worst = dict(_worst(evaluation, "APD-L2", _WORST)) if evaluation.frames == facts["frames"] else {}
+    frames = sorted({int(f) for f in np.linspace(first, last, min(_SAMPLES, last - first + 1))} - set(worst))
     scale = ""
     if "heatmap" in kinds:
         scale = f"<p class=note>error: RGB distance per pixel, blue 0 to red {HEATMAP_FULL_SCALE:.0f} and more</p>"
-    return f"<h2>Frames</h2>{scale}<div class='grid samples'>{''.join(cards)}</div>"
+    parts = []
+    if worst:
+        cards = "".join(card(frame, f", APD-L2 {shown(value)}") for frame, value in worst.items())
+        parts.append(f"<h2>Worst frames</h2>{scale}<div class='grid samples'>{cards}</div>")
+        scale = ""
+    if frames:
+        parts.append(f"<h2>Frames</h2>{scale}<div class='grid samples'>{''.join(map(card, frames))}</div>")
+    return "".join(parts)
 
 
 def _training(run: Run) -> str:
@@ -201,18 +266,13 @@ def _training(run: Run) -> str:
 def _settings(facts: dict, run_options: Mapping[str, Any], fps: Fraction) -> str:
     test = {
         "dataset": facts["dataset_name"],
-        "run": facts["run"],
-        "checkpoint": facts["which_epoch"],
         "checkpoint SHA-256": facts["key"]["checkpoint"][:16] + "…",
         "frames": f"{facts['frames'][0]} to {facts['frames'][1]}",
         "frame rate": f"{fps} per second",
         "image size": f"{facts['size']} px",
         "face model": facts["face_model"] or "not recorded",
-        "computed on": facts["device"],
         "arithmetic": facts["precision"],
-        "synthesis": f"{facts['frames_per_s']:.3g} frames/s",
         "Python, PyTorch": f"{platform.python_version()}, {facts['torch']}",
-        "made": facts["made"],
     }
     plain = {k: v for k, v in run_options.items() if isinstance(v, str | int | float | bool) or v is None}
     return f"<h2>Settings</h2>{settings(test)}<details><summary>All training options</summary>{settings(plain)}</details>"

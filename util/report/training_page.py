@@ -6,6 +6,7 @@ import json
 import re
 import time
 from collections.abc import Mapping
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,21 @@ def read_log(run: Run) -> list[dict[str, Any]]:
         except (ValueError, KeyError, TypeError):
             continue  # the original's text lines, or a line cut off by a crash
     return entries
+
+
+def training_facts(run: Run, run_options: Mapping[str, Any], which_epoch: str = "latest") -> dict[str, Any]:
+    """How a checkpoint came about, as far as its run tells: JSON-able, None for what is not known.
+
+    preset, device (what it was trained on), epoch and step (where the log of losses ends, or that epoch's end), seconds (of training until
+    then), checkpoint_made (date of the file).
+    """
+    log = [e for e in read_log(run) if not which_epoch.isdigit() or e.get("epoch", 0) <= int(which_epoch)]
+    last = log[-1] if log else {}
+    made = None
+    if (path := run.network_path("G", which_epoch)).is_file():
+        made = datetime.fromtimestamp(path.stat().st_mtime, timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
+    facts = {name: last.get(name) for name in ("epoch", "step", "seconds")}
+    return {"preset": run_options.get("preset"), "device": run_options.get("device"), **facts, "checkpoint_made": made}
 
 
 def loss_charts(log: list[dict[str, Any]]) -> str:

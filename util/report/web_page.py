@@ -27,7 +27,7 @@ p { margin: 6px 0; max-width: 76ch }
 .lead, .note, figcaption, dt { color: var(--muted) }
 .note { font-size: .8rem; margin: 2px 0 0 }
 .notice { border-left: 4px solid var(--mark); background: var(--card); padding: 8px 12px; margin: 14px 0; max-width: none }
-video { display: block; width: 100%; border-radius: 8px; background: #000 }
+video { display: block; width: 100%; margin-top: 14px; border-radius: 8px; background: #000 }
 img { display: block; width: 100%; border-radius: 6px }
 table { border-collapse: collapse; width: 100% }
 th, td { text-align: left; vertical-align: baseline; padding: 7px 14px 7px 0; border-bottom: 1px solid var(--edge) }
@@ -54,6 +54,14 @@ figcaption { font-size: .85rem }
 .key.line6 { border-color: #7d8590 }
 .best { color: var(--accent) }
 .wide { overflow-x: auto }
+.stack td.number, .stack th.number { padding-right: 20px }
+@media (max-width: 640px) {
+  .stack thead { display: none }
+  .stack th, .stack td, .stack td.number { display: block; border: 0; padding: 0; text-align: left; white-space: normal }
+  .stack th { border-top: 1px solid var(--edge); margin-top: 8px; padding-top: 8px }
+  .stack td:empty { display: none }
+  .stack td::before { content: attr(data-label) ": "; color: var(--muted); font-weight: 400 }
+}
 .chart .marker { stroke: var(--mark); stroke-width: 1.5 }
 .seek { cursor: pointer }
 dl { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 250px), 1fr)); gap: 0 28px; margin: 0 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
@@ -14,7 +14,7 @@ import numpy as np
 
 from util.cli import UserError
 from util.image_io import write_bytes
-from util.metrics import MEASURES, VIDEO_MEASURES, Measure
+from util.metrics import MEASURES, VIDEO_MEASURES, Measure, distance_from_real
 from util.report.charts import line_chart
 from util.report.web_page import page
 from util.results.folder import Results
@@ -22,6 +22,8 @@ from util.results.folder import Results
 VERSION = 1
 _COSINE = "-1 to 1"
 _SAME_MOTION = "correlation over time with the driving frames"
+_STANDS_STILL = 0.5  # ratio of movement; tried: synthesised and blurred heads 0.87 to 1.75, frozen ones 0.02 to 0.34
+_AS_STEADY = 0.02  # distances from the real video that differ by less are equal: 2 %, less than two seeds of one recipe differ by
 
 # All measures by name, in the order of the tables.
 ALL_MEASURES: dict[str, Measure] = {
@@ -43,7 +45,10 @@ ALL_MEASURES: dict[str, Measure] = {
     "yaw-correlation": Measure("yaw", _COSINE, "higher", _SAME_MOTION),
     "pitch-correlation": Measure("pitch", _COSINE, "higher", _SAME_MOTION),
     "roll-correlation": Measure("roll", _COSINE, "higher", _SAME_MOTION),
-    "jitter-ratio": Measure("jitter", "ratio", "lower", "landmarks' second differences, synthesised divided by driving frames"),
+    "movement-ratio": Measure(
+        "movement", "ratio", "nearer", "way of the landmarks from a frame to the next, synthesised divided by driving frames"
+    ),
+    "jitter-ratio": Measure("jitter", "ratio", "nearer", "landmarks' second differences, synthesised divided by driving frames"),
     "faces-found": Measure("faces found", "part of the frames", "higher", "synthesised frames in which the landmark detector finds a face"),
 }
 
@@ -61,10 +66,22 @@ class Evaluation:
     per_frame: dict[str, list[float]] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)  # measure, or several -> why they are missing
     notes: list[str] = field(default_factory=list)
+    real: dict[str, float] = field(default_factory=dict)  # the same measures of the real video, where results should come near to it
+    real_per_frame: dict[str, list[float]] = field(default_factory=dict)
+    left_out: list[int] = field(default_factory=list)  # numbers of frames that no measure counts; their values are nan
 
     @property
     def count(self) -> int:
         return self.frames[1] - self.frames[0] + 1
+
+    def real_value(self, name: str) -> float:
+        """A measure's value in the real video; nan where it is not known."""
+        return self.real.get(name, 1.0 if name.endswith("-ratio") else math.nan)
+
+    @property
+    def stands_still(self) -> bool:
+        """Whether the face moves less than half as much as in the driving frames: what the tracker sees may be its own noise alone."""
+        return self.values.get("movement-ratio", 1.0) < _STANDS_STILL
 
 
 class Skip(Exception):
@@ -92,19 +109,28 @@ def write_evaluation(folder: Path, evaluation: Evaluation) -> Path:
     for name, value in evaluation.values.items():
         m = ALL_MEASURES[name]
         measures[name] = {"value": plain(value), "unit": m.unit, "better": m.better, "meaning": m.meaning}
+        if m.better == "nearer":
+            real = evaluation.real_value(name)
+            measures[name] |= {"real_video": plain(real), "difference": plain(value - real)}
         if name in evaluation.nearest:
             near = evaluation.nearest[name]
-            measures[name] |= {"nearest_training_frame": plain(near), "ratio": plain(value / near) if near else None}
+            measures[name]["nearest_training_frame"] = plain(near)
+            if m.better == "lower":
+                measures[name]["ratio"] = plain(value / near) if near else None
+            else:
+                measures[name]["difference"] = plain(value - near)
     data = {
         "version": VERSION,
         "target": evaluation.target,
         "source": evaluation.source,
         "frames": evaluation.frames,
         "size": evaluation.size,
+        "left_out": evaluation.left_out,
         "measures": measures,
         "skipped": evaluation.skipped,
         "notes": evaluation.notes,
         "per_frame": {name: [plain(v) for v in values] for name, values in evaluation.per_frame.items()},
+        "real_per_frame": {name: [plain(v) for v in values] for name, values in evaluation.real_per_frame.items()},
     }
     path = Results(folder).evaluation
     write_bytes(path, (json.dumps(data) + "\n").encode())
@@ -112,7 +138,10 @@ def write_evaluation(folder: Path, evaluation: Evaluation) -> Path:
 
 
 def read_evaluation(folder: Path) -> Evaluation | None:
-    """What write_evaluation wrote; None when there is none, or it is of another version. Raises: UserError when it is damaged."""
+    """What write_evaluation wrote, with measures that earlier versions had; None when there is none, or it is of another version.
+
+    Raises: UserError when it is damaged.
+    """
     path = Results(folder).evaluation
     try:
         data = json.loads(path.read_text())
@@ -133,6 +162,9 @@ def read_evaluation(folder: Path) -> Evaluation | None:
             {name: [number(v) for v in values] for name, values in data["per_frame"].items()},
             data["skipped"],
             data["notes"],
+            {name: number(m["real_video"]) for name, m in measures.items() if "real_video" in m},
+            {name: [number(v) for v in values] for name, values in data.get("real_per_frame", {}).items()},
+            data.get("left_out", []),
         )
     except FileNotFoundError:
         return None
@@ -150,29 +182,64 @@ def shown(value: float) -> str:
     return f"{value:.3f}" if abs(value) < 10 else f"{value:.2f}"
 
 
+def compared(evaluation: Evaluation, name: str) -> str:
+    """A measure beside the value that it is judged by, as text: the real video's, or the nearest training frame's; '' without one.
+
+    Distances are divided. Decibels and similarities have no ratio: they are subtracted.
+    """
+    value, better = evaluation.values[name], ALL_MEASURES[name].better
+    if better == "nearer":
+        real = evaluation.real_value(name)
+        if not math.isfinite(real) or not math.isfinite(value):
+            return ""
+        words = "as steady" if distance_from_real(value, real) < _AS_STEADY else "steadier" if value < real else "shakier"
+        return f"real video {shown(real)}: {value - real:+.3f}, {words}"
+    near = evaluation.nearest.get(name, math.nan)
+    if not math.isfinite(near):
+        return ""
+    if better == "lower":
+        return f"nearest training frame {shown(near)}" + (f": {value / near:.3f} times that" if near and math.isfinite(value) else "")
+    return f"nearest training frame {shown(near)}" + (f": {value - near:+.3f}" if math.isfinite(value) else "")
+
+
 def table(evaluation: Evaluation) -> str:
     """The measures of one evaluation, a line each, then those that are missing and the notes."""
-    lines = [f"{'measure':28s} {'value':>9s}" + (f" {'nearest':>9s} {'ratio':>7s}" if evaluation.nearest else "") + "   unit"]
+    rows = []
     for name in (n for n in ALL_MEASURES if n in evaluation.values):
-        measure, value = ALL_MEASURES[name], evaluation.values[name]
-        line = f"{name:28s} {shown(value):>9s}"
-        if evaluation.nearest:
-            near = evaluation.nearest.get(name, math.nan)
-            line += f" {shown(near):>9s} {shown(value / near) if near else '-':>7s}"
-        line += f"   {measure.unit}" + (f", {measure.better} is better" if measure.better else "")
-        lines.append(line)
+        measure = ALL_MEASURES[name]
+        unit = ", ".join(filter(None, (measure.unit, measure.wanted)))
+        rows.append((name, shown(evaluation.values[name]), compared(evaluation, name), unit))
+    width = max([len("compared with"), *(len(text) for _, _, text, _ in rows)])
+    lines = [
+        f"{name:28s} {value:>9s}   {text:{width}s}   {unit}"
+        for name, value, text, unit in (("measure", "value", "compared with", "unit"), *rows)
+    ]
     lines += [f"without {name}: {reason}" for name, reason in evaluation.skipped.items()]
-    lines += [f"note: {note}" for note in evaluation.notes]
+    lines += [f"note: {note}" for note in all_notes(evaluation)]
     return "\n".join(lines)
 
 
-def best(name: str, values: list[float]) -> float:
-    """The best of several values of a measure; nan when the measure has no better side, or there is only one value."""
-    finite = [v for v in values if math.isfinite(v)]
+def all_notes(evaluation: Evaluation) -> list[str]:
+    """The notes, and how many frames are left out."""
+    left_out = evaluation.left_out
+    return evaluation.notes + ([f"{len(left_out)} of {evaluation.count} frames are left out of all measures"] if left_out else [])
+
+
+def winners(name: str, evaluations: Sequence[Evaluation]) -> list[bool]:
+    """Which evaluations are the best by a measure: none when it has no better side, or when fewer than two have a value.
+
+    By a measure that should come near to the real video's, all that are equally near; never a head that stands still.
+    """
     better = ALL_MEASURES[name].better
-    if not better or len(finite) < 2:
-        return math.nan
-    return min(finite) if better == "lower" else max(finite)
+    values = [e.values.get(name, math.nan) for e in evaluations]
+    if better == "nearer":
+        penalties = [math.inf if e.stands_still else distance_from_real(v, e.real_value(name)) for v, e in zip(values, evaluations)]
+    else:
+        penalties = [{"lower": v, "higher": -v}.get(better, math.nan) for v in values]
+    known = [p for p, v in zip(penalties, values) if math.isfinite(v) and not math.isnan(p)]
+    least = min(known) if len(known) > 1 else math.nan
+    room = _AS_STEADY if better == "nearer" else 0.0
+    return [math.isfinite(v) and math.isfinite(p) and p <= least + room for v, p in zip(values, penalties)]
 
 
 def comparison_table(evaluations: Mapping[str, Evaluation]) -> str:
@@ -181,9 +248,8 @@ def comparison_table(evaluations: Mapping[str, Evaluation]) -> str:
     lines = [f"{'measure':28s}" + "".join(f"{name:>{width}s}" for name in evaluations)]
     for name in (n for n in ALL_MEASURES if any(n in e.values for e in evaluations.values())):
         values = [e.values.get(name, math.nan) for e in evaluations.values()]
-        winner = best(name, values)
-        cells = [shown(v) + ("*" if v == winner else " ") for v in values]
-        lines.append(f"{name:28s}" + "".join(f"{c:>{width}s}" for c in cells) + f"   {ALL_MEASURES[name].unit}")
+        cells = [shown(v) + ("*" if best else " ") for v, best in zip(values, winners(name, list(evaluations.values())))]
+        lines.append(f"{name:28s}" + "".join(f"{c:>{width}s}" for c in cells) + f"   {unit_beside(name, evaluations)}")
     lines.append(f"{'frames':28s}" + "".join(f"{e.count} ".rjust(width) for e in evaluations.values()))
     lines += ["note: " + text for text in unequal(evaluations)]
     return "\n".join(lines)
@@ -199,7 +265,18 @@ def unequal(evaluations: Mapping[str, Evaluation]) -> list[str]:
     }.items():
         if len(values) > 1:
             notes.append(f"these results show different {what}; their figures compare only roughly")
+    for run, e in evaluations.items():
+        if former := [n for n in e.values if n not in ALL_MEASURES]:
+            notes.append(f"{run} was evaluated by an earlier version: {', '.join(former)} cannot be compared; --redo evaluates it again")
     return notes
+
+
+def unit_beside(name: str, evaluations: Mapping[str, Evaluation]) -> str:
+    """The unit, with the real video's value where results should come near to it (several where they differ)."""
+    if ALL_MEASURES[name].better != "nearer":
+        return ALL_MEASURES[name].unit
+    real = dict.fromkeys(shown(v) for e in evaluations.values() if name in e.values and math.isfinite(v := e.real_value(name)))
+    return ALL_MEASURES[name].unit + (f", real video {', '.join(real)}" if real else "")
 
 
 def write_comparison(path: Path, evaluations: Mapping[str, Evaluation]) -> Path:
@@ -213,14 +290,17 @@ def write_comparison(path: Path, evaluations: Mapping[str, Evaluation]) -> Path:
     rows = []
     for name in (n for n in ALL_MEASURES if any(n in e.values for e in evaluations.values())):
         measure, values = ALL_MEASURES[name], [e.values.get(name, math.nan) for e in evaluations.values()]
-        winner = best(name, values)
-        cells = "".join(f"<td class='number{' best' if v == winner else ''}'>{shown(v)}</td>" for v in values)
-        rows.append(f"<tr><th scope=row>{escape(measure.title)}<p class=note>{escape(meaning(measure))}</p></th>{cells}</tr>")
+        best = winners(name, list(evaluations.values()))
+        cells = "".join(f"<td class='number{' best' if wins else ''}'>{shown(v)}</td>" for v, wins in zip(values, best))
+        note = ", ".join(filter(None, (f"{measure.meaning}; {unit_beside(name, evaluations)}", measure.wanted)))
+        rows.append(f"<tr><th scope=row>{escape(measure.title)}<p class=note>{escape(note)}</p></th>{cells}</tr>")
     first = min(e.frames[0] for e in evaluations.values())
     last = max(e.frames[1] for e in evaluations.values())
     charts = []
     for name in (n for n in ALL_MEASURES if any(n in e.per_frame for e in evaluations.values())):
-        lines = {run: spread(e, name, first, last) for run, e in evaluations.items() if name in e.per_frame}
+        lines = {run: spread(e, e.per_frame[name], first, last) for run, e in evaluations.items() if name in e.per_frame}
+        if with_real := [e for e in evaluations.values() if name in e.real_per_frame]:
+            lines["real video"] = spread(with_real[0], with_real[0].real_per_frame[name], first, last)
         charts.append(
             line_chart(
                 range(first, last + 1), list(lines.values()), names=list(lines), title=name, x_label="frame", note=ALL_MEASURES[name].unit
@@ -238,11 +318,11 @@ def write_comparison(path: Path, evaluations: Mapping[str, Evaluation]) -> Path:
 
 def meaning(measure: Measure) -> str:
     """'what it is; unit, lower is better'."""
-    return f"{measure.meaning}; {measure.unit}" + (f", {measure.better} is better" if measure.better else "")
+    return f"{measure.meaning}; " + ", ".join(filter(None, (measure.unit, measure.wanted)))
 
 
-def spread(evaluation: Evaluation, name: str, first: int, last: int) -> list[float]:
-    """A measure over the frames first..last, nan where the evaluation has none."""
+def spread(evaluation: Evaluation, curve: Sequence[float], first: int, last: int) -> list[float]:
+    """A curve of an evaluation (a value a frame) over the frames first..last, nan where the evaluation has none."""
     values = np.full(last - first + 1, math.nan)
-    values[evaluation.frames[0] - first : evaluation.frames[1] - first + 1] = evaluation.per_frame[name]
+    values[evaluation.frames[0] - first : evaluation.frames[1] - first + 1] = curve
     return values.tolist()

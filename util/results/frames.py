@@ -45,6 +45,7 @@ class ResultFrames:
     size: int  # side of the synthesised frames, pixels
     facts: dict[str, Any] | None  # complete.json, if it is there
     notes: list[str] = field(default_factory=list)  # what the reader of the measures should know of the frames
+    left_out: frozenset[int] = frozenset()  # numbers of frames that no measure is to count
 
     def read(self, kind: str, index: int) -> np.ndarray:
         """A picture at the size of the synthesised frames, uint8 [size, size, 3]."""
@@ -60,6 +61,11 @@ class ResultFrames:
     def read_size(self, kind: str) -> int:
         """Side of the pictures of a kind as they lie there, pixels."""
         return read_image(self.paths[kind][0]).shape[0]
+
+    @property
+    def counted(self) -> np.ndarray:
+        """Which frames the measures count; bool [N]."""
+        return np.array([n not in self.left_out for n in self.numbers], bool)
 
     @property
     def driven(self) -> bool:

@@ -21,14 +21,15 @@ def lpips(evaluation: Evaluation, frames: ResultFrames, device: torch.device, do
     """Of every frame, and their mean. Raises: Skip without real frames; UserError without the weights."""
     need_truth(frames)
     values = perceptual.lpips_distances(all_of(frames, "real"), all_of(frames, "fake"), device, download)
-    evaluation.per_frame["LPIPS"] = values
-    evaluation.values["LPIPS"] = float(np.mean(values))
+    evaluation.per_frame["LPIPS"] = np.where(frames.counted, values, np.nan).tolist()
+    evaluation.values["LPIPS"] = float(np.mean(np.array(values)[frames.counted]))
 
 
 def fid(evaluation: Evaluation, frames: ResultFrames, device: torch.device, download: bool) -> None:
     """Of all frames. Raises: Skip without real frames; UserError without the weights."""
     need_truth(frames)
-    evaluation.values["FID"] = perceptual.fid(all_of(frames, "real"), all_of(frames, "fake"), device, download)
+    real, fake = ((frames.read(kind, i) for i in np.flatnonzero(frames.counted)) for kind in ("real", "fake"))
+    evaluation.values["FID"] = perceptual.fid(real, fake, device, download)
 
 
 def identity_similarity(evaluation: Evaluation, frames: ResultFrames, device: torch.device, download: bool) -> None:
@@ -54,8 +55,8 @@ def identity_similarity(evaluation: Evaluation, frames: ResultFrames, device: to
         own = perceptual.face_embeddings(network, (read_image(s.path("images", n)) for s, n in training), known, device)
         own = own.mean(0, keepdims=True)
     similarity = (fake * own).sum(1) / np.maximum(np.linalg.norm(fake, axis=1) * np.linalg.norm(own, axis=1), 1e-9)
-    evaluation.per_frame["identity-similarity"] = similarity.tolist()
-    evaluation.values["identity-similarity"] = float(similarity.mean())
+    evaluation.per_frame["identity-similarity"] = np.where(frames.counted, similarity, np.nan).tolist()
+    evaluation.values["identity-similarity"] = float(similarity[frames.counted].mean())
 
 
 def face_box(nmfc: np.ndarray) -> np.ndarray:
