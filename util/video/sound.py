@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
-from itertools import chain
+from itertools import chain, pairwise
 from math import sqrt
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,8 +22,10 @@ RATE_HZ = 48000
 _BITS_PER_S = 192_000
 _SEEK_MARGIN_S = 1.0  # decoders need a few packets before they are right
 _HOLE_S = 0.015  # a time stamp so far from the end of the sound before it is a hole (or an overlap); packets take 20 ms and more
+_WRONG_S = 10.0  # one time stamp that is so far from both its neighbours is wrong
 _DRIFT_S = 0.003  # the time stamps' mean distance that is mended; single ones are often wrong by some ms
 _DRIFT_FRAMES = 16
+_MOST_CHANNELS = 64  # that FFmpeg's "pan" takes
 _DEFAULT_LAYOUTS = {2: "stereo", 3: "3.0", 4: "quad", 5: "5.0", 6: "5.1", 7: "6.1", 8: "7.1"}  # as in WAV files
 
 
@@ -65,7 +67,7 @@ def _read_stereo(path: str | Path, start_s: float) -> Iterator[tuple[int, np.nda
         if not tracks:
             return
         codecs = [track.codec_context.name if track.codec_context else "unknown codec" for track in tracks]
-        starts_s = [float((track.start_time or 0) * track.time_base) for track in tracks]
+        starts_s = [float((track.start_time or 0) * (track.time_base or 0)) for track in tracks]
         order = sorted(range(len(tracks)), key=lambda k: not track_is_default(tracks[k]))
         has_picture = bool(container.streams.video)
     picture_s = probe(path).start_s if has_picture else None
@@ -83,7 +85,7 @@ def _read_stereo(path: str | Path, start_s: float) -> Iterator[tuple[int, np.nda
         yield from _without_holes(_mix(chain([first], frames), origin_s))
         return
     which = ", ".join(sorted(set(codecs)))
-    warn_once(f"the sound of {path} cannot be decoded ({which}): the video is silent; convert the sound to AAC to have it")
+    warn_once(f"the sound of {path} is empty or cannot be decoded ({which}): the video is silent; convert the sound to AAC to keep it")
 
 
 def track_is_default(track: av.AudioStream) -> bool:
@@ -122,7 +124,7 @@ def _decode_all(container: Any, stream: Any, path: str | Path) -> Iterator[tuple
         except (av.error.FFmpegError, ValueError):  # ValueError: a format of samples that PyAV does not know
             continue
         for frame in frames:
-            if frame.samples and frame.sample_rate:
+            if frame.samples and frame.sample_rate and 0 < frame.layout.nb_channels <= _MOST_CHANNELS:
                 stamp = frame.pts if frame.pts is not None else frame.dts
                 yield None if stamp is None else float(stamp * frame.time_base), frame
 
@@ -144,8 +146,7 @@ def _mix(frames: Iterator[tuple[float | None, av.AudioFrame, list[str]]], origin
     """Stereo sound, as _read_stereo gives it, but where its time stamps say: with holes, overlaps, and parts before `origin_s`."""
     mixer: _Mixer | None = None
     end_s = drift_s = 0.0
-    for time_s, frame, names in frames:
-        time_s = end_s if time_s is None else time_s
+    for time_s, frame, names in _without_wrong_times(frames):
         duration_s = frame.samples / frame.sample_rate
         if mixer is None and time_s + duration_s <= origin_s:
             end_s = time_s + duration_s
@@ -160,6 +161,25 @@ def _mix(frames: Iterator[tuple[float | None, av.AudioFrame, list[str]]], origin
         yield from mixer.mix(frame)
     if mixer is not None:
         yield from mixer.mix(None)
+
+
+def _without_wrong_times(
+    frames: Iterator[tuple[float | None, av.AudioFrame, list[str]]],
+) -> Iterator[tuple[float, av.AudioFrame, list[str]]]:
+    """The frames, with a time that follows from the neighbours' where it is unknown or wrong."""
+    end_s: float | None = None
+    for (time_s, frame, names), following in pairwise(chain(frames, [None])):
+        duration_s = frame.samples / frame.sample_rate
+        next_s = following[0] if following else None
+        if time_s is not None and next_s is not None and abs(time_s + duration_s - next_s) > _WRONG_S:
+            if end_s is None:
+                time_s = next_s - duration_s
+            elif abs(time_s - end_s) > _WRONG_S:
+                time_s = end_s
+        if time_s is None:
+            time_s = end_s or 0.0
+        yield time_s, frame, names
+        end_s = time_s + duration_s
 
 
 def _without_holes(pieces: Iterator[tuple[int, np.ndarray]]) -> Iterator[tuple[int, np.ndarray]]:
