@@ -111,6 +111,8 @@ def add_sound(source: Path, path: Path, *tracks: dict) -> Path:
 
 def encode_sound(encoder, samples: np.ndarray, start_s: float = 0.0, **_) -> list[av.Packet]:
     """Packets of an encoder (a stream or a context) for float32 [n] or [channels, n]."""
+    if not samples.size:
+        return []
     rate, channels = encoder.sample_rate, encoder.layout.nb_channels
     whole = np.ascontiguousarray(np.broadcast_to(samples, (channels, samples.shape[-1])).T.reshape(1, -1), np.float32)
     frame = av.AudioFrame.from_ndarray(whole, format="flt", layout=encoder.layout.name)

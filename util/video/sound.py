@@ -130,16 +130,16 @@ def _decode_all(container: Any, stream: Any, path: str | Path) -> Iterator[tuple
 
 
 def _channel_names(context: Any) -> list[str]:
-    """The channels' names in the file's order, such as FL; [] when frames tell them.
+    """The channels' names in the file's order, such as FL, where frames may lack them; else [].
 
-    A layout in another than the usual order, as MOV files may have, must not reach a frame: PyAV frees its memory twice, which kills
-    the process. The context gets a layout without names instead, and the memory of its own then belongs to `layout` alone.
+    A layout with a list of its own of channels (in an unusual order, say, as in MOV files) must not reach a frame: PyAV frees the list
+    twice, which kills the process. The context gets one without; the list then belongs to `layout` alone.
     """
     layout = context.layout
-    if "(" not in layout.name:
-        return []
-    context.layout = f"{layout.nb_channels} channels"
-    return [channel.name for channel in layout.channels]
+    listed = "(" in layout.name
+    if layout.nb_channels:
+        context.layout = f"{layout.nb_channels} channels" if listed else layout.name
+    return [channel.name for channel in layout.channels] if listed else []
 
 
 def _mix(frames: Iterator[tuple[float | None, av.AudioFrame, list[str]]], origin_s: float) -> Iterator[tuple[int, np.ndarray]]:
