@@ -97,7 +97,7 @@ def add_sound(source: Path, path: Path, *tracks: dict) -> Path:
         for track in tracks:
             sound = container.add_stream(track.get("codec", "aac"), rate=track.get("rate", 48000), layout=track.get("layout", "mono"))
             if "default" in track:
-                sound.disposition = Disposition.default if track["default"] else 0
+                sound.disposition = Disposition.default.value if track["default"] else 0  # PyAV 17 takes numbers only
             sounds.append(sound)
         packets = [p for p in pictures.demux(pictures.streams.video[0]) if p.size]
         for packet in packets:
