@@ -25,6 +25,7 @@ _HOLE_S = 0.015  # a time stamp so far from the end of the sound before it is a 
 _WRONG_S = 10.0  # one time stamp that is so far from both its neighbours is wrong
 _DRIFT_S = 0.003  # the time stamps' mean distance that is mended; single ones are often wrong by some ms
 _DRIFT_FRAMES = 16
+_TRIES = 100  # broken packets (2 s) after which a track counts as one that cannot be decoded; in noise some packet is valid at last
 _MOST_CHANNELS = 64  # that FFmpeg's "pan" takes
 _DEFAULT_LAYOUTS = {2: "stereo", 3: "3.0", 4: "quad", 5: "5.0", 6: "5.1", 7: "6.1", 8: "7.1"}  # as in WAV files
 
@@ -62,13 +63,15 @@ def sound_packets(output: Any, path: str | Path, start_s: float) -> Iterator[tup
 
 def _read_stereo(path: str | Path, start_s: float) -> Iterator[tuple[int, np.ndarray]]:
     """Stereo sound without holes: its place in samples at RATE_HZ from `start_s` on, and float32 [2, n] in -1..1. May be nothing."""
+    from av.stream import Disposition
+
     with open_video(path) as container:
         tracks = container.streams.audio
         if not tracks:
             return
         codecs = [track.codec_context.name if track.codec_context else "unknown codec" for track in tracks]
         starts_s = [float((track.start_time or 0) * (track.time_base or 0)) for track in tracks]
-        order = sorted(range(len(tracks)), key=lambda k: not track_is_default(tracks[k]))
+        order = sorted(range(len(tracks)), key=lambda k: not tracks[k].disposition & Disposition.default)  # keeps the file's order
         has_picture = bool(container.streams.video)
     picture_s = probe(path).start_s if has_picture else None
     for k in order:
@@ -86,13 +89,6 @@ def _read_stereo(path: str | Path, start_s: float) -> Iterator[tuple[int, np.nda
         return
     which = ", ".join(sorted(set(codecs)))
     warn_once(f"the sound of {path} is empty or cannot be decoded ({which}): the video is silent; convert the sound to AAC to keep it")
-
-
-def track_is_default(track: av.AudioStream) -> bool:
-    """Whether a file marks this track as the one to be played."""
-    from av.stream import Disposition
-
-    return bool(track.disposition & Disposition.default)
 
 
 def _decode(path: str | Path, track: int, origin_s: float) -> Iterator[tuple[float | None, av.AudioFrame, list[str]]]:
@@ -115,14 +111,19 @@ def _decode(path: str | Path, track: int, origin_s: float) -> Iterator[tuple[flo
 
 
 def _decode_all(container: Any, stream: Any, path: str | Path) -> Iterator[tuple[float | None, av.AudioFrame]]:
-    """Time and frame of all that can be decoded; broken packets leave holes."""
+    """Time and frame of all that can be decoded; broken packets leave holes. Nothing when the first _TRIES packets are broken."""
     import av
 
+    broken, whole = 0, False
     for packet in demux(container, stream, path):
         try:
             frames = packet.decode()
         except (av.error.FFmpegError, ValueError):  # ValueError: a format of samples that PyAV does not know
+            broken += 1
+            if broken == _TRIES and not whole:
+                return
             continue
+        whole = whole or bool(frames)
         for frame in frames:
             if frame.samples and frame.sample_rate and 0 < frame.layout.nb_channels <= _MOST_CHANNELS:
                 stamp = frame.pts if frame.pts is not None else frame.dts
@@ -215,7 +216,7 @@ class _Mixer:
         self._graph = av.filter.Graph()
         source = {"sample_rate": f"{frame.sample_rate}", "sample_fmt": frame.format.name, "channel_layout": frame.layout.name}
         filters = [
-            self._graph.add("abuffer", time_base=f"1/{frame.sample_rate}", **source),
+            self._graph.add("abuffer", time_base=f"{frame.time_base}", **source),
             self._graph.add("aformat", sample_fmts="fltp"),
             self._graph.add("pan", f"stereo|c0={rows[0]}|c1={rows[1]}"),
             self._graph.add("aformat", sample_fmts="fltp", sample_rates=f"{RATE_HZ}"),
