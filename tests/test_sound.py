@@ -77,7 +77,7 @@ def lag_s(written, start_s=START_S, place=20000, length=16000, truth=None):
     "suffix, codec, layout, rate",
     [
         (".mp4", "aac", "7.1", 48000),
-        (".mp4", "aac", "5.1", 96000),
+        (".mp4", "aac", "3.0", 96000),
         (".mkv", "flac", "7.1", 192000),
         (".mkv", "flac", "mono", 384000),
         (".mov", "pcm_u8", "stereo", 11025),
@@ -111,7 +111,7 @@ def test_all_channels_of_surround_sound_are_heard_on_their_side(tmp_path, pictur
     np.testing.assert_allclose(power[1, frequencies], [0, 1, half, 0, 0, half, 0, half], atol=0.05)
 
 
-@pytest.mark.parametrize("tag", [121, 122, 123, 124])  # MPEG 5.1 A to D
+@pytest.mark.parametrize("tag", [122, 123, 124])  # MPEG 5.1 B to D
 def test_channels_in_any_order(tmp_path, pictures, tag):
     """Layouts with the channels in an order of their own kill PyAV."""
     frequencies = [500, 800, 1100, 1400, 1700, 2000]
@@ -123,7 +123,7 @@ def test_channels_in_any_order(tmp_path, pictures, tag):
     path.write_bytes(bytes(data))
     _, samples = write_with(path)
     power = np.abs(np.fft.rfft(samples[:, 4800:52800])) / 24000 / 0.2
-    names = ["L R C LFE Ls Rs", "L R Ls Rs C LFE", "L C R Ls Rs LFE", "C L R Ls Rs LFE"][tag - 121].split()
+    names = ["L R Ls Rs C LFE", "L C R Ls Rs LFE", "C L R Ls Rs LFE"][tag - 122].split()
     half = np.sqrt(0.5)
     left, right = ({**dict.fromkeys(names, 0), side: 1, "C": half, f"{side}s": half} for side in "LR")
     np.testing.assert_allclose(power[0, frequencies], [left[n] for n in names], atol=0.05)
@@ -159,8 +159,7 @@ def test_values_that_are_no_numbers_or_too_loud_are_survived(tmp_path, pictures)
     assert abs(lag_s(written)) < 0.001
 
 
-@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])
-@pytest.mark.parametrize("default", [1, 2])
+@pytest.mark.parametrize("suffix, default", [(".mp4", 1), (".mov", 2), (".mkv", 2)])
 def test_the_default_track_is_taken(tmp_path, pictures, suffix, default, capsys):
     tracks = [{"samples": sweep() if k == default else 0 * sweep(), "default": k == default} for k in range(3)]
     assert abs(lag_s(write_with(add_sound(pictures, tmp_path / f"s{suffix}", *tracks)))) < 0.001
