@@ -9,6 +9,7 @@ from pathlib import Path
 import av
 import cv2
 import numpy as np
+from av.stream import Disposition
 from skimage.data import astronaut
 
 FACE_CENTRE = (223, 126)  # x, y of the nose in astronaut()
@@ -83,3 +84,50 @@ def read_sound(path: Path) -> tuple[float, np.ndarray, int]:
 def _as_float(frame: av.AudioFrame) -> np.ndarray:
     values = frame.to_ndarray()[0]
     return values / 32768 if values.dtype == np.int16 else values
+
+
+def add_sound(source: Path, path: Path, *tracks: dict) -> Path:
+    """Copy the picture of `source` to `path` and add tracks of sound.
+
+    A track: samples (float32 [n], the same for all channels, or [channels, n]); optionally codec, layout, rate, start_s, default.
+    """
+    with av.open(str(source)) as pictures, av.open(str(path), "w") as container:
+        stream = container.add_stream_from_template(pictures.streams.video[0])
+        sounds = []
+        for track in tracks:
+            sound = container.add_stream(track.get("codec", "aac"), rate=track.get("rate", 48000), layout=track.get("layout", "mono"))
+            if "default" in track:
+                sound.disposition = Disposition.default.value if track["default"] else 0  # PyAV 17 takes numbers only
+            sounds.append(sound)
+        packets = [p for p in pictures.demux(pictures.streams.video[0]) if p.size]
+        for packet in packets:
+            packet.stream = stream
+        for sound, track in zip(sounds, tracks):
+            packets += encode_sound(sound, **track)
+        for packet in sorted(packets, key=lambda p: p.dts * p.time_base):
+            container.mux(packet)
+    return path
+
+
+def encode_sound(encoder, samples: np.ndarray, start_s: float = 0.0, **_) -> list[av.Packet]:
+    """Packets of an encoder (a stream or a context) for float32 [n] or [channels, n]."""
+    if not samples.size:
+        return []
+    rate, channels = encoder.sample_rate, encoder.layout.nb_channels
+    whole = np.ascontiguousarray(np.broadcast_to(samples, (channels, samples.shape[-1])).T.reshape(1, -1), np.float32)
+    frame = av.AudioFrame.from_ndarray(whole, format="flt", layout=encoder.layout.name)
+    frame.sample_rate, frame.time_base, frame.pts = rate, Fraction(1, rate), round(start_s * rate)
+    return [*encoder.encode(frame), *encoder.encode(None)]
+
+
+def hide_codec(path: Path, track: int = 0) -> Path:
+    """Turn the AAC of a track of an .mp4 into sound that no decoder knows, as Apple's spatial audio is for FFmpeg."""
+    data = bytearray(path.read_bytes())
+    at = -1
+    for _ in range(track + 1):
+        at = data.index(b"mp4a", at + 1)
+    data[at : at + 4] = b"apac"
+    at = data.index(b"esds", at)
+    data[at : at + 4] = b"dapa"
+    path.write_bytes(bytes(data))
+    return path

@@ -1,7 +1,9 @@
 """scripts/images_to_video.py: every output mode, the exact frame rate, and sound that belongs to the frames."""
 
 import json
+from dataclasses import replace
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 import torch
 from fake_dataset import make_dataset
 from fake_run import SIZE, load_command, make_run, run_test
+from synthetic_videos import add_sound, hide_codec
 
 from util.cli import UserError
 from util.image_io import read_image
@@ -101,6 +104,21 @@ def test_sound_belongs_to_the_frames(place):
     with av.open(str(results.video("only_fake"))) as file:
         assert file.metadata["comment"] == PROVENANCE
         assert file.streams.audio[0].duration * file.streams.audio[0].time_base == pytest.approx(FRAMES / float(FPS), abs=0.03)
+
+
+def test_sound_that_cannot_be_decoded_is_said_once_for_all_videos(place, tmp_path, capsys):
+    root, data, results = place
+    record = data.read_record("Ann")
+    phone = add_sound(Path(record.sources[0]["file"]), tmp_path / "phone.mp4", {"samples": np.zeros(RATE, np.float32)})
+    data.write_record(replace(record, sources=[{**record.sources[0], "file": str(hide_codec(phone))}]))
+    command("--results_dir", results.folder, "--output_mode", "source_target_separate", "--fps", "30")
+    data.write_record(record)
+    for name in MODES["source_target_separate"]:
+        assert not probe(results.video(name)).has_audio
+        results.video(name).unlink()
+    warnings = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
+    assert len(MODES["source_target_separate"]) > 1 and len(warnings) == 1
+    assert f"the sound of {phone} is empty or cannot be decoded" in warnings[0]
 
 
 def test_videos_that_are_there_are_left_unless_the_rate_is_given(place, capsys):

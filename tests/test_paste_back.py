@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from fake_dataset import FACE_MODEL, STEPS, draw_frame, make_dataset, moving_landmarks
 from fake_run import make_run, run_test
-from synthetic_videos import face_frame, read_sound, set_display_matrix, write_video
+from synthetic_videos import add_sound, face_frame, hide_codec, read_sound, set_display_matrix, write_video
 
 from scripts import paste_back as command
 from util.cli import UserError
@@ -52,12 +52,12 @@ def number_in(image):
     return sum(1 << bit for bit in range(8) if image[bit * 14 + 4 : bit * 14 + 10, 6:14].mean() > 128)
 
 
-def clicks(frames, fps, seconds):
+def clicks(frames, fps, seconds, rate=RATE):
     """Silence with a click of 2 ms at the beginning of each of these frames."""
-    sound = np.zeros(round(seconds * RATE), np.float32)
+    sound = np.zeros(round(seconds * rate), np.float32)
     for k in frames:
-        at = round(k / fps * RATE)
-        sound[at : at + 88] = 0.8 * np.sin(2 * np.pi * 3000 * np.arange(len(sound[at : at + 88])) / RATE)
+        click = sound[round(k / fps * rate) :][: rate // 500]
+        click[:] = 0.8 * np.sin(2 * np.pi * 3000 * np.arange(len(click)) / rate)
     return sound
 
 
@@ -144,6 +144,21 @@ def test_sound_of_self_reenactment(tmp_path, audio, heard):
     data, _ = make_identity(tmp_path, "Ann", 25, sound_at=(43,))
     made = write_paste_back(make_results(tmp_path, data, "Ann"), audio=audio)
     assert probe(made).has_audio == heard
+
+
+@pytest.mark.parametrize("codec, rate, layout", [("pcm_s24le", 192000, "mono"), ("pcm_s16le", 48000, "7.1")])
+def test_any_sound_of_the_source_through_the_command(tmp_path, codec, rate, layout, capsys):
+    """A phone's video: a first track that no decoder knows, then one of many channels or of a high rate."""
+    data, path = make_identity(tmp_path, "Ann", 25)
+    track = {"samples": clicks((43, 55), 25, 2.4, rate), "codec": codec, "rate": rate, "layout": layout}
+    phone = hide_codec(add_sound(path, tmp_path / "phone.mov", {"samples": np.zeros(2 * RATE, np.float32)}, track))
+    record = data.read_record("Ann")
+    data.write_record(replace(record, sources=[{**record.sources[0], "file": str(phone), "sha256": sha256_of(phone)}]))
+    results = make_results(tmp_path, data, "Ann")
+    command.main(["--results_dir", str(results.folder)])
+    np.testing.assert_allclose(click_frames(results.paste_back, 25), [3, 15], atol=0.12)
+    warnings = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
+    assert len(warnings) == 1 and f"sound track 1 of {phone} cannot be decoded" in warnings[0] and "taking track 2" in warnings[0]
 
 
 def test_rotated_and_variable_rate_videos_line_up_with_the_crops(tmp_path):

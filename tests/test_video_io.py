@@ -182,16 +182,14 @@ def test_sound_is_cut_to_the_video_and_in_sync(tmp_path, suffix, codec, toleranc
     info = probe(tmp_path / "v.mp4")
     assert info.has_audio and info.frames == 40 and info.start_s == 0
     begin_s, samples, got_rate = read_sound(tmp_path / "v.mp4")
-    assert got_rate == rate
-    end_s = begin_s + len(samples) / rate
+    assert got_rate == 48000
+    end_s = begin_s + len(samples) / 48000
     assert 0 <= begin_s < 0.03 and abs(end_s - info.duration_s) < 0.05
-    if codec == "aac":  # copied, not encoded again: compare with the decoded source, which has the source's own coding
-        _, sound, _ = read_sound(source)
     piece = samples[8000:28000]
-    match = np.correlate(sound, piece, "valid")
+    match = np.correlate(sweep(3.2, 48000), piece, "valid")
     assert match.max() / np.linalg.norm(piece) ** 2 > 0.9
-    expected = (start_s + begin_s) * rate + 8000
-    assert abs(match.argmax() - expected) <= 2 + tolerance_s * rate
+    expected = (start_s + begin_s) * 48000 + 8000
+    assert abs(match.argmax() - expected) <= 2 + tolerance_s * 48000
 
 
 def test_sound_may_start_after_the_picture(tmp_path):

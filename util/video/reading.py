@@ -90,7 +90,7 @@ def probe(path: str | Path) -> VideoInfo:
             fps=fps,
             frames=frames,
             duration_s=frames / float(fps),
-            has_audio=bool(container.streams.audio),
+            has_audio=any(s.codec_context is not None for s in container.streams.audio),
             rotation=round(math.degrees(math.atan2(matrix[1], matrix[0]))) % 360,
             variable_rate=variable,
             start_s=float(times[0]) if times.size else 0.0,

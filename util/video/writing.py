@@ -28,7 +28,7 @@ class VideoWriter:
 
     path: the file to write; ends in .mp4.
     fps: exact rate.
-    audio_from: take the sound of this file, if it has any, cut to the length of the video.
+    audio_from: take the sound of this file, if it has any that can be decoded, in stereo at 48 kHz, cut to the length of the video.
     audio_start_s: the moment of `audio_from`, counted from its first picture, that belongs to the first frame written.
     crf: quality, 0 (lossless) to 51; 18 is visually lossless.
     """
