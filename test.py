@@ -10,6 +10,7 @@ same inputs are kept; all others are made again.
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -65,6 +66,9 @@ def main(argv: Sequence[str] | None = None) -> int | None:
         "size": size,
         "precision": options.precision,
     }
+    left_out = dataset.bad_frames(target, "test", sequence.numbers) if source is None else []
+    if left_out:  # other results than those of datasets without bad frames
+        key["left_out"] = left_out
     wanted = {
         "key": key,
         "dataset_name": options.dataset_name,
@@ -76,6 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
         "face_model": face_model,
         "size": size,
         "frames": [sequence.numbers[0], sequence.numbers[-1]],
+        "left_out": left_out,
         "training": training_facts(files, run_options, options.which_epoch),
         "made": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
     }
@@ -120,6 +125,7 @@ def synthesise(
         device_type=device.type,
         self_reenactment=options.source_id is None,
         eye_gaze=run_options["eye_gaze"],
+        left_out=frozenset(facts["left_out"]),
     )
     facts["device"] = device_name(device)
     facts["precision"] = str(dtype).removeprefix("torch.")
@@ -165,7 +171,9 @@ def _model_name(face_model: dict[str, str]) -> str:
 def _print_measures(results: Results) -> None:
     means, per_frame = results.read_measures()
     if means:
-        say(f"means over {len(per_frame)} frames:")
+        counted = sum(any(math.isfinite(v) for v in m.values()) for m in per_frame)
+        left_out = f" ({len(per_frame) - counted} left out: they do not show the person well)" if counted < len(per_frame) else ""
+        say(f"means over {counted} frames{left_out}:")
         for name, value in means.items():
             say(f"  {name:13s} {value:8.3f}   {MEASURES[name].unit}, {MEASURES[name].better} is better")
 

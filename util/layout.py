@@ -318,6 +318,14 @@ class Dataset:
         except (ValueError, TypeError, KeyError, ZeroDivisionError) as e:
             raise UserError(f"{path} is damaged ({e}); delete it and run preprocessing/reenact.py again") from None
 
+    def bad_frames(self, name: str, split: str, numbers: Sequence_[int]) -> list[int]:
+        """Those of an identity's frames that do not show the person well; [] for numbers that are not those of the split's frames."""
+        record = self.read_record(name)
+        if record is None or not record.bad_frames:
+            return []
+        own = {n for s in self.sequences(split, name) for n in s.frames()}
+        return [n for n, good in zip(numbers, record.usable(numbers)) if not good] if own.issuperset(numbers) else []
+
     def write_pair(self, pair: Pair) -> None:
         text = json.dumps({**pair.__dict__, "fps": str(pair.fps)}, indent=1)
         write_bytes(self.pair_path(pair.target, pair.source), text.encode())

@@ -88,6 +88,8 @@ def nearest(evaluation: Evaluation, frames: ResultFrames, landmarks: np.ndarray)
     if dataset is None:
         raise Skip("the dataset is not here; give --datasets_dir")
     training = [(s, n) for s in dataset.sequences("train", frames.target) for n in s.frames()]
+    bad = set(dataset.bad_frames(frames.target, "train", [n for _, n in training]))
+    training = [(s, n) for s, n in training if n not in bad]
     test = dataset.sequence("test", frames.target)
     if not training:
         raise Skip(f"{frames.target} has no training frames in {dataset.folder}")

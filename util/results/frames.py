@@ -141,7 +141,16 @@ def open_frames(
                     paths[kind] = found
                     notes.append(f"{'real' if kind == 'real' else 'NMFC'} frames are cut from a video as well")
         size = read_image(paths["fake"][0]).shape[0]
-        yield ResultFrames(folder, dataset, target, source, numbers, paths, size, facts, notes)
+        left_out = _bad_frames(dataset, target, source, numbers) if dataset else (facts or {}).get("left_out", [])
+        yield ResultFrames(folder, dataset, target, source, numbers, paths, size, facts, notes, frozenset(left_out))
+
+
+def _bad_frames(dataset: Dataset, target: str, source: str | None, numbers: list[int]) -> list[int]:
+    """Frames in which the truth, or the driver, is not seen well."""
+    if source is None:
+        return dataset.bad_frames(target, "test", numbers)
+    pair = dataset.read_pair(target, source)
+    return dataset.bad_frames(source, pair.driver["split"], numbers) if pair and pair.driver["kind"] == "identity" else []
 
 
 def add_result_options(parser: argparse.ArgumentParser) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol
 
@@ -41,11 +42,13 @@ def write_results(
     device_type: str,
     self_reenactment: bool,
     eye_gaze: bool,
+    left_out: Collection[int] = (),
 ) -> tuple[list[str], float]:
     """Synthesise frames in order and write all pictures of each; in self reenactment also metrics.json.
 
     frames, count: the driven frames and how many there are. synthesise: NMFC and gaze image -> uint8 [H, W, 3].
-    device_type: 'cuda' or 'cpu', where `synthesise` runs. eye_gaze: write the gaze images too.
+    device_type: 'cuda' or 'cpu', where `synthesise` runs. eye_gaze: write the gaze images too. left_out: numbers of frames that are not
+        measured, as their real pictures do not show the person well.
     Returns: the kinds of pictures written, and the frames per second of the synthesis alone.
     """
     per_frame: list[dict[str, float]] = []
@@ -66,7 +69,8 @@ def write_results(
                 measures, written = waiting.popleft().result()
                 kinds.update(written)
                 if measures is not None:
-                    per_frame.append(measures)
+                    counts = numbers[len(per_frame)] not in left_out
+                    per_frame.append(measures if counts else dict.fromkeys(measures, math.nan))
 
         try:
             for frame in progress(frames, desc="synthesising", total=count):
