@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from util.cli import UserError
+from util.cli import DiskFull, UserError
 from util.layout import SPLITS, Dataset, Record, Sequence
 
 
@@ -53,7 +53,7 @@ def identities_with_frames(dataset: Dataset, name: str | None) -> list[str]:
 
 
 def for_each(names: Collection[str], process: Callable[[str], None], what: str = "identities") -> None:
-    """Call process(name) for every name; a UserError is printed and does not stop the others.
+    """Call process(name) for every name; a UserError is printed and does not stop the others, unless the disk is full.
 
     Raises: UserError at the end when some failed; with a single name, its own.
     """
@@ -62,7 +62,7 @@ def for_each(names: Collection[str], process: Callable[[str], None], what: str =
         try:
             process(name)
         except UserError as e:
-            if len(names) == 1:
+            if len(names) == 1 or isinstance(e, DiskFull):
                 raise
             failed.append(name)
             print(f"error: {e}", file=sys.stderr)
