@@ -45,7 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     checkpoint = files.network_path("G", options.which_epoch)
     if not checkpoint.is_file():
         raise UserError(
-            f"there is no checkpoint {checkpoint}; train first: ./scripts/train/train_on_target.sh {target} {options.dataset_name}"
+            f"there is no checkpoint {checkpoint}; train first: ./scripts/train/train_on_target.sh {target} {options.dataset_name}, or "
+            "say where the run is now: --checkpoints_dir, --name"
         )
 
     from models.checkpoints import read_run_options
