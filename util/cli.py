@@ -84,7 +84,7 @@ def run(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] 
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     except OSError as e:  # of a file that is read, or of our own output; a file that is written is named by `writing`
-        if e.errno not in _FILE_ERRORS or e.errno == errno.ENOENT:
+        if e.errno not in _FILE_ERRORS or e.errno in (errno.ENOENT, errno.EEXIST):  # unforeseen: a bug
             raise
         if e.filename is None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # as above
