@@ -70,15 +70,14 @@ def run(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] 
     # OpenMP's own default (300,000 turns), and 20,000 too, take the cores from whoever else computes: two trainings on two cores made 0.6
     # frames/s each where one alone makes 8; with 100 turns they make 4.5 each, and one alone is as fast (scripts/bench/two_trainings.py).
     os.environ.setdefault("GOMP_SPINCOUNT", "100")
+    message = ""  # printed when the exception is gone, and with it the progress bars of its stack
     try:
         code = main(argv) or 0
         sys.stdout.flush()
     except UserError as e:
-        print(f"error: {e}", file=sys.stderr)
-        code = 1
+        message, code = f"error: {e}", 1
     except KeyboardInterrupt:
-        print("\ninterrupted: run the same command again to go on from what is finished", file=sys.stderr)
-        code = 130
+        message, code = "\ninterrupted: run the same command again to go on from what is finished", 130
     except BrokenPipeError:
         # The reader of our output (head, less) has closed the pipe: not an error, but Python must not flush into it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -88,8 +87,9 @@ def run(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] 
             raise
         if e.filename is None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # as above
-        print(f"error: {file_error('cannot use', e.filename or 'the standard output', e)}", file=sys.stderr)
-        code = 1
+        message, code = f"error: {file_error('cannot use', e.filename or 'the standard output', e)}", 1
+    if message:
+        print(message, file=sys.stderr)
     sys.exit(code)
 
 
