@@ -46,7 +46,10 @@ def identities_with_frames(dataset: Dataset, name: str | None) -> list[str]:
     """All identities of the dataset. Raises: UserError when it has none, or when it does not have `name` (None: any)."""
     names = dataset.identities()
     if not names:
-        raise UserError(f"there are no frames in {dataset.folder}; run preprocessing/detect.py --dataset_name {dataset.home.name} first")
+        raise UserError(
+            f"there are no frames in {dataset.folder}; run preprocessing/detect.py --dataset_name {dataset.home.name} first, or say where "
+            "the dataset is now: --datasets_dir"
+        )
     if name is not None and name not in names:
         raise UserError(f"there is no identity '{name}' in {dataset.folder}; it holds: {', '.join(names)}")
     return names
