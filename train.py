@@ -22,6 +22,7 @@ if __package__ in (None, ""):  # run as a file: make the repository's packages i
     sys.path[0] = str(Path(__file__).resolve().parent)
     import util.environment  # noqa: F401  (says what to do where packages are missing)
 
+from data.integrity import tell_left_out
 from options.base_options import choose_identities
 from options.train_options import ARCHITECTURE, UNCRITICAL, TrainOptions, parse
 from util.caches.flow import require_flows
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from models.head2head_model import Head2HeadModel
     from models.training.loop import Training
 
+MAX_NAMED = 8  # persons whose frames that are left out are told of
 MAX_PROFILES = 20  # persons; each profile delays the training by a second or two
 
 
@@ -70,6 +72,9 @@ def main(argv: Sequence[str] | None = None) -> int | None:
         return None
     if beginning == "new" and options.load_pretrain:
         check_pretrained(options.load_pretrain, videos.face_model)
+    for name in names if len(names) <= MAX_NAMED else ():
+        if left_out := tell_left_out(dataset, name):
+            say(left_out)
     device = choose_device(options.gpu_ids, processes.local_rank)
     dtype = choose_precision(options.precision, device)
     processes.connect(device)  # after all processes have read the run's state, before the first one writes
@@ -112,8 +117,7 @@ def open_videos(options: TrainOptions, dataset: Dataset, names: list[str]) -> Vi
 def data_key(dataset: Dataset, names: list[str], videos: VideoDataset) -> list[Any]:
     """Identifies the training data, so that a resumed run notices other data: the sequences, and the sources of their frames."""
     records = [dataset.read_record(name) for name in names]
-    sequences = [[s.id, n] for s, n in zip(videos.sequences, videos.lengths)]
-    return [sequences, [[r.sources, r.crop_box, r.face_model] if r else None for r in records]]
+    return [videos.description, [[r.sources, r.crop_box, r.face_model] if r else None for r in records]]
 
 
 def prepare(

@@ -12,9 +12,10 @@ from data.augmentation.head_motion import head_fields, move_points, no_motion, r
 from data.augmentation.transforms import jitter_landmarks, jitter_nmfc, random_jitter, resize_image
 from data.frames import Frames, frames_nbytes, read_frames
 from data.heads import Person, SequenceHeads, compute_sequence_heads, find_head, read_sequence_heads, shapes_nbytes, stored_sequence_heads
-from data.integrity import common_face_model, training_sequences
+from data.integrity import TrainingRun, common_face_model, tell_left_out, training_sequences, usable_runs
 from util.caches.memory import Budget, KeyedLocks, OnceCache, quarter_of_memory
 from util.caches.persons import Persons
+from util.cli import UserError
 from util.face.eye_gaze import draw_eye_gaze
 from util.layout import Dataset
 from util.layout import Sequence as FrameSequence
@@ -32,9 +33,9 @@ CONTEXT = 2  # frames of conditioning before the current one: the generator look
 
 @dataclass(frozen=True)
 class ClipIndex:
-    """Which clip: frames [start, start + length) of a sequence, and the seed of its jitter."""
+    """Which clip: frames [start, start + length) of a run of usable frames, and the seed of its jitter."""
 
-    sequence: int
+    sequence: int  # which run, as in VideoDataset.lengths
     start: int
     length: int
     seed: int
@@ -46,7 +47,7 @@ class VideoDataset:
     `dataset[ClipIndex(...)]` depends on its index alone and may be called from several threads. It returns a dict of tensors
     (T = length; frames are consecutive):
       image      uint8 [T, H, W, 3]        RGB
-      nmfc       uint8 [T + 2, H, W, 3]    the two frames before the first come first, clamped at the sequence's start
+      nmfc       uint8 [T + 2, H, W, 3]    the two frames before the first come first, clamped at the run's start
       gaze       uint8 [T + 2, H, W, 3]    likewise
       landmarks  float32 [T, 70, 2]        x, y in pixels at load size, without jitter
       motion     with `move_heads`: what move_heads (data.augmentation) needs to move the head in image, nmfc and flows;
@@ -81,13 +82,20 @@ class VideoDataset:
     ):
         self.load_size = load_size
         self.sequences: list[FrameSequence] = []
-        self.identities: list[str] = []  # whose each sequence is
+        self._names: list[str] = []  # whose each sequence is
         self._numbers: list[list[int]] = []
+        self._usable: list[np.ndarray] = []  # which of its frames show the person well
+        self._runs: list[tuple[int, TrainingRun]] = []  # sequence, and frames of it that clips are taken from
         for name in names:
+            record, before = dataset.read_record(name), len(self._runs)
             for sequence, numbers in training_sequences(dataset, name):
+                self._runs += [(len(self.sequences), run) for run in usable_runs(record, numbers)]
+                self._usable.append(record.usable(numbers) if record else np.ones(len(numbers), bool))
                 self._numbers.append(numbers)
                 self.sequences.append(sequence)
-                self.identities.append(name)
+                self._names.append(name)
+            if len(self._runs) == before:
+                raise UserError(f"{tell_left_out(dataset, name)}; that leaves nothing to train on: film {name} again")
         self.face_model = common_face_model(dataset, names)
         self._augment = augment
         self._move_heads = move_heads
@@ -95,7 +103,7 @@ class VideoDataset:
         self._flows = flows
         self._persons = persons if move_heads else None
         self._dataset = dataset
-        self._first_frames = _first_frames(self.identities, self._numbers)
+        self._first_frames = _first_frames(self._names, self._numbers)
         budget = Budget(quarter_of_memory() if cache_gb is None else cache_gb * 1e9)
         # by sequence
         self._cache: OnceCache[int, Frames] = OnceCache(budget)
@@ -108,26 +116,38 @@ class VideoDataset:
 
     @property
     def lengths(self) -> list[int]:
-        """Number of frames of each sequence."""
-        return [len(n) for n in self._numbers]
+        """Number of frames of each run that clips are taken from."""
+        return [run.length for _, run in self._runs]
+
+    @property
+    def identities(self) -> list[str]:
+        """Whose each run is."""
+        return [self._names[sequence] for sequence, _ in self._runs]
+
+    @property
+    def description(self) -> list[list]:
+        """Names and lengths of the runs, and where they begin if that is not at a sequence's start; tells whether data have changed."""
+        return [[self.sequences[i].id, run.length, *([run.first] if run.first else [])] for i, run in self._runs]
 
     def __getitem__(self, clip: ClipIndex) -> dict[str, torch.Tensor | dict[int, torch.Tensor]]:
         import torch
 
-        last = clip.start + clip.length
-        if clip.start < 0 or clip.length < 1 or last > len(self._numbers[clip.sequence]):
-            raise IndexError(f"{clip} lies outside of a sequence of {len(self._numbers[clip.sequence])} frames")
-        first = max(0, clip.start - CONTEXT)
-        frames = self._frames(clip.sequence, first, last)
-        rows = np.maximum(np.arange(clip.start - CONTEXT, last), 0) - first  # of the conditioning, in `frames`
-        own = slice(clip.start - first, None)  # the clip's frames among `frames`, which begin with their context
+        sequence, run = self._runs[clip.sequence]
+        if clip.start < 0 or clip.length < 1 or clip.start + clip.length > run.length:
+            raise IndexError(f"{clip} lies outside of a run of {run.length} frames")
+        start = run.first + clip.start  # from here on places are those in the stored sequence
+        last = start + clip.length
+        first = max(run.first, start - CONTEXT)
+        frames = self._frames(sequence, first, last)
+        rows = np.maximum(np.arange(start - CONTEXT, last), run.first) - first  # of the conditioning, in `frames`
+        own = slice(start - first, None)  # the clip's frames among `frames`, which begin with their context
         images, nmfcs, landmarks = frames.images[own], frames.nmfcs, frames.landmarks
-        flows = {s: f[clip.start : max(clip.start, last - s)] for s, f in self._read_flows(clip.sequence).items()}
+        flows = {s: f[start : max(start, last - s)] for s, f in self._read_flows(sequence).items()}
         rng = np.random.default_rng(clip.seed)
         jitter = random_jitter(rng, self.load_size)
         motion = None
         if self._persons is not None:
-            heads, motion = self._move(clip, first, own, rows, rng)
+            heads, motion = self._move(sequence, slice(first, last), own, rows, rng)
             if heads.any():
                 landmarks = np.stack([move_points(f, x, self.load_size) for f, x in zip(heads, landmarks)]).astype(np.float32)
         places = landmarks[own]
@@ -148,10 +168,10 @@ class VideoDataset:
         return item
 
     def _move(
-        self, clip: ClipIndex, first: int, own: slice, rows: np.ndarray, rng: np.random.Generator
+        self, sequence: int, part: slice, own: slice, rows: np.ndarray, rng: np.random.Generator
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """A motion for the head, or none by chance: the fields of the frames from `first` on, and what move_heads needs."""
-        known, part = self._heads(clip.sequence), slice(first, clip.start + clip.length)
+        """A motion for the head, or none by chance: the fields of a sequence's frames `part`, and what move_heads needs."""
+        known = self._heads(sequence)
         masks = known.masks[part]
         rest = {"masks": masks[own].copy(), "background": known.background}
         if rng.random() >= self._move_heads:
@@ -180,7 +200,7 @@ class VideoDataset:
             kept = read_sequence_heads(self.sequences[sequence], self.load_size, self._stored_heads[sequence])
         if kept is not None:
             return kept
-        name, numbers = self.identities[sequence], self._numbers[sequence]
+        name, numbers = self._names[sequence], self._numbers[sequence]
         person = self._person(name)
         masks = person.masks[self._first_frames[sequence] :][: len(numbers)]
         need = shapes_nbytes(len(numbers))
@@ -202,8 +222,11 @@ class VideoDataset:
     def _person(self, name: str) -> Person:
         def make() -> Person:
             found = self._persons(name)
-            frames = [(s, n) for s, numbers, other in zip(self.sequences, self._numbers, self.identities) if other == name for n in numbers]
-            head = find_head(self._dataset, name, frames, found.masks, self._perspective)
+            own = [i for i, other in enumerate(self._names) if other == name]
+            usable = np.concatenate([self._usable[i] for i in own])
+            frames = [(self.sequences[i], n) for i in own for n in self._numbers[i]]
+            frames = [frame for frame, good in zip(frames, usable) if good]
+            head = find_head(self._dataset, name, frames, found.masks[usable], self._perspective)
             return Person(found.masks, resize_image(found.background, self.load_size), head)
 
         return self._person_cache.get_or_make(name, make, lambda person: person.nbytes)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
 
 from util.cli import UserError
 from util.layout import KINDS, Dataset, Record
@@ -13,6 +16,8 @@ from util.layout import Sequence as FrameSequence
 COMMANDS = {"images": "detect.py", "nmfcs": "reconstruct.py", "landmarks70": "detect_landmarks70.py"}
 # step that dataset.json must list as complete -> command
 _STEPS = {"detect": "detect.py", "landmarks70": "detect_landmarks70.py", "reconstruct": "reconstruct.py"}
+
+MIN_RUN = 10  # frames; shorter runs between bad frames are not trained on
 
 
 def training_sequences(dataset: Dataset, name: str) -> list[tuple[FrameSequence, list[int]]]:
@@ -27,6 +32,30 @@ def training_sequences(dataset: Dataset, name: str) -> list[tuple[FrameSequence,
             f"run preprocessing/detect.py --dataset_name {dataset.home.name} --split train on a video of {name}"
         )
     return [(s, check_sequence(s, ("images", "nmfcs", "landmarks70"))) for s in sequences]
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """Consecutive frames of a stored sequence that all show the person well."""
+
+    first: int  # place of its first frame in the stored sequence
+    length: int
+
+
+def usable_runs(record: Record | None, numbers: Sequence[int]) -> list[TrainingRun]:
+    """The runs of usable frames among those of a stored sequence; none shorter than MIN_RUN, unless the sequence itself is."""
+    good = record.usable(numbers) if record else np.ones(len(numbers), bool)
+    edges = np.flatnonzero(np.diff(np.r_[False, good, False].astype(int)))
+    least = min(MIN_RUN, len(numbers))
+    return [TrainingRun(int(a), int(b - a)) for a, b in edges.reshape(-1, 2) if b - a >= least]
+
+
+def tell_left_out(dataset: Dataset, name: str) -> str:
+    """How many of an identity's training frames are not trained on and why, in a sentence; '' if all are."""
+    record = dataset.read_record(name)
+    numbers = [n for s in dataset.sequences("train", name) for n in s.frames()] if record and record.bad_frames else []
+    reasons = record.tell_bad_frames(numbers) if numbers else ""
+    return f"{name}: {int((~record.usable(numbers)).sum())} of {len(numbers)} training frames are left out: {reasons}" if reasons else ""
 
 
 def check_sequence(sequence: FrameSequence, kinds: Sequence[str]) -> list[int]:

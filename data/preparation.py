@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 
 import cv2
+import numpy as np
 
 from data.heads import find_head
 from data.integrity import check_steps, training_sequences
@@ -98,7 +99,7 @@ def prepare(items: Sequence[Item], recipe: Recipe, *, workers: int = 0, done: Ca
 
 def prepare_item(item: Item, recipe: Recipe, done: Callable[[], object] = lambda: None) -> None:
     """Prepare one identity. Raises: UserError when its files are incomplete or damaged, or the segmenter is missing."""
-    check_steps(item.dataset, item.name)
+    record = check_steps(item.dataset, item.name)
     sequences = training_sequences(item.dataset, item.name)
     if recipe.flow and item.sequences:
         ensure_flows(item.sequences, recipe.flow, recipe.size, recipe.make_estimate, recipe.flow_made_from, done)
@@ -106,7 +107,10 @@ def prepare_item(item: Item, recipe: Recipe, done: Callable[[], object] = lambda
         if not ensure_persons(item.dataset, item.name, recipe.make_mask, done):
             raise UserError(NO_MEDIAPIPE)
         frames = [(sequence, number) for sequence, numbers in sequences for number in numbers]
-        find_head(item.dataset, item.name, frames, read_persons(item.dataset, item.name).masks, recipe.perspective)
+        good = record.usable([number for _, number in frames]) if record else np.ones(len(frames), bool)
+        if good.any():
+            masks = read_persons(item.dataset, item.name).masks[good]
+            find_head(item.dataset, item.name, [f for f, g in zip(frames, good) if g], masks, recipe.perspective)
         done()
 
 

@@ -4,7 +4,8 @@
 
 Writes landmarks70/<sequence>/<frame>.txt (70 rows "x y": the 68 points of the 300-W scheme, then the right and the left
 pupil) and landmarks478/<sequence>.npy (float32 [frames, 478, 3]), in pixels of the crop from its top left corner. Also
-works on the frames of a dataset that has no dataset.json.
+works on the frames of a dataset that has no dataset.json. Frames that do not show the person's face, or show it covered, are marked in
+dataset.json.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import io
 import sys
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,6 +25,7 @@ import numpy as np
 
 from options.dataset_options import add_dataset_options, open_dataset
 from preprocessing.face_models.dense_points import from_dense
+from preprocessing.tracking.cover import find_covered
 from preprocessing.tracking.dlib_landmarks import DLIB_FILE, Predict68, load_dlib
 from preprocessing.tracking.tracker import track_frames
 from util.ahead import map_ahead
@@ -67,7 +70,7 @@ def process(dataset: Dataset, name: str, method: str | None, predict68: Predict6
     if not record and method is None and found.is_complete("landmarks70"):
         say(f"{name}: keeping the landmarks that are there; --landmarks mediapipe would replace them")
         return
-    key = {"version": 1, "landmarks": method or "mediapipe", "detect": record.steps.get("detect") if record else None}
+    key = {"version": 2, "landmarks": method or "mediapipe", "detect": record.steps.get("detect") if record else None}
     if record:
         if key["detect"] is None:
             raise UserError(f"the frames of '{name}' are incomplete; run preprocessing/detect.py again")
@@ -75,20 +78,27 @@ def process(dataset: Dataset, name: str, method: str | None, predict68: Predict6
         if record.is_done("landmarks70", key) and found.is_complete("landmarks70") and dense_there:
             say(f"{name}: landmarks already complete ({count} frames)")
             return
-    dense, landmarks = find_landmarks(found, name, predict68)
+    dense, landmarks, states = find_landmarks(found, name, predict68, read_track(dataset, name, found.numbers))
     if record:  # from here on the old landmarks are replaced: what was made from them is out of date
         record = record.without_steps(*(step for step in record.steps if step != "detect"))
         dataset.write_record(record)
     write_landmarks(found, dense, landmarks)
     if record:
+        record = record.with_bad_frames("landmarks70", found.numbers, states)
         dataset.write_record(record.with_step("landmarks70", key))
     say(f"{name}: landmarks of {count} frames")
+    if record and record.bad_frames and (bad := record.tell_bad_frames(found.numbers)):
+        say(f"{name}: {bad}; these frames are neither learnt from nor measured")
 
 
-def find_landmarks(found: IdentityFrames, name: str, predict68: Predict68 | None) -> tuple[np.ndarray, np.ndarray]:
-    """The landmarks of all frames, in pixels of the crop: dense float32 [N, 478, 3], and the 70, float32 [N, 70, 2].
+def find_landmarks(
+    found: IdentityFrames, name: str, predict68: Predict68 | None, boxes: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """The landmarks of all frames, in pixels of the crop: dense float32 [N, 478, 3], and the 70, float32 [N, 70, 2]; and their states.
 
-    predict68: method for the 68 points; None: MediaPipe's. Raises: UserError when the face is hidden in more than MAX_MISSED of the frames.
+    predict68: method for the 68 points; None: MediaPipe's. boxes: [N, 4], where detect.py saw the face, nan: nowhere; None: not known.
+    A state is one of util.layout.FRAME_STATES, '' where the face is seen well. Landmarks of frames without the face are interpolated.
+    Raises: UserError when the face is hidden in more than MAX_MISSED of the frames that are not known to be dark.
     """
     count = len(found.frames)
     points68 = np.full((count, 68, 2), np.nan, np.float32)
@@ -98,19 +108,35 @@ def find_landmarks(found: IdentityFrames, name: str, predict68: Predict68 | None
 
     # One run over all sequences in order: the tracker keeps the face where one sequence ends and the next begins.
     images = map_ahead(read_image, found.paths("images"), threads=1, depth=8)
-    dense, missed = track_frames(images, count, f"{name}: landmarks", add68 if predict68 else None)
-    if missed.mean() > MAX_MISSED:
+    tracked = track_frames(images, count, f"{name}: landmarks", add68 if predict68 else None, boxes)
+    missed = tracked.missed
+    expected = found.record.usable(found.numbers) if found.record else np.ones(count, bool)
+    if (missed & expected).sum() > MAX_MISSED * expected.sum():
         raise UserError(
-            f"no face could be read in {missed.sum()} of the {count} frames of '{name}'; cut the video to the part where the "
-            "face is seen well and run preprocessing/detect.py again"
+            f"no face could be read in {(missed & expected).sum()} of the {expected.sum()} frames of '{name}'; cut the video to the part "
+            "where the face is seen well and run preprocessing/detect.py again"
         )
     if missed.any():
         warn(f"{name}: no face in {missed.sum()} of {count} frames; their landmarks are taken from their neighbours")
-    dense = fill_gaps(dense, missed)
+    covered = find_covered(tracked.dense, tracked.colours, ~missed & expected)
+    states = np.select([tracked.other, missed, covered], ["other face", "lost", "covered"], "").tolist()
+    dense = fill_gaps(tracked.dense, missed)
     landmarks = from_dense(dense)
     if predict68:
         landmarks = np.concatenate([fill_gaps(points68, missed), landmarks[:, 68:]], axis=1)
-    return dense, landmarks
+    return dense, landmarks, states
+
+
+def read_track(dataset: Dataset, name: str, numbers: Sequence[int]) -> np.ndarray | None:
+    """Where detect.py saw the face in frames of these numbers: [N, 4] pixels of the crop, interpolated; None when nothing tells."""
+    try:
+        with np.load(dataset.track_path(name), allow_pickle=False) as track:
+            known, boxes = track["numbers"], track["boxes"].astype(np.float64)
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        return None
+    if known.tolist() != list(numbers) or boxes.shape != (len(known), 4) or np.isnan(boxes[:, 0]).all():
+        return None
+    return fill_gaps(boxes, np.isnan(boxes[:, 0]))
 
 
 def write_landmarks(found: IdentityFrames, dense: np.ndarray, landmarks: np.ndarray) -> None:

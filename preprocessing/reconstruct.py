@@ -113,6 +113,7 @@ def process(dataset: Dataset, name: str, kind: str, explicit: bool, renderer: st
         return
 
     landmarks, points = read_landmarks(found)
+    landmarks[without_face(found)] = np.nan  # interpolated ones would be trusted
     if kind not in models:
         models[kind] = load_face_model(kind)
     model = models[kind]
@@ -148,7 +149,16 @@ def fit_frames(model: MorphableModel, found: IdentityFrames, name: str, landmark
     except ValueError as e:
         raise UserError(f"the landmarks of '{name}' cannot be fitted ({e}); run preprocessing/detect_landmarks70.py again") from None
     images = found.paths("images")
-    return refine(model, fit, landmarks, points, joined, lambda i: read_image(images[i]), desc=f"{name}: skin")
+    return refine(model, fit, landmarks, points, joined, lambda i: read_image(images[i]), usable=found.usable, desc=f"{name}: skin")
+
+
+def without_face(found: IdentityFrames) -> np.ndarray:
+    """Frames whose landmarks are those of no picture: bool [N]."""
+    numbers, lacking = np.array(found.numbers), np.zeros(len(found.frames), bool)
+    for first, last, state in found.record.bad_frames.get("landmarks70", []) if found.record else []:
+        if state in ("lost", "other face"):
+            lacking |= (numbers >= first) & (numbers <= last)
+    return lacking
 
 
 def read_landmarks(found: IdentityFrames) -> tuple[np.ndarray, np.ndarray]:
@@ -190,7 +200,7 @@ def landmark_error(model: MorphableModel, fit: Fit, landmarks: np.ndarray, point
     seen = landmarks[:, [place[int(p)] for p in DENSE_INDICES[:68]], :2]
     fitted = from_dense(fit.project(model))[:, :68]
     distance = np.linalg.norm(fitted - seen, axis=-1)[:, INNER].mean(1)
-    return float((distance / interocular_distance(seen)).mean())
+    return float(np.nanmean(distance / interocular_distance(seen)))
 
 
 def write_frames(name: str, model: MorphableModel, fit: Fit, found: IdentityFrames, renderer: str) -> None:

@@ -113,7 +113,8 @@ def test_the_loop_is_one_tracker_over_all_frames():
     with Tracker() as one:
         expected = [one.step(image) for image in images]
     seen = []
-    dense, missed = track_frames(iter(images), 5, "landmarks", lambda k, image, points: seen.append((k, image is images[k], points)))
+    tracked = track_frames(iter(images), 5, "landmarks", lambda k, image, points: seen.append((k, image is images[k], points)))
+    dense, missed = tracked.dense, tracked.missed
     assert dense.shape == (5, 478, 3) and dense.dtype == np.float32 and missed.tolist() == [False, False, False, True, False]
     assert np.isnan(dense[3]).all() and expected[3] is None
     for k in (0, 1, 2, 4):

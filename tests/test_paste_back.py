@@ -318,6 +318,8 @@ def test_masks():
 def test_frames_of_repeated_starts_and_parts(tmp_path):
     record = Record("Ann", Fraction(25), source_start={"train": -3, "test": 37})
     assert [source_index(record, n) for n in (0, 2, 3, 4, 40)] == [0, 0, 0, 1, 37]
+    record = replace(record, first_number=20, source_start={"train": 17, "test": 37})  # the shot begins with the source's frame 20
+    assert [source_index(record, n) for n in (20, 22, 23, 24, 40)] == [20, 20, 20, 21, 37]
     data, first = make_identity(tmp_path, "Ann", Fraction(25))
     second = write_video(tmp_path / "videos" / "Ann_2.mp4", (scene(n)[0] for n in range(100, 110)), 25)
     record = data.read_record("Ann")

@@ -7,6 +7,8 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from util.cli import DiskFull, UserError
 from util.layout import SPLITS, Dataset, Record, Sequence
 
@@ -23,6 +25,15 @@ class IdentityFrames:
     def splits(self) -> list[str]:
         """The splits that have frames."""
         return list(dict.fromkeys(s.split for s in self.sequences))
+
+    @property
+    def numbers(self) -> list[int]:
+        return [number for _, number in self.frames]
+
+    @property
+    def usable(self) -> np.ndarray:
+        """Which frames show the person well, as far as is known: bool [N]."""
+        return self.record.usable(self.numbers) if self.record else np.ones(len(self.frames), bool)
 
     def paths(self, kind: str) -> list[Path]:
         """The file of every frame, of a kind in util.layout.KINDS."""

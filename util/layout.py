@@ -5,6 +5,7 @@
     datasets/<D>/dataset/<split>/landmarks478/<sequence>.npy               one file per sequence
     datasets/<D>/dataset/<split>/id_coeffs/<name>.txt                      one file per identity
     datasets/<D>/dataset/metadata/<name>/dataset.json                      one record per identity
+    datasets/<D>/dataset/metadata/<name>/track.npz                         boxes of the face, one file per identity
     datasets/<D>/dataset/metadata/<target>_<source>/pair.json              one record per driven pair
     checkpoints/<D>/<run>/profiles/<name>.npz                              target profile of a trained person
 
@@ -14,9 +15,11 @@ A *sequence* is a run of consecutive frames: in `train` it is `<name>_<part:06d>
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
+from collections.abc import Sequence as Sequence_
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
@@ -24,12 +27,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from util.cli import UserError, say
 from util.hashing import sha256_of_kept
 from util.image_io import write_bytes
 
 SPLITS = ("train", "test")
+# what a frame may be instead of a good view of the person -> in words, after a number
+FRAME_STATES = {
+    "dark": "dark, blank or between two shots",
+    "other shot": "of another shot",
+    "lost": "without the face",
+    "other face": "with another face in its place",
+    "covered": "with a covered face",
+}
 # kind -> suffix of its per-frame files
 KINDS = {
     "images": ".png",
@@ -105,6 +117,10 @@ class Record:
     splits: dict[str, int] = field(default_factory=dict)  # split -> number of frames
     # split -> its first frame, counted over all parts of the source from 0; below 0 when that frame is repeated first
     source_start: dict[str, int] = field(default_factory=dict)
+    first_number: int = 0  # number of the frame that source_start["train"] tells of
+    shots: list[int] = field(default_factory=list)  # numbers of the frames that begin another shot or part than the frame before
+    # step -> [first number, last number, one of FRAME_STATES]: frames that the step found not to show the person well
+    bad_frames: dict[str, list[list[Any]]] = field(default_factory=dict)
     face_model: dict[str, str] | None = None  # name, version
     # step -> what it was made from; a step is here only once all of its files are written
     steps: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -137,6 +153,42 @@ class Record:
                 return source, frame
             frame -= source["frames"]
         return None
+
+    def source_index(self, number: int) -> int:
+        """The frame of the source, counted over all parts from 0, of which a frame of this number is; below 0: the first, repeated."""
+        return number - self.first_number + self.source_start.get("train", 0)
+
+    def usable(self, numbers: ArrayLike) -> np.ndarray:
+        """Which of these frames show the person well: bool, as many. The others are neither learnt from nor measured."""
+        numbers = np.asarray(numbers)
+        good = np.ones(numbers.shape, bool)
+        for first, last, _ in itertools.chain(*self.bad_frames.values()):
+            good &= (numbers < first) | (numbers > last)
+        return good
+
+    def tell_bad_frames(self, numbers: Sequence_[int]) -> str:
+        """How many of these frames are not usable and why, as '12 dark or blank, 3 without the face'; '' if all are."""
+        counts = dict.fromkeys(FRAME_STATES, 0)
+        numbers = np.asarray(numbers)
+        left = np.ones(len(numbers), bool)
+        for first, last, state in itertools.chain(*self.bad_frames.values()):
+            own = left & (numbers >= first) & (numbers <= last)
+            counts[state] += int(own.sum())
+            left &= ~own
+        return ", ".join(f"{count} {FRAME_STATES[state]}" for state, count in counts.items() if count)
+
+    def with_bad_frames(self, step: str, numbers: ArrayLike, states: Sequence_[str]) -> Record:
+        """The record with a step's findings: the state of every frame of these ascending numbers, '' where it shows the person well."""
+        found: list[list[Any]] = []
+        for number, state in zip(np.asarray(numbers).tolist(), states):
+            if not state:
+                continue
+            if found and found[-1][1] == number - 1 and found[-1][2] == state:
+                found[-1][1] = number
+            else:
+                found.append([number, number, state])
+        rest = {k: v for k, v in self.bad_frames.items() if k != step}
+        return replace(self, bad_frames={**rest, step: found} if found else rest)
 
     def is_done(self, step: str, key: dict[str, Any]) -> bool:
         """Whether `step` was completed from exactly `key` (JSON-comparable values)."""
@@ -274,6 +326,10 @@ class Dataset:
     def record_path(self, name: str) -> Path:
         return self.folder / "metadata" / name / "dataset.json"
 
+    def track_path(self, name: str) -> Path:
+        """An identity's face boxes: `numbers`, int32 [N], and `boxes`, float32 [N, 4], pixels of the crop, nan where not found."""
+        return self.folder / "metadata" / name / "track.npz"
+
     def read_record(self, name: str) -> Record | None:
         """The identity's dataset.json, or None for a dataset of the original system (it has none).
 
@@ -322,16 +378,14 @@ class Dataset:
 
 
 def continues(frames: list[tuple[Sequence, int]], record: Record | None) -> np.ndarray:
-    """Whether each frame goes on from the one before: bool [N]. Parts of a video and gaps in the numbers do not."""
+    """Whether each frame goes on from the one before: bool [N]. It does not behind a cut, a gap in the numbers, or another part."""
     numbers = np.array([number for _, number in frames])
     joined = np.r_[False, np.diff(numbers) == 1]
+    if record:
+        joined &= ~np.isin(numbers, record.shots)
     if record and len(record.sources) > 1:
         ends = np.cumsum([source["frames"] for source in record.sources])
-        place = np.empty(len(frames), int)
-        for split in SPLITS:
-            own = np.flatnonzero([s.split == split for s, _ in frames])
-            place[own] = record.source_start.get(split, 0) + np.arange(len(own))
-        part = np.searchsorted(ends, place, side="right")
+        part = np.searchsorted(ends, [record.source_index(n) for n in numbers], side="right")
         joined &= np.r_[False, np.diff(part) == 0]
     return joined
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from util.identities import identities_with_frames
 from util.image_io import read_image
 from util.layout import PROFILE_REMEDY, SPLITS, Dataset, Record, continues, read_camera, read_table
 from util.layout import Sequence as FrameSequence
+from util.numeric import fill_gaps
 
 ORIGINAL_FPS = Fraction(25)  # of a dataset of the original system, which does not record it
 
@@ -39,6 +40,11 @@ class Frames:
     @property
     def numbers(self) -> list[int]:
         return [number for _, number in self.frames]
+
+    @property
+    def usable(self) -> np.ndarray:
+        """Which frames show the person well, as far as is known: bool [N]."""
+        return self.record.usable(self.numbers) if self.record else np.ones(len(self.frames), bool)
 
 
 def find_frames(dataset: Dataset, name: str, split: str, option: str) -> Frames:
@@ -111,6 +117,13 @@ def identity_motion(dataset: Dataset, source: Frames, model: MorphableModel, smo
     """The source's motion, without jitter and repeated frames if wanted."""
     person = read_person(dataset, source, model)
     motion = read_motion(model, person)
+    usable = source.usable
+    if not usable.all():
+        reasons = source.record.tell_bad_frames(source.numbers)
+        if not usable.any():
+            raise UserError(f"no frame of '{source.name}' in {source.split} shows the person well: {reasons}")
+        say(f"{source.name}: {reasons}; there the expression goes over from the frame before to the one behind")
+        motion = bridged(motion, ~usable)
     if not smoothing:
         return motion
     repeated = repeated_frames(picture_changes(source), float(person.fps))
@@ -118,6 +131,15 @@ def identity_motion(dataset: Dataset, source: Frames, model: MorphableModel, smo
         say(f"{source.name}: {repeated.sum()} of {len(repeated)} frames repeat the one before; the motion is spread evenly over them")
         motion = even_out(motion, repeated, person.joined)
     return steady_motion(motion, person.joined, model.expression_bounds)
+
+
+def bridged(motion: Motion, bad: np.ndarray) -> Motion:
+    """The motion with expression, gaze and openings of bad frames, bool [N], interpolated between the good ones.
+
+    The pose stays as it was fitted: it is read from the whole head, and interpolated by the fit where there was no face.
+    """
+    keys = ("expression", "pupils", "lids", "lips")
+    return replace(motion, **{k: fill_gaps(v, bad) for k in keys if (v := getattr(motion, k)) is not None})
 
 
 def picture_changes(source: Frames) -> np.ndarray:
@@ -136,7 +158,7 @@ def picture_changes(source: Frames) -> np.ndarray:
 def read_profile(dataset: Dataset, f: Frames, model: MorphableModel) -> TargetProfile:
     """The target profile of an identity from these frames. Raises: UserError as `read_person`."""
     crop_box = f.record.crop_box if f.record else ()
-    return TargetProfile.of(model, read_person(dataset, f, model), f.name, crop_box, f.split, f.numbers)
+    return TargetProfile.of(model, read_person(dataset, f, model), f.name, crop_box, f.split, f.numbers, f.usable)
 
 
 def profile_of_dataset(dataset: Dataset, name: str, split: str = "train") -> TargetProfile | None:

@@ -10,7 +10,7 @@ import io
 import json
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -64,8 +64,22 @@ class TargetProfile:
         crop_box: Sequence[int] = (),
         split: str = "train",
         numbers: Sequence[int] | None = None,
+        usable: np.ndarray | None = None,
     ) -> TargetProfile:
-        """The profile of a person from N frames. numbers: of these frames (default: from 0)."""
+        """The profile of a person from N frames.
+
+        numbers: of these frames (default: from 0). usable: bool [N], frames that show the person well (default: all): those that the
+        statistics are of.
+        """
+        all_cameras = person.cameras
+        if usable is not None and usable.any() and not usable.all():
+            person = replace(
+                person,
+                expression=person.expression[usable],
+                cameras=person.cameras[usable],
+                landmarks=person.landmarks[usable],
+                joined=person.joined[usable],
+            )
         cameras = person.cameras
         places = cameras.translation[:, :2] / cameras.scale[:, None]
         gaps = [lid.gap(person.expression) for lid in openings(model, person.identity)[:2]]
@@ -88,8 +102,8 @@ class TargetProfile:
             np.array([gap.mean() for gap in gaps]),
             lid_gaps(person.landmarks, cameras).mean(0),
             into_head(person.landmarks - fitted, cameras).mean(0),
-            cameras,
-            np.arange(len(cameras)) if numbers is None else np.array(numbers, np.int64),
+            all_cameras,
+            np.arange(len(all_cameras)) if numbers is None else np.array(numbers, np.int64),
         )
 
     def load_model(self) -> MorphableModel:

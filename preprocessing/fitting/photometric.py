@@ -60,15 +60,18 @@ def refine(
     points: np.ndarray,
     joined: np.ndarray,
     read_frame: Callable[[int], np.ndarray],
+    usable: np.ndarray | None = None,
     desc: str = "photometric refinement",
 ) -> Fit:
     """Refine a fit of `fit_video` by the frames' pixels; the identity stays fixed.
 
     landmarks, points, joined: as for `fit_video`. read_frame: frame's index -> uint8 [H, W, 3] RGB; called from threads.
+    usable: bool [N], frames whose pixels show the person well (default: all with landmarks).
     Returns the given fit when the refinement brings the drawn head no nearer to the frames.
     """
     count = len(fit.cameras)
-    valid = np.flatnonzero(np.isfinite(landmarks[..., :2]).all((1, 2)))
+    shown = np.isfinite(landmarks[..., :2]).all((1, 2))
+    valid = np.flatnonzero(shown & usable if usable is not None and (shown & usable).any() else shown)
     keys = valid[spread(len(valid), KEYFRAMES)]
     filmed = read_frame(keys[0])
     frames = [_small(filmed), *(_small(read_frame(i)) for i in keys[1:])]

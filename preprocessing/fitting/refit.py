@@ -87,10 +87,11 @@ def find(paths: Sequence[Path], desc: str = "landmarks") -> Found:
 
     Raises: UserError when MediaPipe cannot be used, or shows a face in less than half of the frames.
     """
-    dense, missed = track_frames(map_ahead(read_image, paths, threads=1, depth=8), len(paths), desc)
+    tracked = track_frames(map_ahead(read_image, paths, threads=1, depth=8), len(paths), desc)
+    missed = tracked.missed
     if missed.mean() > 1 - MIN_FOUND:
         raise UserError(f"a face is found in only {(~missed).sum()} of the {len(paths)} frames in {paths[0].parent}")
-    return Found(fill_gaps(dense, missed), missed)
+    return Found(fill_gaps(tracked.dense, missed), missed)
 
 
 def refit(model: MorphableModel, found: Found) -> Refit:

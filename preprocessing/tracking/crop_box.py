@@ -36,8 +36,8 @@ def choose_box(smooth: list[np.ndarray], frame_size: tuple[int, int], margin: in
     """The crop box: int [left, top, right, bottom], square.
 
     The median of the first part's smoothed boxes, made square and widened by the margin; larger if the face would leave it at
-    any time. It is moved into the frame, and shrunk to the frame's shorter side where the face leaves room for that; only
-    a face larger than that side makes it reach outside.
+    any time. It is moved into the frame, and shrunk to the frame's shorter side where the face leaves room for that. Only a face that
+    covers more than that side makes it reach outside, in that direction alone, and then it shows all of the frame in that direction.
 
     smooth: smoothed boxes of every part, [frames, 4]. frame_size: width, height in pixels. margin: room around the face in pixels of a
     crop of REFERENCE_SIZE, 0 to REFERENCE_SIZE - 1. height_recentre: moves the box down by this fraction of its side; negative: up.
@@ -45,14 +45,16 @@ def choose_box(smooth: list[np.ndarray], frame_size: tuple[int, int], margin: in
     median = np.median(smooth[0], axis=0)
     frame = np.array(frame_size)
     faces = np.concatenate(smooth)
-    low, high = faces[:, :2].min(0), faces[:, 2:].max(0)  # area that the face covers over time
-    wanted = (median[2:] - median[:2]).max() * REFERENCE_SIZE / (REFERENCE_SIZE - margin)
-    needed = (high - low).max() * MIN_SIDE_RATIO
-    side = round(max(min(max(wanted, needed), frame.min()), needed))
+    # area that the face covers over time, as far as the frame shows it
+    low, high = np.clip(faces[:, :2].min(0), 0, frame), np.clip(faces[:, 2:].max(0), 0, frame)
+    covered = (high - low).max()
+    wanted = max((median[2:] - median[:2]).max() * REFERENCE_SIZE / (REFERENCE_SIZE - margin), covered * MIN_SIDE_RATIO)
+    inside = covered <= frame.min()
+    side = round(min(wanted, frame.min()) if inside else min(covered * MIN_SIDE_RATIO, frame.max()))
     corner = (median[:2] + median[2:]) / 2 - side / 2
     corner[1] += height_recentre * side - max(0, wanted - side) * UPWARD_SHARE
     corner = np.clip(corner, high - side, low)  # keep the face in the crop
     room = frame - side
-    corner = np.where(room >= 0, np.clip(corner, 0, np.maximum(room, 0)), corner)  # and the crop in the frame
+    corner = np.clip(corner, np.minimum(room, 0), np.maximum(room, 0))  # and the crop in the frame, or around it
     left, top = np.round(corner).astype(int)
     return np.array([left, top, left + side, top + side])

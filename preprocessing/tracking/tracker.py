@@ -8,15 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
-from preprocessing.face_models.dense_points import N_POINTS
+from preprocessing.face_models.dense_points import N_POINTS, SKIN
+from preprocessing.tracking.detectors import overlap
 from preprocessing.tracking.mediapipe_tools import load_solutions, silent_stderr
 from util.cli import progress
 
 RETRY_CONFIDENCE = 0.3  # 0..1, MediaPipe's least confidence in a face when the tracker has lost it; its default is 0.5
+
+MIN_OVERLAP = 0.2  # intersection over union of the mesh's box and the detected one; with less it is another face
+SURROUNDINGS = 0.5  # of the box's side: what is left around a face when others are blotted out
+BLUR = 0.03  # of the face's height: over so much its colours are averaged
 
 
 class Tracker:
@@ -30,16 +36,21 @@ class Tracker:
         self._tracker = self._start(static_image_mode=False)
         self._single = None  # for frames in which the tracker loses the face; made when the first one comes
         self._seen = False
+        self.strayed = False
 
-    def step(self, rgb: np.ndarray) -> np.ndarray | None:
+    def step(self, rgb: np.ndarray, near: np.ndarray | None = None) -> np.ndarray | None:
         """The landmarks in the next frame of a video.
 
-        rgb: uint8 [H, W, 3]. Returns: float32 [478, 3] in pixels, or None when no face is found.
+        rgb: uint8 [H, W, 3]. near: the face's box [left, top, right, bottom] in pixels, where it is known; other faces are left alone then.
+        Returns: float32 [478, 3] in pixels, or None when no face is found; `strayed` then says whether another one was.
         """
-        points = self._run(self._tracker, rgb)
-        if points is None:  # the first call looks near the last place of the face only, the second one everywhere
-            points = self._run(self._tracker, rgb)
-        return points if points is not None else self._retry(rgb)
+        self.strayed = False
+        points = self._search(rgb)
+        if near is None or points is None or overlap(_box(points), near) >= MIN_OVERLAP:
+            return points
+        self.strayed = True
+        points = self._search(_alone(rgb, near))
+        return points if points is not None and overlap(_box(points), near) >= MIN_OVERLAP else None
 
     def close(self) -> None:
         for graph in (self._tracker, self._single):
@@ -58,6 +69,12 @@ class Tracker:
             graph = self._create(max_num_faces=1, refine_landmarks=True, **options)
             graph.process(np.zeros((64, 64, 3), np.uint8))  # the first image starts the graph, which prints remarks too
         return graph
+
+    def _search(self, rgb: np.ndarray) -> np.ndarray | None:
+        points = self._run(self._tracker, rgb)
+        if points is None:  # the first call looks near the last place of the face only, the second one everywhere
+            points = self._run(self._tracker, rgb)
+        return points if points is not None else self._retry(rgb)
 
     def _retry(self, rgb: np.ndarray) -> np.ndarray | None:
         """Search a single frame without regard to earlier ones, also at other sizes, with a lower confidence."""
@@ -88,22 +105,67 @@ class Tracker:
         return points * np.float32([width, height, width])  # z has the unit of x
 
 
+def _box(points: np.ndarray) -> np.ndarray:
+    """The box of a mesh [478, 3]: float [left, top, right, bottom]."""
+    return np.concatenate([points[:, :2].min(0), points[:, :2].max(0)])
+
+
+def _alone(rgb: np.ndarray, box: np.ndarray) -> np.ndarray:
+    """The image with nothing but the face of this box and what is around it."""
+    room = SURROUNDINGS * max(box[2:] - box[:2])
+    height, width = rgb.shape[:2]
+    left, top = np.clip(box[:2] - room, 0, [width, height]).astype(int)
+    right, bottom = np.clip(box[2:] + room, 0, [width, height]).astype(int)
+    image = np.zeros_like(rgb)
+    image[top:bottom, left:right] = rgb[top:bottom, left:right]
+    return image
+
+
+@dataclass(frozen=True)
+class Tracked:
+    """The landmarks of N frames."""
+
+    dense: np.ndarray  # float32 [N, 478, 3], nan in frames without the face
+    other: np.ndarray  # bool [N]: frames in which another face was found instead
+    colours: np.ndarray  # uint8 [N, 468, 3] RGB, of the picture at the mesh's points, a little blurred; 0 in frames without the face
+
+    @property
+    def missed(self) -> np.ndarray:
+        """Frames without the face: bool [N]."""
+        return np.isnan(self.dense[:, 0, 0])
+
+
 def track_frames(
-    images: Iterable[np.ndarray], count: int, desc: str, on_face: Callable[[int, np.ndarray, np.ndarray], None] | None = None
-) -> tuple[np.ndarray, np.ndarray]:
+    images: Iterable[np.ndarray],
+    count: int,
+    desc: str,
+    on_face: Callable[[int, np.ndarray, np.ndarray], None] | None = None,
+    boxes: np.ndarray | None = None,
+) -> Tracked:
     """The landmarks in all frames of a video, in order, by one tracker, with a progress bar called `desc`.
 
     images: uint8 [H, W, 3], `count` of them. on_face: called with (index, image, landmarks [478, 3]) for every frame that shows a face.
-    Returns: landmarks, float32 [count, 478, 3], nan in frames without a face; and which frames those are, bool [count].
+    boxes: [count, 4], where the face is in pixels, if that is known; nan: not in this frame.
     Raises: UserError when MediaPipe cannot be used.
     """
     dense = np.full((count, N_POINTS, 3), np.nan, np.float32)
+    other, colours = np.zeros(count, bool), np.zeros((count, SKIN, 3), np.uint8)
     with Tracker() as tracker, progress(desc=desc, total=count) as bar:
         for k, image in enumerate(images):
-            points = tracker.step(image)
+            near = boxes[k] if boxes is not None and np.isfinite(boxes[k]).all() else None
+            points = tracker.step(image, near)
+            other[k] = points is None and tracker.strayed
             if points is not None:
                 dense[k] = points
+                colours[k] = _colours_at(image, points[:SKIN, :2])
                 if on_face:
                     on_face(k, image, points)
             bar.update()
-    return dense, np.isnan(dense[:, 0, 0])
+    return Tracked(dense, other, colours)
+
+
+def _colours_at(image: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Colours uint8 [N, 3] of an image around points [N, 2] in pixels."""
+    reach = max(1, round(BLUR * float(np.ptp(points[:, 1])))) | 1
+    places = (points - 0.5).astype(np.float32)[None]
+    return cv2.remap(cv2.blur(image, (reach, reach)), places, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)[0]

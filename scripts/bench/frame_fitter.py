@@ -92,7 +92,7 @@ def landmarks_of(path: Path, most: int | None) -> np.ndarray:
 
 
 def _track(frames: list[np.ndarray], name: str) -> np.ndarray:
-    return track_frames(frames, len(frames), f"{name}: landmarks")[0]
+    return track_frames(frames, len(frames), f"{name}: landmarks").dense
 
 
 def _square(frames: list[np.ndarray], path: Path) -> tuple[int, int, int]:

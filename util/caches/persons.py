@@ -3,8 +3,8 @@
 `train/persons/<name>.npz` (util.layout.Dataset.persons_path) holds:
     key         digest of what it was computed from
     masks       uint8 [frames, MASK_SIDE, MASK_SIDE], 255 where the person is, for all training frames in order
-    background  uint8 [H, W, 4] at the frames' size: mean RGB of the pixels without a person, and 255 where the background was ever
-                visible (elsewhere the colours are inpainted)
+    background  uint8 [H, W, 4] at the frames' size: mean RGB of the pixels without a person in frames that are no bad ones, and 255
+                where the background was ever visible (elsewhere the colours are inpainted)
 """
 
 from __future__ import annotations
@@ -57,19 +57,25 @@ def ensure_persons(
     create_mask: builds the segmenter; called only when something is to be computed. done: called after each frame.
     Returns: whether the file is there now; False when create_mask gives None.
     """
-    key = frames_key(f"{VERSION} {MASK_SIDE} {_BACKGROUND_MARGIN}", dataset.sequences("train", name))
+    record = dataset.read_record(name)
+    sequences = dataset.sequences("train", name)
+    numbers = [n for s in sequences for n in s.frames()]
+    usable = record.usable(numbers) if record else np.ones(len(numbers), bool)
+    left_out = "" if usable.all() else f" without {np.flatnonzero(~usable).tolist()}"
+    key = frames_key(f"{VERSION} {MASK_SIDE} {_BACKGROUND_MARGIN}{left_out}", sequences)
     if read_persons(dataset, name, key) is not None:
         return True
     mask = create_mask()
     if mask is None:
         return False
     masks, seen, weight = [], 0.0, 0.0
-    for image in _frames(dataset, name):
+    for image, good in zip(_frames(dataset, name), usable if usable.any() else ~usable):
         person = mask(image)
         masks.append((255 * cv2.resize(person, (MASK_SIDE, MASK_SIDE), interpolation=cv2.INTER_AREA)).round().astype(np.uint8))
         reach = 2 * round(_BACKGROUND_MARGIN * image.shape[0]) + 1
         clear = (cv2.dilate(person, np.ones((reach, reach), np.uint8)) < 0.2)[..., None].astype(np.float32)
-        seen, weight = seen + image * clear, weight + clear
+        if good:
+            seen, weight = seen + image * clear, weight + clear
         done()
     never = (weight[..., 0] == 0).astype(np.uint8)
     background = (seen / np.maximum(weight, 1)).round().astype(np.uint8)

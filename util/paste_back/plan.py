@@ -82,7 +82,7 @@ def make_plan(facts: dict[str, Any], datasets_dir: str | Path | None, audio: str
         sources[part] = {**sources[part], "file": str(file)}
     record = replace(record, sources=sources)
     if audio == "target" and source is not None:
-        begins = wanted[0] + record.source_start["train"]
+        begins = record.source_index(wanted[0])
         in_part, _ = _part_of(record, max(0, begins))
         sound = (Path(sources[in_part]["file"]), _seconds_in_part(record, begins))
     return Plan(record, fps, numbers, originals, own_nmfcs, aligned, sound)
@@ -91,7 +91,7 @@ def make_plan(facts: dict[str, Any], datasets_dir: str | Path | None, audio: str
 def source_index(record: Record, number: int) -> int:
     """The frame of the source (counted over all parts from 0) that a frame of this number was cut from."""
     # numbers count the repetitions of the first frame (detect.py --n_replicate_first), the source does not
-    return max(0, number + record.source_start["train"])
+    return max(record.first_number, record.source_index(number))
 
 
 def _part_of(record: Record, index: int) -> tuple[int, int]:
