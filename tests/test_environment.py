@@ -38,7 +38,7 @@ def test_the_advice_is_for_the_folder_from_which_the_command_was_called(tmp_path
 @pytest.mark.parametrize("gpus", ["1", "2"])
 def test_the_wrappers_say_the_same(tmp_path, gpus):
     """A checkout without .venv, where python3 has no packages."""
-    for name in ("scripts", "util", "options"):
+    for name in ("scripts", "util", "options", "data", "models", "preprocessing"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("train.py", "requirements.txt", "requirements-nodeps.txt"):
         shutil.copy(ROOT / name, tmp_path)

@@ -117,13 +117,13 @@ class Record:
     splits: dict[str, int] = field(default_factory=dict)  # split -> number of frames
     # split -> its first frame, counted over all parts of the source from 0; below 0 when that frame is repeated first
     source_start: dict[str, int] = field(default_factory=dict)
+    face_model: dict[str, str] | None = None  # name, version
+    # step -> what it was made from; a step is here only once all of its files are written
+    steps: dict[str, dict[str, Any]] = field(default_factory=dict)
     first_number: int = 0  # number of the frame that source_start["train"] tells of
     shots: list[int] = field(default_factory=list)  # numbers of the frames that begin another shot or part than the frame before
     # step -> [first number, last number, one of FRAME_STATES]: frames that the step found not to show the person well
     bad_frames: dict[str, list[list[Any]]] = field(default_factory=dict)
-    face_model: dict[str, str] | None = None  # name, version
-    # step -> what it was made from; a step is here only once all of its files are written
-    steps: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def with_step(self, step: str, key: dict[str, Any]) -> Record:
         return replace(self, steps={**self.steps, step: key})
