@@ -10,6 +10,9 @@ from fractions import Fraction
 from itertools import chain, islice
 from pathlib import Path
 
+if __name__ == "__main__":
+    import util.environment  # noqa: F401  (says what to do where packages are missing)
+
 import numpy as np
 
 from models.checkpoints import read_run_options

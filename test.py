@@ -20,6 +20,7 @@ from typing import Any
 
 if __package__ in (None, ""):  # run as a file: make the repository's packages importable
     sys.path[0] = str(Path(__file__).resolve().parent)
+    import util.environment  # noqa: F401  (says what to do where packages are missing)
 
 from data.driving_sequence import DrivingSequence
 from options.base_options import choose_identities
@@ -46,7 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     checkpoint = files.network_path("G", options.which_epoch)
     if not checkpoint.is_file():
         raise UserError(
-            f"there is no checkpoint {checkpoint}; train first: ./scripts/train/train_on_target.sh {target} {options.dataset_name}"
+            f"there is no checkpoint {checkpoint}; train first: ./scripts/train/train_on_target.sh {target} {options.dataset_name}, or "
+            "say where the run is now: --checkpoints_dir, --name"
         )
 
     from models.checkpoints import read_run_options

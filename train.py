@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 if __package__ in (None, ""):  # run as a file: make the repository's packages importable
     sys.path[0] = str(Path(__file__).resolve().parent)
+    import util.environment  # noqa: F401  (says what to do where packages are missing)
 
 from data.integrity import tell_left_out
 from options.base_options import choose_identities

@@ -82,7 +82,8 @@ def choose_identities(options: BaseOptions, available: list[str]) -> list[str]:
     """
     if not available:
         raise UserError(
-            f"dataset {options.dataset_name} has no frames; run preprocessing/detect.py --dataset_name {options.dataset_name} first"
+            f"dataset {options.dataset_name} has no frames; run preprocessing/detect.py --dataset_name {options.dataset_name} first, "
+            "or say where the dataset is now: --datasets_dir"
         )
     wanted = options.target_id
     if wanted is None and options.name and options.name.startswith("head2head_"):

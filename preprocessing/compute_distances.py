@@ -15,6 +15,7 @@ from pathlib import Path
 
 if __package__ in (None, ""):  # run as a file: make the repository's packages importable
     sys.path[0] = str(Path(__file__).resolve().parents[1])
+    import util.environment  # noqa: F401  (says what to do where packages are missing)
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as in reconstruct.py
 

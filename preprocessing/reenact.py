@@ -26,6 +26,7 @@ from typing import Any
 
 if __package__ in (None, ""):  # run as a file: make the repository's packages importable
     sys.path[0] = str(Path(__file__).resolve().parents[1])
+    import util.environment  # noqa: F401  (says what to do where packages are missing)
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as in reconstruct.py
 
@@ -42,7 +43,7 @@ from preprocessing.driving.profile import TargetProfile
 from preprocessing.driving.retarget import drive, target_frames
 from preprocessing.face_models.morphable import MorphableModel
 from preprocessing.face_models.registry import FACE_MODELS, load_face_model
-from util.cli import UserError, add_flag, run, say, warn
+from util.cli import UserError, add_flag, run, say, warn, writing
 from util.hashing import sha256_of
 from util.image_io import write_image
 from util.layout import SPLITS, Dataset, Pair, Run, write_table
@@ -291,11 +292,12 @@ def write_frames(
 
 def link(original: Path, copy: Path) -> None:
     """Hard link to a file, or a copy where the file system has none. Frames are never changed in place."""
-    copy.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(original, copy)
-    except OSError:
-        shutil.copyfile(original, copy)
+    with writing(copy):
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(original, copy)
+        except OSError:
+            shutil.copyfile(original, copy)
 
 
 if __name__ == "__main__":

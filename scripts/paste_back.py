@@ -3,7 +3,8 @@
     python scripts/paste_back.py --results_dir results/D/head2head_T/latest_epoch/test/T
 
 Every finished result in --results_dir and below gets paste_back.mp4 beside its frames (written anew if it is there). Needs the
-original video where preprocessing/detect.py found it. `test.py --paste_back` does the same right after synthesis.
+original video: where preprocessing/detect.py found it, or under any name in datasets/<D>/original_videos (it is known by its content).
+`test.py --paste_back` does the same right after synthesis.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 
 if __package__ in (None, ""):  # run as a file: make the repository's packages importable
     sys.path[0] = str(Path(__file__).resolve().parents[1])
+    import util.environment  # noqa: F401  (says what to do where packages are missing)
 
 from preprocessing.tracking.person_matte import create_person_mask
 from util.cli import run, say

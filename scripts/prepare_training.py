@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 if __package__ in (None, ""):  # run as a file: make the repository's packages importable
     sys.path[0] = str(Path(__file__).resolve().parents[1])
+    import util.environment  # noqa: F401  (says what to do where packages are missing)
 
 from options.base_options import choose_identities
 from util.ahead import usable_cores

@@ -31,10 +31,16 @@ find_python() { # the newest interpreter that the pinned face tracker has wheels
   return 1
 }
 
+has_packages() { # whether nothing of the lists was removed from .venv since
+  "$PYTHON" -c 'import re, sys, importlib.metadata as m
+[m.version(name) for path in sys.argv[1:] for name in re.findall(r"(?m)^[\w.-]+", open(path).read())]' \
+    "$ROOT/requirements.txt" "$ROOT/requirements-nodeps.txt" 2>/dev/null
+}
+
 make_venv() {
   local python wanted
   wanted="$(cat "$ROOT/requirements.txt" "$ROOT/requirements-nodeps.txt" | cksum)"
-  if [ -x "$PYTHON" ] && [ "$(cat "$VENV/.installed" 2>/dev/null)" = "$wanted" ]; then
+  if [ -x "$PYTHON" ] && [ "$(cat "$VENV/.installed" 2>/dev/null)" = "$wanted" ] && has_packages; then
     return
   fi
   if [ ! -x "$PYTHON" ] || ! "$PYTHON" -m pip --version >/dev/null 2>&1; then

@@ -22,6 +22,7 @@ need_target_and_dataset() { # TARGET and DATASET from the first two arguments
 TRAIN=("$PYTHON" "$ROOT/train.py") # as it is to be started
 if [ "${GPUS:-1}" != 1 ]; then
   [[ "$GPUS" =~ ^[1-9][0-9]*$ ]] || { echo "error: GPUS=$GPUS is no number of GPUs; use GPUS=2, for instance" >&2; exit 2; }
+  "$PYTHON" -c 'import importlib.util as u, sys; sys.exit(not u.find_spec("torch"))' || exec "$PYTHON" "$ROOT/train.py" # says what to do
   export OMP_NUM_THREADS="${OMP_NUM_THREADS:-4}" # of each process
   TRAIN=("$PYTHON" -m torch.distributed.run --standalone --nproc_per_node "$GPUS" "$ROOT/train.py")
 fi

@@ -1,9 +1,11 @@
+import os
 from fractions import Fraction
 
 import numpy as np
 import pytest
 
 from util.cli import UserError
+from util.hashing import sha256_of
 from util.layout import Dataset, Pair, Record, Run, read_camera, read_table, root, write_camera, write_table
 
 
@@ -109,6 +111,59 @@ def test_sound_source_finds_the_part_and_the_moment(tmp_path):
     (tmp_path / "b.mp4").unlink()
     assert record.sound_source("test") is None
     assert Record(name="Ann", fps=Fraction(25)).sound_source("test") is None
+
+
+def link_into(folder, video):
+    (folder / "c.mkv").symlink_to(video.rename(folder.parents[1] / "far.mp4"))
+    return folder / "c.mkv"
+
+
+def take_folder(folder, video):
+    return video.parent.rename(folder / "b") / video.name
+
+
+# folder of original videos, video -> where it is to be found then
+MOVES = {
+    "not at all": lambda folder, video: video,
+    "renamed": lambda folder, video: video.rename(video.with_name("holiday.mp4")),
+    "in original_videos": lambda folder, video: video.rename(folder / video.name),
+    "in original_videos, renamed": lambda folder, video: video.rename(folder / "a b"),
+    "linked there": link_into,
+    "with its folder": take_folder,
+    "deleted": lambda folder, video: video.unlink(),
+    "where nobody can know": lambda folder, video: video.rename(folder.parent / video.name) and None,
+}
+
+
+@pytest.mark.parametrize("move", MOVES.values(), ids=MOVES.keys())
+@pytest.mark.parametrize("other", [False, True], ids=["", "another file has its place"])
+def test_a_video_that_was_moved_is_found_by_its_content(tmp_path, move, other):
+    dataset = Dataset.open("D", tmp_path)
+    dataset.original_videos.mkdir(parents=True)
+    video = tmp_path / "v" / "Ann.MP4"
+    video.parent.mkdir()
+    video.write_bytes(b"Ann" * 99)
+    (dataset.original_videos / "Bob.mp4").write_bytes(b"Bob" * 99)
+    (dataset.original_videos / "folder").mkdir()
+    source = {"file": str(video), "sha256": sha256_of(video), "frames": 9}
+    record = Record("Ann", Fraction(25), [source], source_start={"test": 5})
+    expected = move(dataset.original_videos, video)
+    if other and expected != video:
+        video.parent.mkdir(exist_ok=True)
+        video.write_bytes(b"Eve" * 99)
+    assert dataset.find_video(source) == expected
+    assert record.sound_source("test", dataset) == (expected and (expected, 0.2))
+
+
+def test_a_file_that_changes_is_read_again(tmp_path):
+    dataset = Dataset.open("D", tmp_path)
+    video = tmp_path / "Ann.mp4"
+    video.write_bytes(b"Ann")
+    source = {"file": str(video), "sha256": sha256_of(video)}
+    assert dataset.find_video(source) == video
+    video.write_bytes(b"Eve")
+    os.utime(video, (0, 0))
+    assert dataset.find_video(source) is None
 
 
 def test_tables_and_cameras_come_back(tmp_path):

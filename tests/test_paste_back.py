@@ -25,6 +25,7 @@ from util.paste_back.plan import make_plan, source_index
 from util.paste_back.writing import write_paste_back
 from util.provenance import PROVENANCE
 from util.results.folder import Results
+from util.results.panels import write_videos
 from util.video.reading import probe, read_frames
 
 NTSC = Fraction(30000, 1001)
@@ -332,6 +333,8 @@ def test_masks():
 def test_frames_of_repeated_starts_and_parts(tmp_path):
     record = Record("Ann", Fraction(25), source_start={"train": -3, "test": 37})
     assert [source_index(record, n) for n in (0, 2, 3, 4, 40)] == [0, 0, 0, 1, 37]
+    record = replace(record, first_number=20, source_start={"train": 17, "test": 37})  # the shot begins with the source's frame 20
+    assert [source_index(record, n) for n in (20, 22, 23, 24, 40)] == [20, 20, 20, 21, 37]
     data, first = make_identity(tmp_path, "Ann", Fraction(25))
     second = write_video(tmp_path / "videos" / "Ann_2.mp4", (scene(n)[0] for n in range(100, 110)), 25)
     record = data.read_record("Ann")
@@ -354,13 +357,6 @@ def test_mistakes_are_said(tmp_path):
     make_pair(data, "Ann", "Bob", Fraction(25), (40, 44), [0] * 5)
     with pytest.raises(UserError, match="older than the pair"):
         write_paste_back(driven)
-    moved = path.rename(path.with_name("elsewhere.mp4"))
-    with pytest.raises(UserError, match="original video .*Ann.mp4 is gone"):
-        write_paste_back(results)
-    write_video(path, (scene(n)[0] for n in range(60)), 30)
-    with pytest.raises(UserError, match="not the file any more"):
-        write_paste_back(results)
-    moved.replace(path)
     record = data.read_record("Ann")
     data.write_record(replace(record, sources=[]))
     with pytest.raises(UserError, match="does not record where Ann's crops come from"):
@@ -370,6 +366,46 @@ def test_mistakes_are_said(tmp_path):
     with pytest.raises(UserError, match="no finished results"):
         write_paste_back(results)
     assert not list((tmp_path / "results").rglob("*.mp4")) and not list((tmp_path / "results").rglob("*.part"))
+
+
+def test_a_lost_video_is_said_and_the_advice_works(tmp_path, capsys):
+    """Another video has its place. Where find_video looks: tests/test_layout.py."""
+    data, video = make_identity(tmp_path, "Ann", Fraction(25), 26, 20, sound_at=(22,))
+    results = make_results(tmp_path, data, "Ann", frames=(20, 25))
+    lost = video.rename(tmp_path / "lost.mp4")
+    write_video(video, (scene(n)[0] for n in range(30)), 30)
+    state = f"Ann's original video {video} is not the file any more that Ann's crops were cut from"
+    remedy = f"put the original, under any name, into {data.original_videos}"
+    with pytest.raises(UserError, match=f"^{state}, and neither {data.original_videos} nor .*; {remedy}$"):
+        write_paste_back(results)
+    write_videos(results, "only_fake")
+    assert f"warning: no sound: {state}" in capsys.readouterr().err
+    data.original_videos.mkdir()
+    lost.rename(data.original_videos / "under any name.mp4")
+    made = write_paste_back(results)
+    assert [number_in(f) for f in read_frames(made)] == list(range(20, 26))
+    np.testing.assert_allclose(click_frames(made, 25), [2], atol=0.12)  # its sound as well
+
+
+def test_datasets_and_results_that_were_moved(tmp_path, monkeypatch):
+    """The folder of all datasets, with the videos in it, first where no one can know."""
+    before = tmp_path / "before"
+    before.mkdir()
+    data, video = make_identity(before, "Ann", Fraction(25), 26, 20)
+    data.original_videos.mkdir()
+    source = {**data.read_record("Ann").sources[0], "file": str(video.rename(data.original_videos / "Ann.mp4"))}
+    data.write_record(replace(data.read_record("Ann"), sources=[source]))
+    results = Results(tmp_path / "elsewhere")
+    shutil.move(make_results(before, data, "Ann", frames=(20, 25)).folder, results.folder)
+    before.rename(tmp_path / "now")
+    remedy = "give the folder that holds fake now with --datasets_dir"
+    with pytest.raises(UserError, match=f"there is no {data.folder}; {remedy}"):
+        command.main(["--results_dir", str(results.folder)])
+    command.main(["--results_dir", str(results.folder), "--datasets_dir", str(tmp_path / "now")])
+    assert [number_in(f) for f in read_frames(results.paste_back)] == list(range(20, 26))
+    (tmp_path / "now").rename(tmp_path / "datasets")
+    monkeypatch.setattr("util.layout.root", lambda: tmp_path)  # as if the repository were there
+    assert make_plan(results.read(), None, "source").target.sources[0]["file"] == str(tmp_path / "datasets/fake/original_videos/Ann.mp4")
 
 
 def test_the_commands(tmp_path, capsys):

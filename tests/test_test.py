@@ -169,6 +169,16 @@ def test_an_epoch_has_its_own_folder(place):
     assert results_of(run, epoch=40).read()["which_epoch"] == "40" and results_of(run).read() is None
 
 
+def test_a_run_that_was_moved(place):
+    root, _, run, _ = place
+    (root / "far" / "fake").mkdir(parents=True)
+    run.checkpoints.rename(root / "far" / "fake" / "Ann-1")
+    with pytest.raises(UserError, match=r"no checkpoint .*say where the run is now: --checkpoints_dir, --name"):
+        run_test(root, "--target_id", "Ann")
+    run_test(root, "--target_id", "Ann", "--checkpoints_dir", str(root / "far"), "--name", "Ann-1", "--no_report", "--how_many", "1")
+    assert (root / "results/fake/Ann-1/latest_epoch/test/Ann/complete.json").is_file()
+
+
 @pytest.mark.parametrize(
     "arguments, prepare, words",
     [

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import TypeVar
 
 from tqdm import tqdm
@@ -14,10 +16,48 @@ from tqdm import tqdm
 T = TypeVar("T")
 _warned: set[str] = set()
 _quiet = False
+_ELSEWHERE = "choose a folder on another disk"
+_FILE_ERRORS = {  # what the system says of a file: the cause, and the fix
+    errno.ENOSPC: ("the disk is full", "free some space and run again"),
+    errno.EDQUOT: ("your quota of this disk is used up", "free some space and run again"),
+    errno.EFBIG: ("a file may not become that large there", f"raise the limit (ulimit -f) or {_ELSEWHERE}"),
+    errno.EROFS: ("the disk is read-only", _ELSEWHERE),
+    errno.EACCES: ("permission denied", "allow it (chmod u+rwX {place}, as its owner) or choose another folder"),
+    errno.EPERM: ("the system forbids it", "allow it (lsattr -d {place} shows a mark) or choose another folder"),
+    errno.EISDIR: ("a folder has this name", "move that folder away or choose another name"),
+    errno.ENOTDIR: ("{place} is not a folder", "move it away or choose another folder"),
+    errno.EEXIST: ("{place} is not a folder", "move it away or choose another folder"),
+    errno.ENAMETOOLONG: ("the name is too long", "choose a shorter one"),
+    errno.ELOOP: ("its links lead in a circle", "remove the link"),
+    errno.EIO: ("the disk does not answer properly", f"check it, or {_ELSEWHERE}"),
+    errno.ENOENT: ("its folder is gone", "run again"),
+}
 
 
 class UserError(Exception):
     """An error that the user can fix. The message is one clear sentence: what is wrong, where, and the fix."""
+
+
+class DiskFull(UserError):
+    """There is no space for a file: nothing that comes next can be written either."""
+
+
+def file_error(what: str, path: str | Path, error: OSError) -> UserError:
+    """The sentence for an error of the system with a file: what cannot be done (`cannot write`, say), the file, the cause, the fix."""
+    cause, fix = _FILE_ERRORS.get(error.errno, (error.strerror or str(error), "choose another folder, or run again"))
+    named = Path(os.fsdecode(getattr(error, "filename2", None) or error.filename or path))
+    place = next((p for p in (named, *named.parents) if os.path.lexists(p)), named)  # what is there of it
+    kind = DiskFull if error.errno in (errno.ENOSPC, errno.EDQUOT) else UserError
+    return kind(f"{what} {path}: {cause.format(place=place)}; {fix.format(place=place)}")
+
+
+@contextlib.contextmanager
+def writing(path: str | Path) -> Iterator[None]:
+    """For a block that does nothing but write `path`: errors of the system become a UserError that names it and the fix."""
+    try:
+        yield
+    except OSError as e:
+        raise file_error("cannot write", path, e) from None
 
 
 def run(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] | None = None) -> None:
@@ -30,23 +70,26 @@ def run(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] 
     # OpenMP's own default (300,000 turns), and 20,000 too, take the cores from whoever else computes: two trainings on two cores made 0.6
     # frames/s each where one alone makes 8; with 100 turns they make 4.5 each, and one alone is as fast (scripts/bench/two_trainings.py).
     os.environ.setdefault("GOMP_SPINCOUNT", "100")
+    message = ""  # printed when the exception is gone, and with it the progress bars of its stack
     try:
         code = main(argv) or 0
+        sys.stdout.flush()
     except UserError as e:
-        print(f"error: {e}", file=sys.stderr)
-        code = 1
+        message, code = f"error: {e}", 1
     except KeyboardInterrupt:
-        print("\ninterrupted: run the same command again to go on from what is finished", file=sys.stderr)
-        code = 130
+        message, code = "\ninterrupted: run the same command again to go on from what is finished", 130
     except BrokenPipeError:
         # The reader of our output (head, less) has closed the pipe: not an error, but Python must not flush into it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
-    except OSError as e:
-        if e.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM):
+    except OSError as e:  # of a file that is read, or of our own output; a file that is written is named by `writing`
+        if e.errno not in _FILE_ERRORS or e.errno in (errno.ENOENT, errno.EEXIST):  # unforeseen: a bug
             raise
-        print(f"error: cannot write {e.filename or 'a file'}: {e.strerror}; free or allow the space and run again", file=sys.stderr)
-        code = 1
+        if e.filename is None:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # as above
+        message, code = f"error: {file_error('cannot use', e.filename or 'the standard output', e)}", 1
+    if message:
+        print(message, file=sys.stderr)
     sys.exit(code)
 
 

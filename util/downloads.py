@@ -10,7 +10,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from util.cli import UserError, progress
+from util.cli import UserError, progress, writing
 from util.hashing import sha256_of
 
 CHUNK = 1 << 18
@@ -31,7 +31,8 @@ def fetch(url: str, target: str | Path, *, sha256: str | None = None, pauses_s: 
     target = Path(target)
     if target.is_file() and (sha256 is None or sha256_of(target) == sha256):
         return target
-    target.parent.mkdir(parents=True, exist_ok=True)
+    with writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(target.name + ".part")
     for pause in (*pauses_s, None):
         try:
@@ -39,8 +40,6 @@ def fetch(url: str, target: str | Path, *, sha256: str | None = None, pauses_s: 
             break
         except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError) as e:
             reason, passing = _explain(e)
-            if isinstance(e, OSError) and not isinstance(e, urllib.error.URLError) and e.filename:
-                raise  # our own disk, not the network: util.cli.run says it
             if pause is None or not passing:
                 kept = f"; what arrived is kept in {part}, run again to go on" if part.is_file() and part.stat().st_size else ""
                 raise UserError(f"cannot download {url}: {reason}{kept}") from None
@@ -48,7 +47,8 @@ def fetch(url: str, target: str | Path, *, sha256: str | None = None, pauses_s: 
     if sha256 is not None and (found := sha256_of(part)) != sha256:
         part.unlink()
         raise UserError(f"{url} is not the expected file (SHA-256 {found}, not {sha256}); it was deleted, run again or use a mirror")
-    return part.replace(target)
+    with writing(target):
+        return part.replace(target)
 
 
 def _transfer(url: str, part: Path) -> None:
@@ -72,14 +72,19 @@ def _transfer(url: str, part: Path) -> None:
         resumed = have > 0 and getattr(reply, "status", None) == 206 and match is not None and int(match[1]) == have
         start = have if resumed else 0
         expected = start + int(length) if length is not None else None
-        bar = progress(desc=f"download {part.name.removesuffix('.part')}", total=expected, unit="B")
+        target = part.with_name(part.name.removesuffix(".part"))
+        bar = progress(desc=f"download {target.name}", total=expected, unit="B")
         bar.unit_scale = True
-        with bar, part.open("ab" if resumed else "wb") as f:
+        with writing(target):
+            file = part.open("ab" if resumed else "wb", buffering=0)  # unbuffered: else closing it fails again on a full disk
+        with bar, file:
             bar.update(start)
             while block := reply.read(CHUNK):
-                f.write(block)
                 bar.update(len(block))
-            size = f.tell()
+                while block:  # a nearly full disk takes a part of it
+                    with writing(target):
+                        block = block[file.write(block) :]
+            size = file.tell()
     if expected is not None and size < expected:
         raise http.client.IncompleteRead(b"", expected - size)
 

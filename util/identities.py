@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from util.cli import UserError
+from util.cli import DiskFull, UserError
 from util.layout import SPLITS, Dataset, Record, Sequence
 
 
@@ -57,14 +57,17 @@ def identities_with_frames(dataset: Dataset, name: str | None) -> list[str]:
     """All identities of the dataset. Raises: UserError when it has none, or when it does not have `name` (None: any)."""
     names = dataset.identities()
     if not names:
-        raise UserError(f"there are no frames in {dataset.folder}; run preprocessing/detect.py --dataset_name {dataset.home.name} first")
+        raise UserError(
+            f"there are no frames in {dataset.folder}; run preprocessing/detect.py --dataset_name {dataset.home.name} first, or say where "
+            "the dataset is now: --datasets_dir"
+        )
     if name is not None and name not in names:
         raise UserError(f"there is no identity '{name}' in {dataset.folder}; it holds: {', '.join(names)}")
     return names
 
 
 def for_each(names: Collection[str], process: Callable[[str], None], what: str = "identities") -> None:
-    """Call process(name) for every name; a UserError is printed and does not stop the others.
+    """Call process(name) for every name; a UserError is printed and does not stop the others, unless the disk is full.
 
     Raises: UserError at the end when some failed; with a single name, its own.
     """
@@ -73,7 +76,7 @@ def for_each(names: Collection[str], process: Callable[[str], None], what: str =
         try:
             process(name)
         except UserError as e:
-            if len(names) == 1:
+            if len(names) == 1 or isinstance(e, DiskFull):
                 raise
             failed.append(name)
             print(f"error: {e}", file=sys.stderr)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from util.cli import UserError
+from util.cli import UserError, writing
+from util.part_files import begin_part
 
 
 def read_image(path: str | Path) -> np.ndarray:
@@ -67,22 +67,27 @@ def write_image(path: str | Path, image: np.ndarray) -> None:
     write_bytes(path, encode_image(image, Path(path).suffix))
 
 
-@contextlib.contextmanager
+@contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
     """Write a file in one step: the block writes to the path it is given, and when it ends without an error the file is there
-    whole (also after a crash), else not at all. Its folder is made if missing."""
+    whole (also after a crash), else not at all. Its folder is made if missing.
+
+    The block does nothing but write: an OSError in it is one of this file.
+    Raises: UserError when it cannot be written.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = begin_part(path)
     try:
-        yield part
-        part.replace(path)
+        with writing(path):
+            yield part
+            part.replace(path)
     except BaseException:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):  # the error that brought us here is the one to report
+            part.unlink()
         raise
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:
-    """Write a file in one step: it is there whole, or not at all (also after a crash)."""
+    """Write a file in one step: it is there whole, or not at all (also after a crash). Raises: UserError when it cannot be written."""
     with replacing(path) as part:
         part.write_bytes(data)

@@ -20,6 +20,7 @@ import json
 import os
 import re
 from collections.abc import Sequence as Sequence_
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
@@ -28,7 +29,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from util.cli import UserError
+from util.cli import UserError, say
+from util.hashing import sha256_of_kept
 from util.image_io import write_bytes
 
 SPLITS = ("train", "test")
@@ -115,13 +117,13 @@ class Record:
     splits: dict[str, int] = field(default_factory=dict)  # split -> number of frames
     # split -> its first frame, counted over all parts of the source from 0; below 0 when that frame is repeated first
     source_start: dict[str, int] = field(default_factory=dict)
+    face_model: dict[str, str] | None = None  # name, version
+    # step -> what it was made from; a step is here only once all of its files are written
+    steps: dict[str, dict[str, Any]] = field(default_factory=dict)
     first_number: int = 0  # number of the frame that source_start["train"] tells of
     shots: list[int] = field(default_factory=list)  # numbers of the frames that begin another shot or part than the frame before
     # step -> [first number, last number, one of FRAME_STATES]: frames that the step found not to show the person well
     bad_frames: dict[str, list[list[Any]]] = field(default_factory=dict)
-    face_model: dict[str, str] | None = None  # name, version
-    # step -> what it was made from; a step is here only once all of its files are written
-    steps: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def with_step(self, step: str, key: dict[str, Any]) -> Record:
         return replace(self, steps={**self.steps, step: key})
@@ -129,17 +131,26 @@ class Record:
     def without_steps(self, *steps: str) -> Record:
         return replace(self, steps={k: v for k, v in self.steps.items() if k not in steps})
 
-    def sound_source(self, split: str) -> tuple[Path, float] | None:
+    def sound_source(self, split: str, dataset: Dataset | None = None) -> tuple[Path, float] | None:
         """The source file whose sound belongs to a split, and the moment in it (seconds) of the split's first frame.
 
+        dataset: where to look for a file that was moved (Dataset.find_video); None: only where it was recorded.
         None when nothing is known of the source or its file is gone. The split may go on into the next part; this is
         the part in which it starts.
         """
+        part = self.part_at(split)
+        if part is None:
+            return None
+        source, frame = part
+        path = dataset.find_video(source) if dataset else Path(source["file"])
+        return (path, float(frame / self.fps)) if path and path.is_file() else None
+
+    def part_at(self, split: str) -> tuple[dict[str, Any], int] | None:
+        """The one of `sources` in which a split starts, and the split's first frame in it; None when that is not known."""
         frame = self.source_start.get(split)
         for source in self.sources if frame is not None else []:
             if frame < source["frames"]:
-                path = Path(source["file"])
-                return (path, float(frame / self.fps)) if path.is_file() else None
+                return source, frame
             frame -= source["frames"]
         return None
 
@@ -220,9 +231,49 @@ class Dataset:
             raise UserError(f"'{dataset_name}' is not usable as a dataset's name; use letters, digits, '_' and '-'")
         return cls(Path(datasets_dir or root() / "datasets") / dataset_name)
 
+    @classmethod
+    def find(cls, dataset_name: str, datasets_dir: str | Path | None, recorded: str | Path | None) -> Dataset:
+        """A dataset that may have been moved: in `datasets_dir` if that is given, else in the folder of datasets where it once was
+        (`recorded`), else in this repository's; where it once was if it is in none."""
+        places = [datasets_dir] if datasets_dir else [recorded, None]
+        found = [cls.open(dataset_name, place) for place in places]
+        return next((dataset for dataset in found if dataset.folder.is_dir()), found[0])
+
     @property
     def original_videos(self) -> Path:
         return self.home / "original_videos"
+
+    def find_video(self, source: dict[str, Any]) -> Path | None:
+        """The file of one of a record's `sources`, wherever it is now; None when there is none of the same SHA-256.
+
+        Looked for where it was recorded, then in original_videos, then among the files of the same kind beside its recorded place.
+        """
+        recorded, sha256 = Path(source["file"]), source.get("sha256")
+        if not sha256:  # there is nothing to know it by
+            return recorded if recorded.is_file() else None
+
+        def is_it(path: Path) -> bool:
+            with suppress(OSError):  # may not be read
+                return path.is_file() and sha256_of_kept(path) == sha256
+            return False
+
+        named = [recorded, self.original_videos / recorded.name]
+        if found := next(filter(is_it, named), None):
+            return found
+        beside = [p for p in recorded.parent.glob("*") if p.suffix.lower() == recorded.suffix.lower()]
+        others = [p for p in dict.fromkeys([*sorted(self.original_videos.rglob("*")), *sorted(beside)]) if p.is_file() and p not in named]
+        if len(others) > 1:
+            say(f"looking for {recorded.name} by its content among {len(others)} other files")
+        return next(filter(is_it, others), None)
+
+    def lost_video(self, name: str, source: dict[str, Any]) -> str:
+        """The sentence for a video of the identity `name` that find_video does not find."""
+        file = Path(source["file"])
+        state = f"{file} is not the file any more that {name}'s crops were cut from" if file.is_file() else f"{file} is gone"
+        return (
+            f"{name}'s original video {state}, and neither {self.original_videos} nor the folder where it was holds another file of the "
+            f"same content; put the original, under any name, into {self.original_videos}"
+        )
 
     @property
     def folder(self) -> Path:
@@ -291,7 +342,10 @@ class Dataset:
         except FileNotFoundError:
             return None
         except (ValueError, TypeError, KeyError, ZeroDivisionError) as e:
-            raise UserError(f"{path} is damaged ({e}); delete it and run preprocessing/detect.py again") from None
+            raise UserError(
+                f"{path} is damaged ({e}); delete it and {name}'s frames (in train/images and test/images of {self.folder}), and run "
+                "preprocessing/detect.py again"
+            ) from None
 
     def write_record(self, record: Record) -> None:
         text = json.dumps({**record.__dict__, "fps": str(record.fps)}, indent=1)

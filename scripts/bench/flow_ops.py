@@ -22,6 +22,7 @@ from typing import Any
 
 if __package__ in (None, ""):  # run as a file: make the repository's packages importable
     sys.path[0] = str(Path(__file__).resolve().parents[2])
+    import util.environment  # noqa: F401  (says what to do where packages are missing)
 
 import torch
 import torch.nn.functional as F

@@ -29,6 +29,7 @@ from pathlib import Path
 
 if __package__ in (None, ""):  # run as a file: make the repository's packages importable
     sys.path[0] = str(Path(__file__).resolve().parents[2])
+    import util.environment  # noqa: F401  (says what to do where packages are missing)
 
 import numpy as np
 

@@ -7,7 +7,7 @@ pair.json says it (the target's frame of that moment, played there and back).
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import groupby
 from pathlib import Path
@@ -16,9 +16,8 @@ from typing import Any
 import numpy as np
 
 from util.cli import UserError
-from util.hashing import sha256_of
-from util.layout import Dataset, Record
-from util.results.panels import find_source
+from util.layout import Record
+from util.results.panels import find_dataset, find_source
 from util.video.reading import frames_at, probe
 
 AUDIO = ("source", "target", "none")
@@ -28,7 +27,7 @@ AUDIO = ("source", "target", "none")
 class Plan:
     """Which original frame each synthesised frame goes into."""
 
-    target: Record
+    target: Record  # its sources' files as they were found, which is not always where they were recorded
     fps: Fraction  # of the result
     numbers: list[int]  # of the synthesised frames
     originals: list[int]  # as many: frame of the target's source video(s), counted over all parts from 0
@@ -40,17 +39,21 @@ class Plan:
 
 def make_plan(facts: dict[str, Any], datasets_dir: str | Path | None, audio: str) -> Plan:
     """The plan of finished results, from complete.json's facts. Raises: UserError as write_paste_back does."""
-    dataset = Dataset.open(facts["dataset_name"], datasets_dir or facts["datasets_dir"])
+    dataset = find_dataset(facts, datasets_dir)
+    if not dataset.folder.is_dir():
+        raise UserError(f"there is no {dataset.folder}; give the folder that holds {facts['dataset_name']} now with --datasets_dir")
     target, source = facts["target"], facts["source"]
     record = dataset.read_record(target)
     if record is None or not record.sources or len(record.crop_box) != 4 or not record.source_start:
         raise UserError(
             f"dataset {facts['dataset_name']} does not record where {target}'s crops come from, so they cannot be put back; "
-            "run preprocessing/detect.py on the original video"
+            "run preprocessing/detect.py on the original video, after moving away frames that it did not make, and all that follows"
         )
     numbers = list(range(facts["frames"][0], facts["frames"][1] + 1))
-    rate, own_sound, start_s = find_source(facts, datasets_dir)
-    sound = (own_sound, start_s) if own_sound else None
+    sound: tuple[Path, float] | None = None
+    if audio == "source" or (audio == "target" and source is None):
+        _, file, start_s = find_source(facts, datasets_dir)
+        sound = (file, start_s) if file else None
     own_nmfcs: list[Path] = []
     if source is None:
         wanted, fps, aligned = numbers, record.fps, True
@@ -71,23 +74,24 @@ def make_plan(facts: dict[str, Any], datasets_dir: str | Path | None, audio: str
             if lacking := sorted(set(wanted) - set(places)):
                 raise UserError(f"the NMFC image of {target}'s frame {lacking[0]} is missing; run preprocessing/reconstruct.py again")
             own_nmfcs = [places[n].path("nmfcs", n) for n in wanted]
-        if audio == "target":
-            sound = record.sound_source(pair.target_split)
-            if sound:
-                begins = wanted[0] + record.source_start["train"]
-                in_part, _ = _part_of(record, max(0, begins))
-                sound = (Path(record.sources[in_part]["file"]), _seconds_in_part(record, begins))
     originals = [source_index(record, n) for n in wanted]
+    sources = list(record.sources)
     for part in sorted({_part_of(record, i)[0] for i in originals}):
-        if not (file := Path(record.sources[part]["file"])).is_file():
-            raise UserError(f"{target}'s original video {file} is gone; put it back, or run preprocessing/detect.py on it where it is now")
-    return Plan(record, fps, numbers, originals, own_nmfcs, aligned, None if audio == "none" else sound)
+        if (file := dataset.find_video(sources[part])) is None:
+            raise UserError(dataset.lost_video(target, sources[part]))
+        sources[part] = {**sources[part], "file": str(file)}
+    record = replace(record, sources=sources)
+    if audio == "target" and source is not None:
+        begins = record.source_index(wanted[0])
+        in_part, _ = _part_of(record, max(0, begins))
+        sound = (Path(sources[in_part]["file"]), _seconds_in_part(record, begins))
+    return Plan(record, fps, numbers, originals, own_nmfcs, aligned, sound)
 
 
 def source_index(record: Record, number: int) -> int:
     """The frame of the source (counted over all parts from 0) that a frame of this number was cut from."""
     # numbers count the repetitions of the first frame (detect.py --n_replicate_first), the source does not
-    return max(0, number + record.source_start["train"])
+    return max(record.first_number, record.source_index(number))
 
 
 def _part_of(record: Record, index: int) -> tuple[int, int]:
@@ -96,7 +100,7 @@ def _part_of(record: Record, index: int) -> tuple[int, int]:
         if index < source["frames"]:
             return part, index
         index -= source["frames"]
-    raise UserError(f"dataset.json of {record.name} knows fewer frames than there are results; run preprocessing/detect.py again")
+    raise UserError(f"dataset.json of {record.name} knows fewer frames than there are results: it was made anew since; run test.py again")
 
 
 def _seconds_in_part(record: Record, index: int) -> float:
@@ -105,17 +109,10 @@ def _seconds_in_part(record: Record, index: int) -> float:
 
 
 def original_frames(record: Record, indices: Sequence[int]) -> Iterator[np.ndarray]:
-    """The source's frames of these numbers, uint8 [H, W, 3], over all parts, as detect.py counted them.
-
-    Raises: UserError when a file is not the one that detect.py read.
-    """
+    """The source's frames of these numbers, uint8 [H, W, 3], over all parts, as detect.py counted them. record: a Plan's target."""
     infos: dict[int, Any] = {}
     places = [_part_of(record, i) for i in indices]
     for part in sorted({p for p, _ in places}):
-        source = record.sources[part]
-        path = Path(source["file"])
-        if sha256_of(path) != source["sha256"]:
-            raise UserError(f"{path} is not the file any more that {record.name}'s crops were cut from; run preprocessing/detect.py again")
-        infos[part] = probe(path).at_rate(record.fps)
+        infos[part] = probe(record.sources[part]["file"]).at_rate(record.fps)
     for part, run in groupby(places, key=lambda place: place[0]):
         yield from frames_at(record.sources[part]["file"], infos[part], [index for _, index in run])

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from util.cli import writing
 from util.image_io import write_bytes, write_image
 from util.layout import Run
 from util.report.charts import line_chart
@@ -110,7 +111,8 @@ class Visualizer:
         self._log = [e for e in old if e["step"] <= start_step]
         if len(self._log) != len(old):
             write_bytes(run.log_path, "".join(json.dumps(e) + "\n" for e in self._log).encode())
-        run.log_path.parent.mkdir(parents=True, exist_ok=True)
+        with writing(run.log_path):
+            run.log_path.parent.mkdir(parents=True, exist_ok=True)
         self._samples: dict[int, list[str]] = {}  # step -> names of its pictures
         for path in sorted((run.web / "images").glob("*.jpg")):
             if match := _SAMPLE.fullmatch(path.name):
@@ -119,7 +121,8 @@ class Visualizer:
                 else:
                     path.unlink()
         self._next_update = 0.0
-        self._file = run.log_path.open("a")
+        with writing(run.log_path):
+            self._file = run.log_path.open("a")
         write_bytes(run.web / "index.html", page(f"Training {self._title}", self._shell(), _SCRIPT).encode())
         self._update()
 
@@ -133,8 +136,9 @@ class Visualizer:
             "losses": {k: v if np.isfinite(v) else None for k, v in values.items()},
         }
         self._log.append(entry)
-        self._file.write(json.dumps(entry) + "\n")
-        self._file.flush()
+        with writing(self._run.log_path):
+            self._file.write(json.dumps(entry) + "\n")
+            self._file.flush()
         if time.monotonic() >= self._next_update:
             self._update()
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from util.cli import UserError
+from util.cli import UserError, writing
 from util.image_io import write_bytes
 
 KINDS = ("real", "nmfc", "eye_gaze", "fake", "heatmap", "masked_heatmap")
@@ -105,7 +105,8 @@ class Results:
 
     def begin(self) -> None:
         """Make the folder ready for a new run: what an earlier one wrote is removed, the completion mark first."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        with writing(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
         self._mark.unlink(missing_ok=True)
         videos = [self.video(name) for videos in MODES.values() for name in videos]
         for path in (self._metrics, self.page, self.paste_back, self.evaluation, *videos):

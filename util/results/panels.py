@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from util.ahead import map_ahead
-from util.cli import UserError, progress, warn
+from util.cli import UserError, progress, warn, warn_once
 from util.image_io import read_image
 from util.layout import Dataset
 from util.results.folder import MODES, Results
@@ -68,7 +68,10 @@ def _write_video(
     rate, sound, start_s = find_source(facts, datasets_dir)
     if fps is None and rate is None:
         driver = facts["source"] or facts["target"]
+        dataset = find_dataset(facts, datasets_dir)
         said = f"dataset {facts['dataset_name']} does not say {driver}'s frame rate"
+        if not dataset.folder.is_dir():
+            said = f"there is no {dataset.folder} to say {driver}'s frame rate (--datasets_dir says where the dataset is now)"
         warn(f"{said}: using {_FALLBACK_FPS}; images_to_video.py --fps sets another")
     rate = fps or rate or _FALLBACK_FPS
     who = f"{facts['target']} driven by {facts['source'] or 'own held-out frames'}"
@@ -85,15 +88,23 @@ def find_source(facts: dict, datasets_dir: str | Path | None = None) -> tuple[Fr
     The frame rate is None when the dataset has no record of the driver (a dataset of the original system), the file is None
     when it is not known or not there any more, or a file of motion drives.
     """
-    dataset = Dataset.open(facts["dataset_name"], datasets_dir or facts["datasets_dir"])
+    dataset = find_dataset(facts, datasets_dir)
     pair = dataset.read_pair(facts["target"], facts["source"]) if facts["source"] else None
     if pair and pair.driver["kind"] != "identity":
         return pair.fps, None, 0.0
     record = dataset.read_record(facts["source"] or facts["target"])
     if record is None:
         return None, None, 0.0
-    sound = record.sound_source(pair.driver["split"] if pair else "test")
+    split = pair.driver["split"] if pair else "test"
+    sound = record.sound_source(split, dataset)
+    if sound is None and (part := record.part_at(split)):
+        warn_once(f"no sound: {dataset.lost_video(record.name, part[0])}")
     return record.fps, *(sound or (None, 0.0))
+
+
+def find_dataset(facts: dict, datasets_dir: str | Path | None = None) -> Dataset:
+    """The dataset of results, from complete.json's facts: in datasets_dir if given, else where test.py found it, else in datasets/."""
+    return Dataset.find(facts["dataset_name"], datasets_dir, facts.get("datasets_dir"))
 
 
 def side_by_side(panels: list[np.ndarray], names: list[str]) -> np.ndarray:

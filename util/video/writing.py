@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import suppress
 from fractions import Fraction
@@ -12,7 +11,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from util.cli import UserError
+from util.cli import UserError, writing
+from util.part_files import begin_part
 from util.provenance import PROVENANCE
 from util.video.sound import sound_packets
 
@@ -55,7 +55,7 @@ class VideoWriter:
             "comment": PROVENANCE,
             "description": f"{description.rstrip('. ')}. {PROVENANCE}" if description else PROVENANCE,
         }
-        self._part = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
+        self._part: Path | None = None
         self._container: Any = None
         self._sound: Iterator[tuple[float, Any]] | None = None
         self._waiting: tuple[float, Any] | None = None  # first packet of sound that is not written yet
@@ -91,7 +91,7 @@ class VideoWriter:
         frame = frame.reformat(format="yuv420p", dst_colorspace="ITU709")
         frame.colorspace, frame.color_range = _BT709, _LIMITED_RANGE
         frame.pts, frame.time_base = self.frames, 1 / self.fps
-        self._container.mux(self._stream.encode(frame))
+        self._mux(self._stream.encode(frame))
         self.frames += 1
         self._write_sound(until_s=self.frames / float(self.fps))
 
@@ -100,11 +100,12 @@ class VideoWriter:
         if self._container is None:
             raise ValueError(f"no frame was written to {self.path}")
         try:
-            self._container.mux(self._stream.encode(None))
+            self._mux(self._stream.encode(None))
             self._write_sound(until_s=self.frames / float(self.fps))
             self._close_sound()
-            self._container.close()
-            self._part.replace(self.path)
+            with writing(self.path):
+                self._container.close()
+                self._part.replace(self.path)
         except BaseException:
             self._abandon()
             raise
@@ -113,7 +114,7 @@ class VideoWriter:
     def _open(self, width: int, height: int) -> None:
         import av
 
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._part = begin_part(self.path)
         # The index goes to the front, so that a browser plays the file while it loads; the clock of the whole file is fine
         # enough for the start of the sound (its default is 1 ms).
         self._container = av.open(str(self._part), "w", format="mp4", options={"movflags": "+faststart", "movie_timescale": "90000"})
@@ -129,6 +130,10 @@ class VideoWriter:
             self._sound = sound_packets(self._container, self._audio_from, self._audio_start_s)
             next(self._sound)  # adds the stream of sound: all streams must be known before the first packet
 
+    def _mux(self, packets: Any) -> None:
+        with writing(self.path):
+            self._container.mux(packets)
+
     def _write_sound(self, until_s: float) -> None:
         """Write the sound that starts before `until_s`, so that picture and sound lie side by side in the file."""
         while self._sound is not None:
@@ -140,7 +145,7 @@ class VideoWriter:
             start_s, packet = self._waiting
             if start_s >= until_s:
                 return
-            self._container.mux(packet)
+            self._mux(packet)
             self._waiting = None
 
     def _close_sound(self) -> None:
@@ -154,4 +159,6 @@ class VideoWriter:
             with suppress(Exception):  # the error that brought us here (a full disk, say) is the one to report
                 self._container.close()
             self._container = None
-        self._part.unlink(missing_ok=True)
+        if self._part is not None:
+            with suppress(OSError):
+                self._part.unlink()
