@@ -115,7 +115,7 @@ def read_weights(table: Table, columns: Sequence[int], filled: list[int], notes:
         if most > MOST_PERCENT:
             r, c = np.unravel_index(np.nanargmax(values), values.shape)
             where = f"line {table.lines[r]}, column {table.names[columns[c]]}"
-            raise ValueError(f"weight {most:g} in {where} is neither within 0..1 nor within 0..100; export the file again with weights 0..1")
+            raise ValueError(f"weight {most:g} in {where} is neither within 0..1 nor within 0..100; export it again with weights 0..1")
         notes.append(f"weights up to {most:g} are taken as percent")
         values /= 100
     elif far.any():  # faults

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -30,6 +32,8 @@ from util.image_io import write_bytes
 
 TEMPLATE_FORMAT = "head2head motion"
 TEMPLATE_VERSION = 1
+MOST_FPS = 1000
+LARGEST = {"rotation": 7, "zoom": 100, "shift": 1e3, "expression": 1e3, "pupils": 100, "lids": 100, "lips": 100}  # more is damage
 LEAST_SHAPES = 10  # blendshapes in the first line of a CSV; fewer are another kind of table
 
 
@@ -122,24 +126,63 @@ def read_template(path: Path, names: Sequence[str]) -> Motion:
 
     Raises: UserError when the file is missing, damaged or something else.
     """
+    remedy = "make it with preprocessing/reenact.py --save_template"
     try:
-        fields = json.loads(path.read_text())
-        if fields["format"] != TEMPLATE_FORMAT or fields["version"] != TEMPLATE_VERSION:
-            raise ValueError(f"format {fields['format']}, version {fields['version']}")
-        own, fps = [str(n) for n in fields["expression_names"]], Fraction(fields["fps"])
-        rotation = rotation_matrix(np.array(fields["rotation"], np.float64).reshape(-1, 3))
-        count = len(rotation)
-        shapes = {"zoom": (), "shift": (2,), "expression": (len(own),), "pupils": (2, 3), "lids": (2,), "lips": ()}
+        fields = json.loads(path.read_text(encoding="utf-8-sig"))
+        if not isinstance(fields, dict):
+            raise ValueError("it holds a list or a single value")
+        found = fields.get("format"), fields.get("version")
+        if found != (TEMPLATE_FORMAT, TEMPLATE_VERSION):
+            remedy = "it is of another program or version; " + remedy
+            raise ValueError(f"format {found[0]}, version {found[1]}")
+        if not (isinstance(fields["expression_names"], list) and isinstance(fields["rotation"], list) and fields["rotation"]):
+            raise ValueError("no names of expressions or no frames")
+        own, count, fps = [str(n) for n in fields["expression_names"]], len(fields["rotation"]), _rate(fields["fps"])
+        shapes = {"rotation": (3,), "zoom": (), "shift": (2,), "expression": (len(own),), "pupils": (2, 3), "lids": (2,), "lips": ()}
         optional = {"lids", "lips"} - set(fields)
-        values = {k: np.array(fields[k], np.float64).reshape(count, *shape) for k, shape in shapes.items() if k not in optional}
-        if count == 0 or fps <= 0 or not all(np.isfinite(v).all() for v in (rotation, *values.values())):
-            raise ValueError("no frames, or values that are no numbers")
+        values = {k: _numbers(fields[k], k, (count, *shape)) for k, shape in shapes.items() if k not in optional}
     except FileNotFoundError:
         raise UserError(f"there is no file {path}; check --drive") from None
-    except (ValueError, KeyError, TypeError, ZeroDivisionError) as e:
-        raise UserError(f"{path} is not a motion template ({e}); make it with preprocessing/reenact.py --save_template") from None
+    except UnicodeDecodeError:
+        kinds = "--drive takes a .csv or a .json; a person's video drives by --source_id"
+        raise UserError(f"{path} is not a motion template (it is no text); {kinds}") from None
+    except json.JSONDecodeError as e:
+        what = "it is empty" if e.pos == 0 and not e.doc.strip() else f"it is damaged or no JSON: {e}"
+        raise UserError(f"{path} is not a motion template ({what}); {remedy}") from None
+    except KeyError as e:
+        raise UserError(f"{path} is not a motion template ({e} is missing); {remedy}") from None
+    except (ValueError, RecursionError) as e:
+        raise UserError(f"{path} is not a motion template ({e}); {remedy}") from None
+    rotation = rotation_matrix(values.pop("rotation"))
     expression = np.zeros((count, len(names)))
     for i, name in enumerate(own):
         if name in names:
             expression[:, list(names).index(name)] = values["expression"][:, i]
     return Motion(fps, rotation, **{**values, "expression": expression})
+
+
+def _rate(value: Any) -> Fraction:
+    """Frames/s of a template. Raises: ValueError."""
+    try:
+        rate = Fraction(value)
+    except (ValueError, TypeError, ZeroDivisionError, OverflowError):
+        rate = Fraction(0)
+    if not 0 < rate <= MOST_FPS:
+        raise ValueError(f"fps {value} is no frame rate")
+    return rate
+
+
+def _numbers(field: Any, key: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Numbers of a template. Raises: ValueError says which are not as they should be."""
+    try:
+        values = np.array(field, np.float64)
+    except (ValueError, TypeError, OverflowError):
+        raise ValueError(f"{key} is no table of numbers") from None
+    size = (shape[0], math.prod(shape[1:])) if len(shape) > 1 else shape
+    if values.shape != size:
+        raise ValueError(f"{key} has the size {list(values.shape)} instead of {list(size)}")
+    bad = np.argwhere(~(np.abs(values) <= LARGEST[key]))  # also what is not a number
+    bad = np.argwhere(values <= 0) if key == "zoom" and not len(bad) else bad
+    if len(bad):
+        raise ValueError(f"{key} of frame {bad[0][0]} is {values[tuple(bad[0])]:g}")
+    return values.reshape(shape)

@@ -63,7 +63,7 @@ def read_table(path: Path, known: Callable[[str], bool], least: int) -> Table:
         first = next((line for line in lines if line.strip() and not line.lstrip().startswith(COMMENTS)), lines[0])
         if not re.search(r"[A-Za-z]{2}", first) and re.search(r"\d", first):
             raise ValueError(f"line {lines.index(first) + 1} holds numbers, and there is no line of names above it; add one")
-        raise ValueError(f"it names only {scores[start, mark]} ARKit blendshapes in its first line; a CSV of a face capture app is expected")
+        raise ValueError(f"it names only {scores[start, mark]} ARKit blendshapes in a line; a CSV of a face capture app is expected")
 
     names = _split(lines[start], mark)
     while not names[-1]:
