@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -28,7 +29,7 @@ KINDS_OF_TIME += "|video|media|sample|smpte|take"
 TIME_NAME = re.compile(
     rf"(?P<kind>{KINDS_OF_TIME})?(?P<word>timecode|timestamp|datetime|time|stamp|clock|pts|tc|ts|t)?(in)?(?P<unit>{'|'.join(UNIT_WORDS)})?"
 )
-FRAME_NAME = re.compile("((video)?(frame|sample|row|line))?(index|idx|number|num|no|id|nr|count|s)?")
+FRAME_NAME = re.compile(r"((video)?(frame|sample|row|line))?(index|idx|number|num|no|id|nr|count|s)?|unnamed\d*")
 # [date] [hours:]minutes:seconds[:frames[.part of a frame] or .decimals] [zone]
 TIMECODE = re.compile(
     r"(?:\d+[-/.]\d+[-/.]\d+[T ]+)?(?:(\d+)[:;])?(\d+)[:;](\d+)(?:([:;.,])(\d+)(?:[.,](\d+))?)?\s*(?:Z|UTC|[+-]\d\d:?\d\d)?"
@@ -66,7 +67,7 @@ def read_clock(
     known = [values[i] for i in good]
     times, notes = _from_codes(known, rate) if coded else _from_values(np.array(known, np.float64), unit, rate)
     if bad:
-        notes.append(f"{len(bad)} rows without a readable time (first: line {lines[bad[0]]}); it is taken from the rows around them")
+        notes.append(f"rows without a readable time: {len(bad)} (first: line {lines[bad[0]]}); it is taken from the rows around them")
     times, keep, more = _even(np.interp(np.arange(len(stamps)), good, times), lines)
     return times, keep, notes + more
 
@@ -119,29 +120,27 @@ def _from_codes(codes: Sequence[tuple[str, ...]], rate: float | None) -> tuple[n
         if dropped and not ((parts < dropped) & (clock[:, 2] == 0) & (clock[:, 1] % 10 > 0)).any():
             minutes = clock[:, 0] * 60 + clock[:, 1]
             times = (times * base - dropped * (minutes - minutes // 10)) * 1.001 / base
-    return times + 86400 * np.cumsum(np.r_[0, np.diff(times) < -43200]), notes  # midnight
+    turn = 86400 if any(h for h, *_ in codes) else 3600  # midnight, or the full hour
+    return times + turn * np.cumsum(np.r_[0, np.diff(times) < -turn / 2]), notes
 
 
 def _from_values(values: np.ndarray, unit: str | None, rate: float | None) -> tuple[np.ndarray, list[str]]:
     """Seconds of plain numbers, from the first on, and notes. Without a unit, the step from row to row tells it: a frame takes 4 to
     250 ms."""
-    step, notes = _step(values), []
-    if unit == "frames" and step < 0.5 or unit in UNITS and not 1e-4 <= step * UNITS[unit] <= 2:
-        notes.append(f"the times of its rows are {step:.6g} apart, which can be no {UNIT_NAMES.get(unit, unit)}")
-        unit = None
-    if unit is None:
+    step, notes, told = _step(values), [], unit
+    if unit is None or unit == "frames" and step < 0.5 or unit in UNITS and not 1e-4 <= step * UNITS[unit] <= 2:
         whole = (values == np.rint(values)).all()
         if step >= 1e3 and step < 1e6:
             unit = "ticks" if np.abs(values).max() > 1e17 else "us"
         else:
             unit = "ns" if step >= 1e6 else "ms" if step >= 4 else "frames" if step >= 1 and whole else "s"
-        if unit in UNITS and unit != "s":
-            notes.append(f"its times are taken as {UNIT_NAMES[unit]}")
+        if unit in UNITS and unit != (told or "s"):
+            notes.append(f"its times are taken as {UNIT_NAMES[unit]}{', whatever the name of their column says' if told else ''}")
     values = values - values[0] if unit != "s" or np.abs(values).max() > 1e8 else values
     if unit != "frames":
         return values * UNITS[unit], notes
     if rate is None:
-        notes.append(f"it has no time, only numbers of frames; {ASSUMED_RATE:g} frames/s are assumed (or add a column 'seconds')")
+        notes.append(f"only frames are numbered; {ASSUMED_RATE:g} frames/s are assumed; add a column 'seconds' if that is wrong")
     return values / (rate or ASSUMED_RATE), notes
 
 
@@ -149,28 +148,34 @@ def _from_values(values: np.ndarray, unit: str | None, rate: float | None) -> tu
 
 
 def _step(times: np.ndarray) -> float:
-    """Time from a row to the next, by most of the rows: also of coarse times, and with some that jump. Raises: ValueError."""
-    width = min(max((len(times) - 1) // 4, 1), 60)
-    step = float(np.median(times[width:] - times[:-width])) / width if len(times) > width else 0.0
-    step = step or float(np.ptp(times)) / max(len(times) - 1, 1)
-    if step <= 0:
+    """Time from a row to the next, by most of the rows: also where many share a coarse time, and some jump. Raises: ValueError."""
+    steps = np.diff(times)
+    if (steps > 0).sum() <= (steps < 0).sum():
         raise ValueError("the time does not go on")
-    return step
+    shared = np.diff(np.flatnonzero(steps > 0))  # rows at one moment
+    return float(np.median(steps[steps > 0])) / max(float(np.median(shared)) if len(shared) else 1, 1)
 
 
 def _even(times: np.ndarray, lines: Sequence[int]) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Times that rise, which rows to keep, and notes.
 
-    A row that is out of order, and one more at the same moment, are not kept. Where the clock stands still and then catches up, rows are
+    Rows whose clock is off by the same jump, there and back, are put right. A row that is out of order, and one more at the same moment, are not kept. Where the clock stands still and then catches up, rows are
     spread evenly; where it is set back, or on by more than PAUSE_S, it goes on from where it was.
     """
     t, step = times.copy(), _step(times)
     keep = np.ones(len(t), bool)
+    spread, back, ahead = [], {}, {}
+    off = np.diff(t) - step
+    jumps = np.flatnonzero(np.abs(off) > 2.5 * step)
+    for i, j in pairwise(jumps):
+        if off[i] * off[j] < 0 and abs(off[i] + off[j]) < (j - i + 1) * step:  # there and back
+            t[i + 1 : j + 1] -= off[i]
+            (ahead if off[i] > 0 else back)[lines[i + 1]] = abs(off[i])
+            off[j] = 0
     around = t[2:] - t[:-2]
     keep[1:-1] = (around <= 0) | (around > 4 * step) | ((t[1:-1] >= t[:-2]) & (t[1:-1] <= t[2:]))
     keep[2:] |= ~keep[1:-1]  # of two that are swapped, one is left out
     index, t = np.flatnonzero(keep), t[keep]
-    spread, back, ahead = [], {}, {}
     last, k = 0, 1
     while k < len(t):
         passed = t[k] - t[last]
@@ -184,13 +189,15 @@ def _even(times: np.ndarray, lines: Sequence[int]) -> tuple[np.ndarray, np.ndarr
         end = k + int(np.argmax(np.r_[t[k:] > t[last], True]))  # the first row after the last moment
         still = int(np.argmin(np.r_[t[k:] == t[last], False]))  # rows at the last moment
         if end < len(t) and t[end] - t[last] >= 0.75 * (end - last) * step:  # the clock caught up
+            if last == 0:  # the clock stood before
+                t[0] = max(t[0], t[end] - end * step)
             t[k:end] = np.linspace(t[last], t[end], end - last + 1)[1 : end - k + 1]
             spread += list(index[k:end])
             last, k = end - 1, end
         elif still == 0:
             back[lines[index[k]]] = -passed
             t[k:] += step - passed
-        elif still < 3:
+        elif still < 3 and (end == len(t) or end == k + still):
             keep[index[k : k + still]] = False
             k += still
         else:
@@ -200,7 +207,7 @@ def _even(times: np.ndarray, lines: Sequence[int]) -> tuple[np.ndarray, np.ndarr
             last, k = k + still - 1, k + still
     if len(back) > max(MOST_UNREADABLE * len(t), 1):
         raise ValueError(f"the time goes back in {len(back)} rows (first: line {min(back)})")
-    notes = [f"the clock stands still in {len(spread)} rows (first: line {lines[spread[0]]}); they are spread evenly"] if spread else []
+    notes = [f"the clock stands still in {len(spread)} rows (first: line {lines[min(spread)]}); they are spread evenly"] if spread else []
     for jumps, way in ((back, "back"), (ahead, "forward")):
         if jumps:
             first, *others = jumps

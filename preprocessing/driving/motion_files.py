@@ -79,9 +79,9 @@ def read_arkit(path: Path, names: Sequence[str], fps: Fraction) -> Motion:
     curves = bridge(times[rows], np.concatenate([weights, angles], 1), faces.lines, notes)
     lost = [table.lines[i] for i in np.flatnonzero(keep & ~seen)]
     if lost:
-        notes.append(f"{len(lost)} rows without a face (first: line {lost[0]})")
+        notes.append(f"rows without a face: {len(lost)} (first: line {lost[0]})")
     if filled:
-        notes.append(f"{len(filled)} cells without a usable number (first: line {min(filled)}) are filled from the rows around them")
+        notes.append(f"cells without a usable number: {len(filled)} (first: line {min(filled)}); filled from the rows around them")
     for note in notes:
         warn(f"{path.name}: {note}")
 

@@ -15,6 +15,7 @@ import numpy as np
 
 SEPARATORS = (",", ";", "\t", "|", " ")
 COMMENTS = ("#", "//")
+EXPECTED = "export the take as CSV from a face capture app"
 NAMES_WITHIN = 200  # first lines of a file, one of which has the names of the columns
 MOST_DAMAGED = 0.1  # share of rows with too many cells beyond which the whole file is not understood
 MISSING = {"", "nan", "na", "n/a", "null", "none", "nil", "-", "--", "inf", "+inf", "-inf", "infinity", "-infinity", "#n/a"}
@@ -51,19 +52,19 @@ def read_table(path: Path, known: Callable[[str], bool], least: int) -> Table:
         text = _decode(head, file)
     lines = list(io.StringIO(text, newline=""))
     if not text.strip():
-        raise ValueError("it is empty")
+        raise ValueError(f"it is empty; {EXPECTED}")
     if re.match(r'\s*(\{|\[\s*[\[{"])', text):
-        raise ValueError("it is a JSON file; the name of a motion template ends with .json")
+        raise ValueError("it is a JSON file; if it is a motion template, give it a name that ends with .json")
     if text.lstrip().startswith("<"):
-        raise ValueError("it is a web page or XML")
+        raise ValueError(f"it is a web page or XML; {EXPECTED}")
 
     scores = {(i, mark): sum(map(known, _split(line, mark))) for i, line in enumerate(lines[:NAMES_WITHIN]) for mark in SEPARATORS}
     start, mark = max(scores, key=lambda key: scores[key])  # the first of the best
     if scores[start, mark] < least:
         first = next((line for line in lines if line.strip() and not line.lstrip().startswith(COMMENTS)), lines[0])
         if not re.search(r"[A-Za-z]{2}", first) and re.search(r"\d", first):
-            raise ValueError(f"line {lines.index(first) + 1} holds numbers, and there is no line of names above it; add one")
-        raise ValueError(f"it names only {scores[start, mark]} ARKit blendshapes in a line; a CSV of a face capture app is expected")
+            raise ValueError(f"line {lines.index(first) + 1} holds numbers, and no line above it names the columns; add one")
+        raise ValueError(f"it names only {scores[start, mark]} ARKit blendshapes in a line; {EXPECTED}")
 
     names = _split(lines[start], mark)
     while not names[-1]:
@@ -92,7 +93,7 @@ def numbers(table: Table, columns: Sequence[int]) -> np.ndarray:
                 out[r, c] = number(row[column]) if column < len(row) else np.nan
             except ValueError:
                 where = f"'{row[column]}' in line {table.lines[r]}, column {table.names[column] or column + 1}"
-                raise ValueError(f"holds something other than numbers: {where}; correct that cell or leave it empty") from None
+                raise ValueError(f"it holds something other than numbers: {where}; correct that cell or leave it empty") from None
     return np.where(np.isfinite(out), out, np.nan)
 
 
@@ -103,13 +104,13 @@ def _decode(head: bytes, rest: io.BufferedReader) -> str:
     """Text of a file that begins with `head`. Raises: ValueError when it is no text."""
     for start, kind in OTHER_FILES:
         if head.startswith(start):
-            raise ValueError(f"it is {kind}")
+            raise ValueError(f"it is {kind}; {EXPECTED}")
     encoding = next((name for bom, name in BOMS if head.startswith(bom)), None)
     if encoding is None and b"\0" in head:  # UTF-16 without a mark: every other byte of plain letters is 0
         zeros = [head[side::2].count(0) > len(head) / 5 for side in (0, 1)]
         encoding = {(True, False): "utf-16-be", (False, True): "utf-16-le"}.get(tuple(zeros))
         if encoding is None:
-            raise ValueError("it is no text")
+            raise ValueError(f"it is no text; {EXPECTED}")
     data = head + rest.read()
     if encoding:
         return data.decode(encoding, "replace").lstrip("\ufeff")
@@ -118,7 +119,7 @@ def _decode(head: bytes, rest: io.BufferedReader) -> str:
     except UnicodeDecodeError:
         text = data.decode("latin-1")
     if sum(ord(c) < 32 and c not in "\t\r\n\f\x1a" for c in text[:4096]) > 8:
-        raise ValueError("it is no text")
+        raise ValueError(f"it is no text; {EXPECTED}")
     return text.replace("\0", "")
 
 
