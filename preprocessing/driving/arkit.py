@@ -111,7 +111,7 @@ def read_weights(table: Table, columns: Sequence[int], filled: list[int], notes:
     """Weights [rows, columns] where 1 is the whole shape. filled: gets the lines of cells that were interpolated. Raises: ValueError."""
     values = numbers(table, columns)
     most, far = np.nanmax(values), np.nanmax(values, axis=1) > MOST_WEIGHT
-    if far.mean() > RARE:
+    if far.sum() > max(2, RARE * len(far)):
         if most > MOST_PERCENT:
             r, c = np.unravel_index(np.nanargmax(values), values.shape)
             where = f"line {table.lines[r]}, column {table.names[columns[c]]}"

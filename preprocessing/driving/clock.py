@@ -44,7 +44,7 @@ def time_unit(name: str, unit: str = "") -> tuple[bool, str | None]:
     plain = re.sub(r"[^a-z0-9\u00b5]", "", name.lower())
     told = UNIT_WORDS.get(re.sub(r"[^a-z\u00b5]", "", unit.lower()))
     match = TIME_NAME.fullmatch(plain)
-    if match and (match["word"] or match["unit"] or match["kind"] in ("unix", "epoch", "utc")):
+    if match and (match["word"] or match["unit"] or match["kind"] and (told or match["kind"] in ("unix", "epoch", "utc"))):
         return True, told or UNIT_WORDS.get(match["unit"] or "")
     return (True, "frames") if FRAME_NAME.fullmatch(plain) else (False, None)
 
@@ -105,9 +105,10 @@ def _from_codes(codes: Sequence[tuple[str, ...]], rate: float | None) -> tuple[n
     if not counts and digits == {2} and parts.max() < 60 and np.ptp(seconds) >= 1:  # hundredths would come to 99
         counts = True
         notes.append("what follows the seconds of its times is taken as frames, because it stays below 60")
+    turn = 86400 if any(h for h, *_ in codes) else 3600  # midnight, or the full hour
     if not counts:
         times = seconds + np.array([float(f"0.{part or 0}") for *_, part, _ in codes])
-    elif parts.max() >= 2 * COMMON_RATES[-1]:
+    elif parts.max() >= 2 * COMMON_RATES[-1] or (digits == {3} and np.ptp(seconds) < 1):
         times = seconds + parts / 1000
     else:
         base = next((r for r in COMMON_RATES if r > parts.max()), parts.max() + 1)
@@ -120,7 +121,7 @@ def _from_codes(codes: Sequence[tuple[str, ...]], rate: float | None) -> tuple[n
         if dropped and not ((parts < dropped) & (clock[:, 2] == 0) & (clock[:, 1] % 10 > 0)).any():
             minutes = clock[:, 0] * 60 + clock[:, 1]
             times = (times * base - dropped * (minutes - minutes // 10)) * 1.001 / base
-    turn = 86400 if any(h for h, *_ in codes) else 3600  # midnight, or the full hour
+            turn = (turn * base - dropped * turn * 0.9 / 60) * 1.001 / base
     return times + turn * np.cumsum(np.r_[0, np.diff(times) < -turn / 2]), notes
 
 
@@ -159,8 +160,9 @@ def _step(times: np.ndarray) -> float:
 def _even(times: np.ndarray, lines: Sequence[int]) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Times that rise, which rows to keep, and notes.
 
-    Rows whose clock is off by the same jump, there and back, are put right. A row that is out of order, and one more at the same moment, are not kept. Where the clock stands still and then catches up, rows are
-    spread evenly; where it is set back, or on by more than PAUSE_S, it goes on from where it was.
+    Rows between a jump of the clock and the same jump back are put right. A row that is out of order, and one more at the same moment,
+    are not kept. Where the clock stands still and then catches up, rows are spread evenly; where it is set back, or on by more than
+    PAUSE_S, it goes on from where it was.
     """
     t, step = times.copy(), _step(times)
     keep = np.ones(len(t), bool)

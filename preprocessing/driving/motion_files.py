@@ -34,6 +34,7 @@ TEMPLATE_FORMAT = "head2head motion"
 TEMPLATE_VERSION = 1
 MOST_FPS = 1000
 LARGEST = {"rotation": 7, "zoom": 100, "shift": 1e3, "expression": 1e3, "pupils": 100, "lids": 100, "lips": 100}  # more is damage
+LONGEST_NAME = 100  # of a column
 LEAST_SHAPES = 10  # blendshapes in the first line of a CSV; fewer are another kind of table
 
 
@@ -51,8 +52,9 @@ def read_arkit(path: Path, names: Sequence[str], fps: Fraction) -> Motion:
 
     @cache
     def shapes(name: str) -> list[int]:
-        found = (shapes_called(part, names) for part in endings(without_unit(name)[0])) if re.search("[A-Za-z]{2}", name) else ()
-        return next(filter(None, found), [])
+        if len(name) > LONGEST_NAME or not re.search("[A-Za-z]{2}", name):
+            return []
+        return next(filter(None, (shapes_called(part, names) for part in endings(without_unit(name)[0]))), [])
 
     try:
         table = read_table(path, lambda cell: bool(shapes(cell)), LEAST_SHAPES)
@@ -61,7 +63,7 @@ def read_arkit(path: Path, names: Sequence[str], fps: Fraction) -> Motion:
     except OSError as e:
         raise UserError(f"{path} cannot be read ({e.strerror}); check --drive") from None
     except ValueError as e:
-        raise UserError(f"{path} is not a CSV file with a line of names: {e}") from None
+        raise UserError(f"{path} is not a CSV file of ARKit blendshapes that can be read: {e}") from None
     notes, filled = list(table.notes), []
     columns = shape_columns(table, shapes, notes)
     seen = rows_with_a_face(table, columns)

@@ -88,6 +88,11 @@ def numbers(table: Table, columns: Sequence[int]) -> np.ndarray:
     """Numbers [rows, columns] of a table, NaN where a cell is empty. Raises: ValueError names line and column."""
     out = np.full((len(table.rows), len(columns)), np.nan)
     for r, row in enumerate(table.rows):
+        try:  # nearly all rows
+            out[r] = [float(row[column]) for column in columns]
+            continue
+        except (ValueError, IndexError):
+            pass
         for c, column in enumerate(columns):
             try:
                 out[r, c] = number(row[column]) if column < len(row) else np.nan
