@@ -52,19 +52,23 @@ def read(tmp_path, names, capsys):
     return read
 
 
+@pytest.fixture(scope="module")
+def plain(take, names, tmp_path_factory):
+    path = tmp_path_factory.mktemp("plain") / "take.csv"
+    path.write_text(text(take))
+    return read_arkit(path, names, Fraction(30))
+
+
 @pytest.fixture
-def check(read, take, names):
+def check(read, plain):
     """Read a file that means the same as the ordinary take; its warnings."""
-    plain = []
 
     def check(data, name="take.csv", tolerance=1e-3):
         motion, warnings = read(data, name)
-        if not plain:
-            plain.append(read(text(take))[0])
-        assert abs(len(motion) - len(plain[0])) <= 1
-        count = min(len(motion), len(plain[0]))
-        np.testing.assert_allclose(motion.expression[:count], plain[0].expression[:count], atol=tolerance)
-        np.testing.assert_allclose(motion.rotation[:count], plain[0].rotation[:count], atol=tolerance)
+        assert abs(len(motion) - len(plain)) <= 1
+        count = min(len(motion), len(plain))
+        np.testing.assert_allclose(motion.expression[:count], plain.expression[:count], atol=tolerance)
+        np.testing.assert_allclose(motion.rotation[:count], plain.rotation[:count], atol=tolerance)
         return warnings
 
     return check

@@ -44,13 +44,13 @@ def plain(name: str) -> str:
     return re.sub("[^a-z0-9]", "", name.lower())
 
 
-def shape_columns(table: Table, shapes: Callable[[str], list[int]], notes: list[str]) -> dict[int, list[int]]:
+def shape_columns(table: Table, shapes: Callable[[str], tuple[int, ...]], notes: list[str]) -> dict[int, tuple[int, ...]]:
     """The columns of weights, and what `shapes` says of their names. Of two columns for the same, the one with the shorter name."""
     found = {i: shapes(name) for i, name in enumerate(table.names)}
     chosen: dict[tuple[int, ...], int] = {}
     twice = []
     for i in sorted((i for i, called in found.items() if called), key=lambda i: len(table.names[i])):
-        if chosen.setdefault(tuple(found[i]), i) != i:
+        if chosen.setdefault(found[i], i) != i:
             twice.append(f"{table.names[i]} (column {i + 1})")
     if twice:
         notes.append(f"a shape's second column is left out: {', '.join(twice)}")

@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -50,11 +50,8 @@ def read_arkit(path: Path, names: Sequence[str], fps: Fraction) -> Motion:
     Raises: UserError when the file is missing, cannot be understood or holds something else.
     """
 
-    @cache
-    def shapes(name: str) -> list[int]:
-        if len(name) > LONGEST_NAME or not re.search("[A-Za-z]{2}", name):
-            return []
-        return next(filter(None, (shapes_called(part, names) for part in endings(without_unit(name)[0]))), [])
+    def shapes(name: str) -> tuple[int, ...]:
+        return _column_shapes(name, tuple(names))
 
     try:
         table = read_table(path, lambda cell: bool(shapes(cell)), LEAST_SHAPES)
@@ -91,10 +88,18 @@ def read_arkit(path: Path, names: Sequence[str], fps: Fraction) -> Motion:
     sampled = [np.interp(at, times[rows], values) for values in curves.T]
     expression = np.zeros((len(at), len(names)))
     for values, called in zip(sampled, columns.values()):
-        expression[:, called] = values[:, None]
+        expression[:, list(called)] = values[:, None]
     rotation = from_angles(*sampled[len(columns) :])
     shift = turning_shift(rotation)
     return Motion(fps, rotation, np.ones(len(at)), shift - shift.mean(0), expression, np.zeros((len(at), 2, 3)))
+
+
+@lru_cache(1000)
+def _column_shapes(name: str, names: tuple[str, ...]) -> tuple[int, ...]:
+    """Which of a model's expression shapes a column's name means, with any prefix and unit."""
+    if len(name) > LONGEST_NAME or not re.search("[A-Za-z]{2}", name):
+        return ()
+    return tuple(next(filter(None, (shapes_called(part, names) for part in endings(without_unit(name)[0]))), ()))
 
 
 # ---- templates ----

@@ -43,7 +43,7 @@ class Table:
 
 
 def read_table(path: Path, known: Callable[[str], bool], least: int) -> Table:
-    """Read a table whose columns are named in one of its first lines: the one with most cells that are `known`, at least `least`.
+    """Read a table whose columns are named in one of its first lines, the first in which `least` cells are `known`.
 
     Raises: ValueError when the file is of another kind or has no such line, says why; OSError when it cannot be read.
     """
@@ -58,13 +58,18 @@ def read_table(path: Path, known: Callable[[str], bool], least: int) -> Table:
     if text.lstrip().startswith("<"):
         raise ValueError(f"it is a web page or XML; {EXPECTED}")
 
-    scores = {(i, mark): sum(map(known, _split(line, mark))) for i, line in enumerate(lines[:NAMES_WITHIN]) for mark in SEPARATORS}
-    start, mark = max(scores, key=lambda key: scores[key])  # the first of the best
-    if scores[start, mark] < least:
+    most = 0
+    for start, line in enumerate(lines[:NAMES_WITHIN]):
+        counts = {mark: sum(map(known, _split(line, mark))) for mark in SEPARATORS}
+        mark = max(counts, key=counts.__getitem__)
+        most = max(most, counts[mark])
+        if most >= least:
+            break
+    else:
         first = next((line for line in lines if line.strip() and not line.lstrip().startswith(COMMENTS)), lines[0])
         if not re.search(r"[A-Za-z]{2}", first) and re.search(r"\d", first):
             raise ValueError(f"line {lines.index(first) + 1} holds numbers, and no line above it names the columns; add one")
-        raise ValueError(f"it names only {scores[start, mark]} ARKit blendshapes in a line; {EXPECTED}")
+        raise ValueError(f"it names only {most} ARKit blendshapes in a line; {EXPECTED}")
 
     names = _split(lines[start], mark)
     while not names[-1]:
