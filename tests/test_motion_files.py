@@ -112,6 +112,7 @@ def comma(cell):
         "CR": lambda t: text(t, end="\r"),
         "comments, one with a quote": lambda t: '# take 7\n//"unbalanced, by me\n\n' + text(t[:50]) + "# a pause\n\n" + text(t[50:]),
         "names in a comment": lambda t: "# " + text(t),
+        "a comment that speaks of names": lambda t: "# shapes, " + text(t[:1]) + text(t),
         "title": lambda t: "Take 7;session 4\nNotes,none\n" + text(t),
         "Excel's hint": lambda t: "sep=;\n" + text(t, ";"),
         "blank lines": lambda t: text(t, end="\n\n"),

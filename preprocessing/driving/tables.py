@@ -59,8 +59,9 @@ def read_table(path: Path, known: Callable[[str], bool], least: int) -> Table:
         raise ValueError(f"it is a web page or XML; {EXPECTED}")
 
     most = 0
-    for start, line in enumerate(lines[:NAMES_WITHIN]):
-        counts = {mark: sum(map(known, _split(line, mark))) for mark in SEPARATORS}
+    # a comment has the names of the columns only where no other line has them
+    for start in sorted(range(min(len(lines), NAMES_WITHIN)), key=lambda i: lines[i].lstrip().startswith(COMMENTS)):
+        counts = {mark: sum(map(known, _split(lines[start], mark))) for mark in SEPARATORS}
         mark = max(counts, key=counts.__getitem__)
         most = max(most, counts[mark])
         if most >= least:
