@@ -2,6 +2,7 @@
 
 import json
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from preprocessing.driving.motion_files import read_arkit, read_template, save_t
 from preprocessing.face_models.registry import load_face_model
 from util.cli import UserError
 
+REAL = Path(__file__).resolve().parents[2] / "shared" / "cases" / "livelinkface_face_lost.csv"
 RATE, ROWS = 60, 180
 CURVES = {
     "JawOpen": lambda t: 0.3 + 0.2 * np.sin(2 * t),
@@ -402,6 +404,14 @@ def test_a_short_gap_is_interpolated_and_the_ends_are_held(read, check, take, na
         motion, warnings = read(without(rows))
         assert len(motion) == ROWS // 2 and np.ptp(motion.expression[held], axis=0).max() < 1e-9
         assert f"rows without a face: 60 (first: line {rows[0] + 1})" in warnings and "held" not in warnings
+
+
+@pytest.mark.skipif(not REAL.exists(), reason=f"no real capture in {REAL.parent}")
+def test_a_real_capture_that_lost_the_face(read, names):
+    motion, warnings = read(REAL.read_bytes())
+    assert len(motion) == 425 and np.allclose(motion.rotation, np.eye(3))
+    assert np.ptp(motion.expression[53:181], axis=0).max() < 1e-9 and np.abs(np.diff(motion.expression[170:195], axis=0)).max() < 0.2
+    assert "no face for 4.37 s after line 53" in warnings and "rows without a face: 129 (first: line 54)" in warnings
 
 
 # ---- angles ----
