@@ -88,7 +88,8 @@ def read_times(table: Table, notes: list[str]) -> tuple[np.ndarray, np.ndarray]:
     if not candidates:
         raise ValueError("it has no column Timecode or seconds, so its speed is unknown; add a column 'seconds'")
     said = re.search(r"(?i)(?:fps|frame[ _]?rate)\W{0,4}(\d+(?:\.\d+)?)|(\d+(?:\.\d+)?)\s*(?:fps|frames/s|hz)", table.title)
-    rate = float(said[1] or said[2]) if said else None
+    rate = float(said[1] or said[2]) if said else 0
+    rate = rate if 1 <= rate <= 1000 else None  # not the sound's
     # a row that was written twice
     keep = np.array([i == 0 or row != table.rows[i - 1] for i, row in enumerate(table.rows)])
     rows = np.flatnonzero(keep)

@@ -112,10 +112,8 @@ def _from_codes(codes: Sequence[tuple[str, ...]], rate: float | None) -> tuple[n
         times = seconds + parts / 1000
     else:
         base = next((r for r in COMMON_RATES if r > parts.max()), parts.max() + 1)
-        if np.ptp(seconds) < 1:  # not a whole second seen: the apps' own rate
-            base = max(base, 60)
-        if rate and round(rate) > parts.max():
-            base = round(rate)
+        if np.ptp(seconds) < 1:  # not a whole second seen: what the file says, or the apps' own rate
+            base = round(rate) if rate and round(rate) > parts.max() else max(base, 60)
         times = np.c_[clock, parts] @ [3600, 60, 1, 1 / base]
         dropped = base // 15 if ";" in marks and base % 30 == 0 else 0  # frame numbers left out at each minute but the tenth
         if dropped and not ((parts < dropped) & (clock[:, 2] == 0) & (clock[:, 1] % 10 > 0)).any():
