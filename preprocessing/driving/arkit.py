@@ -9,14 +9,16 @@ import numpy as np
 
 from preprocessing.driving.clock import read_clock, time_unit
 from preprocessing.driving.motion import ANGLES
-from preprocessing.driving.tables import MISSING, Table, numbers
+from preprocessing.driving.tables import MISSING, Table, brief, numbers
 
 TIME_COLUMNS = ("timecode", "seconds", "time", "timestamp", "times", "timeseconds")  # those that are preferred, as `plain` has them
 FACE_COLUMNS = ("blendshapecount", "tracked", "istracked", "facetracked", "isfacetracked", "facedetected", "isfacedetected", "facefound")
 USUAL_WEIGHT, MOST_WEIGHT, MOST_PERCENT = 1.5, 3.0, 150.0  # beyond: said; in percent (the least that a face moves in a take); neither
 RARE = 0.01  # share of the rows in which weights beyond MOST_WEIGHT are faults, not percent
+LONGEST_LIST = 200  # letters of a list of names in a message
 # A head that is seen by a camera turns by less than a quarter: in radians, angles stay below 1.6.
 MOST_RADIANS, DOUBTFUL_RADIANS, MOST_EYE_RADIANS = 1.6, 1.0, 1.05
+LEAST_DEGREES = 0.6  # a head that moves turns by more
 MOST_SPEED = 10.0  # radians/s that a head's turning does not reach for long
 HEAD_ANGLE = re.compile(r"head(?:rotation|rot|pose|angle|orientation)?(yaw|pitch|roll)(deg|rad)?(?:rees?|ians?)?")
 EYE_ANGLE = re.compile(r"(?:left|right)eye(?:yaw|pitch|roll)|eye(?:yaw|pitch|roll)(?:left|right|l|r)")
@@ -53,7 +55,7 @@ def shape_columns(table: Table, shapes: Callable[[str], tuple[int, ...]], notes:
         if chosen.setdefault(found[i], i) != i:
             twice.append(f"{table.names[i]} (column {i + 1})")
     if twice:
-        notes.append(f"a shape's second column is left out: {', '.join(twice)}")
+        notes.append(f"a shape's second column is left out: {brief(', '.join(twice), LONGEST_LIST)}")
     # those that mean both sides come first, so that a column for one side has the last word
     return {i: found[i] for i in sorted(chosen.values(), key=lambda i: (-len(found[i]), i))}
 
@@ -99,7 +101,7 @@ def read_times(table: Table, notes: list[str]) -> tuple[np.ndarray, np.ndarray]:
         try:
             seconds, rising, more = read_clock(stamps, [table.lines[r] for r in rows], told, rate)
         except ValueError as e:
-            errors.append(f"column {table.names[i] or i + 1}: {e}")
+            errors.append(f"column {brief(table.names[i]) or i + 1}: {e}")
             continue
         notes += [*errors, *more]
         times = np.zeros(len(keep))
@@ -115,7 +117,7 @@ def read_weights(table: Table, columns: Sequence[int], filled: list[int], notes:
     if far.sum() > max(2, RARE * len(far)):
         if most > MOST_PERCENT:
             r, c = np.unravel_index(np.nanargmax(values), values.shape)
-            where = f"line {table.lines[r]}, column {table.names[columns[c]]}"
+            where = f"line {table.lines[r]}, column {brief(table.names[columns[c]])}"
             raise ValueError(f"weight {most:g} in {where} is neither within 0..1 nor within 0..100; export it again with weights 0..1")
         notes.append(f"weights up to {most:g} are taken as percent")
         values /= 100
@@ -144,10 +146,11 @@ def read_angles(table: Table, times: np.ndarray, shapes: Iterable[int], filled: 
             units[match[1]] = "deg" if "\u00b0" in unit else next((u for u in ("deg", "rad") if u in (unit[:3], match[2])), "")
         elif EYE_ANGLE.search(plain(base)):
             eyes.append(i)
-        elif not match and i not in shapes and TURNING.search(plain(base)) and not re.search("eye|gaze", plain(base)):
+        elif not match and i not in shapes and TURNING.search(plain(base)) and not re.search("eye|gaze|tongue", plain(base)):
             others.append(name)
     if others and not heads:
-        notes.append(f"not read, as signs and units are not known: {', '.join(others)}; name angles HeadYaw, HeadPitch, HeadRoll")
+        listed = brief(", ".join(others), LONGEST_LIST)
+        notes.append(f"not read, as signs and units are not known: {listed}; name angles HeadYaw, HeadPitch, HeadRoll")
     if 0 < len(heads) < len(ANGLES):
         notes.append(f"it has no {', '.join(f'Head{a.title()}' for a in ANGLES if a not in heads)}; 0 is taken")
     values = _fill(numbers(table, [heads.get(a, len(table.names)) for a in ANGLES]), table, filled)
@@ -159,7 +162,7 @@ def read_angles(table: Table, times: np.ndarray, shapes: Iterable[int], filled: 
         except ValueError:
             eye = 0.0
         coarse = _is_coarse([row[heads[a]] for row in table.rows for a in unsure if heads[a] < len(row)])
-        unit = _angle_unit(angles, times, eye, coarse, ", ".join(table.names[heads[a]] for a in unsure), notes)
+        unit = _angle_unit(angles, times, eye, coarse, ", ".join(brief(table.names[heads[a]]) for a in unsure), notes)
         units.update(dict.fromkeys(unsure, unit))
     for k, angle in enumerate(ANGLES):
         degrees = units.get(angle) == "deg"
@@ -217,7 +220,7 @@ def _angle_unit(angles: np.ndarray, times: np.ndarray, eye: float, coarse: bool,
         return "deg"
     speed = np.percentile(np.abs(np.diff(angles, axis=0)).max(1) / np.diff(times), 95)
     ask = "; write the unit behind the names, as in 'HeadYaw ({})', if that is wrong"
-    if most > MOST_RADIANS or eye > MOST_RADIANS or speed > MOST_SPEED or (coarse and eye == 0):
+    if most > MOST_RADIANS or eye > MOST_RADIANS or speed > MOST_SPEED or (coarse and most > LEAST_DEGREES and eye == 0):
         turn = f"in radians, the head would turn by {np.rad2deg(most):.0f} degrees"
         turn += f" and by {np.rad2deg(speed):.0f} degrees/s" if speed > MOST_SPEED else ""
         notes.append(f"{names} up to {most:.3g} are taken as degrees ({turn}){ask.format('rad')}")

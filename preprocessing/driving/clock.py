@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from preprocessing.driving.tables import number
+from preprocessing.driving.tables import brief, number
 
 COMMON_RATES = (24, 25, 30, 48, 50, 60, 120)  # frames/s that cameras record at
 ASSUMED_RATE = 60.0  # frames/s of numbered frames: what ARKit tracks faces at
@@ -62,7 +62,7 @@ def read_clock(
     values = [_code(stamp) if coded else _value(stamp) for stamp in stamps]
     bad = [i for i, value in enumerate(values) if value is None]
     if len(bad) > MOST_UNREADABLE * len(stamps):
-        raise ValueError(f"'{stamps[bad[0]]}' in line {lines[bad[0]]} is no timecode HH:MM:SS:FF, no HH:MM:SS.mmm and no number")
+        raise ValueError(f"'{brief(stamps[bad[0]])}' in line {lines[bad[0]]} is no timecode HH:MM:SS:FF, no HH:MM:SS.mmm and no number")
     good = [i for i, value in enumerate(values) if value is not None]
     known = [values[i] for i in good]
     times, notes = _from_codes(known, rate) if coded else _from_values(np.array(known, np.float64), unit, rate)

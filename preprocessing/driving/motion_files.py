@@ -25,7 +25,7 @@ from preprocessing.driving.arkit import (
     without_unit,
 )
 from preprocessing.driving.motion import Motion, from_angles, shapes_called, turning_shift
-from preprocessing.driving.tables import read_table
+from preprocessing.driving.tables import brief, read_table
 from util.cli import UserError, warn
 from util.geometry import rotation_matrix, rotation_vector
 from util.image_io import write_bytes
@@ -141,7 +141,7 @@ def read_template(path: Path, names: Sequence[str]) -> Motion:
         found = fields.get("format"), fields.get("version")
         if found != (TEMPLATE_FORMAT, TEMPLATE_VERSION):
             remedy = "it is of another program or version; " + remedy
-            raise ValueError(f"format {found[0]}, version {found[1]}")
+            raise ValueError(brief(f"format {found[0]}, version {found[1]}", 100))
         if not (isinstance(fields["expression_names"], list) and isinstance(fields["rotation"], list) and fields["rotation"]):
             raise ValueError("no names of expressions or no frames")
         own, count, fps = [str(n) for n in fields["expression_names"]], len(fields["rotation"]), _rate(fields["fps"])
@@ -175,7 +175,7 @@ def _rate(value: Any) -> Fraction:
     except (ValueError, TypeError, ZeroDivisionError, OverflowError):
         rate = Fraction(0)
     if not 0 < rate <= MOST_FPS:
-        raise ValueError(f"fps {value} is no frame rate")
+        raise ValueError(f"fps {brief(str(value))} is no frame rate")
     return rate
 
 

@@ -103,9 +103,14 @@ def numbers(table: Table, columns: Sequence[int]) -> np.ndarray:
             try:
                 out[r, c] = number(row[column]) if column < len(row) else np.nan
             except ValueError:
-                where = f"'{row[column]}' in line {table.lines[r]}, column {table.names[column] or column + 1}"
+                where = f"'{brief(row[column])}' in line {table.lines[r]}, column {brief(table.names[column]) or column + 1}"
                 raise ValueError(f"it holds something other than numbers: {where}; correct that cell or leave it empty") from None
     return np.where(np.isfinite(out), out, np.nan)
+
+
+def brief(text: str, most: int = 40) -> str:
+    """What a message cites of a text."""
+    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 # ---- parts ----
