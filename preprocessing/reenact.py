@@ -49,6 +49,8 @@ from util.image_io import write_image
 from util.layout import SPLITS, Dataset, Pair, Run, write_table
 
 VERSION = 1  # of the pairs; those of another version are made again
+FILE_VERSION = 2  # of what is read from files that drive; likewise
+TABLES = (".csv", ".tsv", ".tab", ".txt")  # files of ARKit blendshapes; others are templates
 KINDS = ("source_images", "source_nmfcs", "source_landmarks70")
 TEMPLATE_FPS = Fraction(30)  # frame rate of a template made from a CSV without a target
 TURN_MARGIN_DEG = 8.0  # tolerance beyond the angles that the network was trained on
@@ -61,7 +63,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     driver = p.add_mutually_exclusive_group(required=True)
     driver.add_argument("--source_id", "--source_name", metavar="S", help="the identity that drives")
     driver.add_argument(
-        "--drive", type=Path, metavar="FILE", help="drive by a .csv of ARKit blendshapes with head rotation, or by a template (.json)"
+        "--drive",
+        type=Path,
+        metavar="FILE",
+        help="drive by a .csv of ARKit blendshapes (without head rotation: see --keep_target_pose), or by a template (.json)",
     )
     p.add_argument("--target_id", "--target_name", metavar="T", help="the identity that is driven")
     p.add_argument(
@@ -122,6 +127,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         motion = identity_motion(dataset, source, model, o.smoothing)
     else:
         motion = file_motion(o.drive, model.expression_names, profile.fps if profile else TEMPLATE_FPS)
+        if not o.keep_target_pose and np.allclose(motion.rotation, np.eye(3), atol=1e-6):
+            ahead = "the head looks straight ahead all the time; --keep_target_pose takes the target's own"
+            warn(f"no head rotation in {o.drive.name}: {ahead}")
     if o.save_template is not None:
         save_template(o.save_template, motion, model.expression_names, f"{model.name} {model.version}")
         say(f"template: {o.save_template} ({len(motion)} frames)")
@@ -183,7 +191,11 @@ def choose_model(dataset: Dataset, source: Frames | None, target: Frames | Targe
 
 def file_motion(path: Path, names: Sequence[str], fps: Fraction) -> Motion:
     """The motion of a CSV (at `fps`) or a template (at its own rate), for a model with the expression shapes `names`."""
-    return read_arkit(path, names, fps) if path.suffix.lower() == ".csv" else read_template(path, names)
+    return read_arkit(path, names, fps) if is_table(path) else read_template(path, names)
+
+
+def is_table(path: Path) -> bool:
+    return path.suffix.lower() in TABLES
 
 
 def frame_numbers(source: Frames | None, count: int) -> list[int]:
@@ -200,7 +212,7 @@ def pair_key(o: argparse.Namespace, kind: str, source: Frames | None, target: Fr
     options = ("keep_target_pose", "no_scale_or_translation_adaptation", "no_translation_adaptation", "no_eye_gaze", "split_s", "split_t")
     options += ("exaggerate", "edit", "smoothing", "limit_expressions")
     people = {f.name: made_from(f) for f in (source, target) if f}
-    file = {"sha256": sha256_of(o.drive)} if o.drive else None
+    file = {"version": FILE_VERSION, "sha256": sha256_of(o.drive)} if o.drive else None
     return {"version": VERSION, "face_model": kind, "file": file, "people": people, **{name: getattr(o, name) for name in options}}
 
 
@@ -213,7 +225,7 @@ def made_from(person: Frames | TargetProfile) -> dict[str, Any] | None:
 
 def file_facts(path: Path, digest: str) -> dict[str, str]:
     """The entry of a driving file in a pair's record."""
-    return {"kind": "arkit" if path.suffix.lower() == ".csv" else "template", "file": str(path.resolve()), "sha256": digest}
+    return {"kind": "arkit" if is_table(path) else "template", "file": str(path.resolve()), "sha256": digest}
 
 
 def is_complete(dataset: Dataset, target: str, source: str, key: dict[str, Any]) -> bool:

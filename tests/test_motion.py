@@ -132,9 +132,8 @@ def test_seconds_instead_of_a_timecode(tmp_path, names):
         (lambda text: "a,b,c\n1,2,3\n", "names only 0 ARKit blendshapes"),
         (lambda text: text.splitlines()[0], "holds 0 frames"),
         (lambda text: text.replace("Timecode", "Moment"), "no column Timecode or seconds"),
-        (lambda text: text.replace("0.000000", "zero", 1), "other than numbers"),
-        (lambda text: text.replace("0.000000", "nan", 1), "no numbers"),
-        (lambda text: text.replace("16:59:59", "16:59"), "no timecode"),
+        (lambda text: text.replace("0.000000", "zero", 1), "other than numbers: 'zero' in line 2, column EyeBlinkLeft"),
+        (lambda text: text.replace("16:59:59", "16h59"), "column Timecode: '16h59:30.000' in line 2 is no timecode"),
     ],
 )
 def test_what_is_no_take_is_refused_in_words(tmp_path, names, change, words):

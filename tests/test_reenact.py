@@ -252,6 +252,27 @@ def test_turns_that_the_target_never_made_are_pointed_out(place, tmp_path, capsy
     assert "further" not in capsys.readouterr().err
 
 
+def test_a_file_without_head_rotation_says_so(place, tmp_path, capsys):
+    dataset, _ = place
+    still = write_csv(tmp_path / "still.csv", 7, JawOpen=lambda t: 3 * t)
+    tabs = tmp_path / "tabs.TSV"
+    tabs.write_text(write_csv(tmp_path / "turns.csv", 7, HeadRoll=lambda t: t).read_text().replace(",", "\t"))
+    words = "warning: no head rotation in still.csv: the head looks straight ahead all the time; --keep_target_pose takes the target's own"
+    for take, more, told in ((still, (), True), (still, ("--keep_target_pose",), False), (tabs, (), False)):
+        run(dataset, "--drive", take, "--target_id", "Ann", *more)
+        messages = capsys.readouterr().err
+        assert messages.startswith(words) == told and messages.count("warning") == told
+    assert dataset.read_pair("Ann", "tabs").driver["kind"] == "arkit"
+    run(dataset, "--drive", still, "--save_template", tmp_path / "still.json")
+    assert words in capsys.readouterr().err
+    # what cannot be read leaves no pair behind
+    for name in ("bad.csv", "bad.json"):
+        (tmp_path / name).write_text("{}")
+        with pytest.raises(UserError, match=name):
+            run(dataset, "--drive", tmp_path / name, "--target_id", "Ann")
+    assert dataset.read_pair("Ann", "bad") is None and not dataset.pair("Ann", "bad").folder("source_nmfcs").exists()
+
+
 def test_a_dataset_of_the_original_system(tmp_path, model):
     """It has no records: the coefficients say whether they are the face model's."""
     dataset = Dataset.open("old", tmp_path)

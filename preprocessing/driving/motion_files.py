@@ -2,23 +2,39 @@
 
 from __future__ import annotations
 
-import csv
 import json
+import math
+import re
 from collections.abc import Sequence
+from dataclasses import replace
 from fractions import Fraction
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from preprocessing.driving.motion import ANGLES, Motion, from_angles, shapes_called, turning_shift
-from util.cli import UserError
+from preprocessing.driving.arkit import (
+    bridge,
+    endings,
+    read_angles,
+    read_times,
+    read_weights,
+    rows_with_a_face,
+    shape_columns,
+    without_unit,
+)
+from preprocessing.driving.motion import Motion, from_angles, shapes_called, turning_shift
+from preprocessing.driving.tables import brief, read_table
+from util.cli import UserError, warn
 from util.geometry import rotation_matrix, rotation_vector
 from util.image_io import write_bytes
 
 TEMPLATE_FORMAT = "head2head motion"
 TEMPLATE_VERSION = 1
-COMMON_RATES = (24, 25, 30, 48, 50, 60, 120)  # frames/s that cameras record at
-TIME_COLUMNS = ("timecode", "seconds", "time", "timestamp", "times", "timeseconds")  # names of a CSV's time, without case and '_'
+MOST_FPS = 1000
+LARGEST = {"rotation": 7, "zoom": 100, "shift": 1e3, "expression": 1e3, "pupils": 100, "lids": 100, "lips": 100}  # more is damage
+LONGEST_NAME = 100  # of a column
 LEAST_SHAPES = 10  # blendshapes in the first line of a CSV; fewer are another kind of table
 
 
@@ -26,71 +42,64 @@ LEAST_SHAPES = 10  # blendshapes in the first line of a CSV; fewer are another k
 
 
 def read_arkit(path: Path, names: Sequence[str], fps: Fraction) -> Motion:
-    """Read a CSV of ARKit blendshape weights as phone apps (Live Link Face and others) export them.
+    """Read a table of ARKit blendshape weights as phone apps (Live Link Face and others) and exporters write it: docs/formats.md.
 
-    A column per shape (0..1); HeadYaw, HeadPitch, HeadRoll in radians, or in degrees when one goes beyond pi (without them the head
-    stays straight); and a column Timecode (HH:MM:SS:FF.fff, FF frames) or `seconds`. Columns of other names are left out.
+    What is guessed, filled in or left out is said in a warning each. Without HeadYaw, HeadPitch and HeadRoll the head stays straight.
 
     names: expression shapes of the face model. fps: frame rate of the result, to which the file is resampled linearly.
-    Raises: UserError when the file is missing or holds something else.
+    Raises: UserError when the file is missing, cannot be understood or holds something else.
     """
+
+    def shapes(name: str) -> tuple[int, ...]:
+        return _column_shapes(name, tuple(names))
+
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            head, *rows = [row for row in csv.reader(file) if any(cell.strip() for cell in row)]
+        table = read_table(path, lambda cell: bool(shapes(cell)), LEAST_SHAPES)
     except FileNotFoundError:
         raise UserError(f"there is no file {path}; check --drive") from None
-    except (ValueError, csv.Error) as e:  # no line, no text
-        raise UserError(f"{path} is not a CSV file with a line of names ({e}); export it again from the capture app") from None
-    column = {name.strip().replace("_", "").lower(): i for i, name in enumerate(head)}
-    # an app writes a line without weights for a frame in which it saw no face
-    rows = [row for row in rows if len(row) == len(head) and all(cell.strip() for cell in row)]
-    shapes = {i: shapes_called(name.strip(), names) for i, name in enumerate(head)}
-    shapes = {i: called for i, called in shapes.items() if called}
-    if len(shapes) < LEAST_SHAPES:
-        raise UserError(f"{path} names only {len(shapes)} ARKit blendshapes in its first line; a CSV of a face capture app is expected")
-    if len(rows) < 2:
-        raise UserError(f"{path} holds {len(rows)} frames in which a face was seen; at least 2 are needed")
-    timed = next((column[name] for name in TIME_COLUMNS if name in column), None)
-    if timed is None:
-        raise UserError(f"{path} has no column Timecode or seconds, so its speed is unknown; add a column 'seconds'")
-    try:
-        times = _seconds([row[timed] for row in rows])
-        weights = np.array([[row[i] for i in shapes] for row in rows], np.float64)
-        turns = [column.get(f"head{angle}") for angle in ANGLES]
-        angles = np.array([[row[i] if i is not None else 0 for i in turns] for row in rows], np.float64)
+    except OSError as e:
+        raise UserError(f"{path} cannot be read ({e.strerror}); check --drive") from None
     except ValueError as e:
-        raise UserError(f"{path} holds something other than numbers ({e}); export it again from the capture app") from None
-    if not (np.isfinite(weights).all() and np.isfinite(angles).all() and np.isfinite(times).all()):
-        raise UserError(f"{path} holds values that are no numbers; export it again from the capture app")
-    keep = np.r_[True, np.diff(np.maximum.accumulate(times)) > 0]  # two frames of one moment, or one that goes back
-    times, weights, angles = times[keep] - times[0], weights[keep], angles[keep]
-    if len(times) < 2:
-        raise UserError(f"the time does not go on in {path}; export it again from the capture app")
-    if np.abs(angles).max() <= np.pi:
-        angles = np.rad2deg(np.unwrap(angles, axis=0))
+        raise UserError(f"{path} is not a CSV file of ARKit blendshapes that can be read: {e}") from None
+    notes, filled = list(table.notes), []
+    columns = shape_columns(table, shapes, notes)
+    seen = rows_with_a_face(table, columns)
+    if seen.sum() < 2:
+        raise UserError(f"{path} holds {seen.sum()} frames in which a face was seen; at least 2 are needed")
+    try:
+        times, keep = read_times(table, notes)
+        rows = np.flatnonzero(seen & keep)
+        faces = replace(table, rows=[table.rows[i] for i in rows], lines=[table.lines[i] for i in rows])
+        weights = read_weights(faces, list(columns), filled, notes)
+        angles = read_angles(faces, times[rows], columns, filled, notes)
+    except ValueError as e:
+        raise UserError(f"{path}: {e}") from None
+    times -= times[keep][0]
+    curves = bridge(times[rows], np.concatenate([weights, angles], 1), faces.lines, notes)
+    lost = [table.lines[i] for i in np.flatnonzero(keep & ~seen)]
+    if lost:
+        notes.append(f"rows without a face: {len(lost)} (first: line {lost[0]})")
+    if filled:
+        notes.append(f"cells without a usable number: {len(filled)} (first: line {min(filled)}); filled from the rows around them")
+    for note in notes:
+        warn(f"{path.name}: {note}")
 
-    at = np.arange(int(times[-1] * fps) + 1) / float(fps)
+    at = np.arange(int(times[keep][-1] * fps) + 1) / float(fps)
+    sampled = [np.interp(at, times[rows], values) for values in curves.T]
     expression = np.zeros((len(at), len(names)))
-    for values, called in zip(weights.T, shapes.values()):
-        expression[:, called] = np.interp(at, times, values)[:, None]
-    rotation = from_angles(*(np.interp(at, times, values) for values in angles.T))
+    for values, called in zip(sampled, columns.values()):
+        expression[:, list(called)] = values[:, None]
+    rotation = from_angles(*sampled[len(columns) :])
     shift = turning_shift(rotation)
     return Motion(fps, rotation, np.ones(len(at)), shift - shift.mean(0), expression, np.zeros((len(at), 2, 3)))
 
 
-def _seconds(stamps: Sequence[str]) -> np.ndarray:
-    """Times in seconds of Timecodes (HH:MM:SS:FF.fff) or of plain numbers."""
-    if ":" not in stamps[0]:
-        return np.array(stamps, np.float64)
-    parts = np.array([stamp.split(":") for stamp in stamps], np.float64)
-    if parts.shape[1] != 4:
-        raise ValueError(f"'{stamps[0]}' is no timecode HH:MM:SS:FF")
-    # The rate is not written; frames are counted from 0 within a second.
-    rate = next((r for r in COMMON_RATES if r > parts[:, 3].max()), parts[:, 3].max() + 1)
-    if np.ptp(parts[:, :3] @ [3600, 60, 1]) < 1:  # not a whole second seen: the apps' own rate
-        rate = max(rate, 60)
-    times = parts @ [3600, 60, 1, 1 / rate]
-    return times + 86400 * np.cumsum(np.r_[0, np.diff(times) < -43200])  # midnight
+@lru_cache(1000)
+def _column_shapes(name: str, names: tuple[str, ...]) -> tuple[int, ...]:
+    """Which of a model's expression shapes a column's name means, with any prefix and unit."""
+    if len(name) > LONGEST_NAME or not re.search("[A-Za-z]{2}", name):
+        return ()
+    return tuple(next(filter(None, (shapes_called(part, names) for part in endings(without_unit(name)[0]))), ()))
 
 
 # ---- templates ----
@@ -124,24 +133,63 @@ def read_template(path: Path, names: Sequence[str]) -> Motion:
 
     Raises: UserError when the file is missing, damaged or something else.
     """
+    remedy = "make it with preprocessing/reenact.py --save_template"
     try:
-        fields = json.loads(path.read_text())
-        if fields["format"] != TEMPLATE_FORMAT or fields["version"] != TEMPLATE_VERSION:
-            raise ValueError(f"format {fields['format']}, version {fields['version']}")
-        own, fps = [str(n) for n in fields["expression_names"]], Fraction(fields["fps"])
-        rotation = rotation_matrix(np.array(fields["rotation"], np.float64).reshape(-1, 3))
-        count = len(rotation)
-        shapes = {"zoom": (), "shift": (2,), "expression": (len(own),), "pupils": (2, 3), "lids": (2,), "lips": ()}
+        fields = json.loads(path.read_text(encoding="utf-8-sig"))
+        if not isinstance(fields, dict):
+            raise ValueError("it holds a list or a single value")
+        found = fields.get("format"), fields.get("version")
+        if found != (TEMPLATE_FORMAT, TEMPLATE_VERSION):
+            remedy = "it is of another program or version; " + remedy
+            raise ValueError(brief(f"format {found[0]}, version {found[1]}", 100))
+        if not (isinstance(fields["expression_names"], list) and isinstance(fields["rotation"], list) and fields["rotation"]):
+            raise ValueError("no names of expressions or no frames")
+        own, count, fps = [str(n) for n in fields["expression_names"]], len(fields["rotation"]), _rate(fields["fps"])
+        shapes = {"rotation": (3,), "zoom": (), "shift": (2,), "expression": (len(own),), "pupils": (2, 3), "lids": (2,), "lips": ()}
         optional = {"lids", "lips"} - set(fields)
-        values = {k: np.array(fields[k], np.float64).reshape(count, *shape) for k, shape in shapes.items() if k not in optional}
-        if count == 0 or fps <= 0 or not all(np.isfinite(v).all() for v in (rotation, *values.values())):
-            raise ValueError("no frames, or values that are no numbers")
+        values = {k: _numbers(fields[k], k, (count, *shape)) for k, shape in shapes.items() if k not in optional}
     except FileNotFoundError:
         raise UserError(f"there is no file {path}; check --drive") from None
-    except (ValueError, KeyError, TypeError, ZeroDivisionError) as e:
-        raise UserError(f"{path} is not a motion template ({e}); make it with preprocessing/reenact.py --save_template") from None
+    except UnicodeDecodeError:
+        kinds = "--drive takes a .csv or a .json; a person's video drives by --source_id"
+        raise UserError(f"{path} is not a motion template (it is no text); {kinds}") from None
+    except json.JSONDecodeError as e:
+        what = "it is empty" if e.pos == 0 and not e.doc.strip() else f"it is damaged or no JSON: {e}"
+        raise UserError(f"{path} is not a motion template ({what}); {remedy}") from None
+    except KeyError as e:
+        raise UserError(f"{path} is not a motion template ({e} is missing); {remedy}") from None
+    except (ValueError, RecursionError) as e:
+        raise UserError(f"{path} is not a motion template ({e}); {remedy}") from None
+    rotation = rotation_matrix(values.pop("rotation"))
     expression = np.zeros((count, len(names)))
     for i, name in enumerate(own):
         if name in names:
             expression[:, list(names).index(name)] = values["expression"][:, i]
     return Motion(fps, rotation, **{**values, "expression": expression})
+
+
+def _rate(value: Any) -> Fraction:
+    """Frames/s of a template. Raises: ValueError."""
+    try:
+        rate = Fraction(value)
+    except (ValueError, TypeError, ZeroDivisionError, OverflowError):
+        rate = Fraction(0)
+    if not 0 < rate <= MOST_FPS:
+        raise ValueError(f"fps {brief(str(value))} is no frame rate")
+    return rate
+
+
+def _numbers(field: Any, key: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Numbers of a template. Raises: ValueError says which are not as they should be."""
+    try:
+        values = np.array(field, np.float64)
+    except (ValueError, TypeError, OverflowError):
+        raise ValueError(f"{key} is no table of numbers") from None
+    size = (shape[0], math.prod(shape[1:])) if len(shape) > 1 else shape
+    if values.shape != size:
+        raise ValueError(f"{key} has the size {list(values.shape)} instead of {list(size)}")
+    bad = np.argwhere(~(np.abs(values) <= LARGEST[key]))  # also what is not a number
+    bad = np.argwhere(values <= 0) if key == "zoom" and not len(bad) else bad
+    if len(bad):
+        raise ValueError(f"{key} of frame {bad[0][0]} is {values[tuple(bad[0])]:g}")
+    return values.reshape(shape)

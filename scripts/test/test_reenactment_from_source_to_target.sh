@@ -41,7 +41,7 @@ while [ $# -gt 0 ]; do
 done
 
 case "$SOURCE" in
-  *.csv | *.json) NAME="$(basename "$SOURCE")"; NAME="${NAME%.*}" DRIVE+=(--drive "$SOURCE") ;;
+  *.csv | *.CSV | *.tsv | *.tab | *.txt | *.json) NAME="$(basename "$SOURCE")"; NAME="${NAME%.*}" DRIVE+=(--drive "$SOURCE") ;;
   *) NAME="$SOURCE" DRIVE+=(--source_id "$SOURCE") ;;
 esac
 "$PYTHON" "$ROOT/preprocessing/reenact.py" --dataset_name "$DATASET" --target_id "$TARGET" "${DRIVE[@]}"
