@@ -46,7 +46,7 @@ def time_unit(name: str, unit: str = "") -> tuple[bool, str | None]:
     if FRAME_NAME.fullmatch(plain):
         return True, "frames"
     match = TIME_NAME.fullmatch(plain)
-    if match and (match["word"] or match["unit"] or match["kind"] and (told or match["kind"] in ("unix", "epoch", "utc"))):
+    if match and (match["word"] or match["unit"] or match["kind"] and (told or match["kind"] in ("unix", "epoch", "utc", "elapsed"))):
         return True, told or UNIT_WORDS.get(match["unit"] or "")
     return False, None
 
