@@ -271,6 +271,10 @@ def test_drop_frame_timecodes_run_evenly(rate, dropped):
         ("frame", 60, 17, "60 frames/s are assumed"),
         ("", 60, 0, "60 frames/s are assumed"),
         ("Frame Number", 60, 1, "60 frames/s are assumed"),
+        ("frames", 60, 0, "60 frames/s are assumed"),
+        ("Unnamed: 0", 60, 0, "60 frames/s are assumed"),
+        ("s", 1, 0, ""),
+        ("t", 1, 0, ""),
     ],
 )
 def test_numbers_in_any_unit(check, take, name, scale, start, words):

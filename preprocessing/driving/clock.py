@@ -29,7 +29,7 @@ KINDS_OF_TIME += "|video|media|sample|smpte|take"
 TIME_NAME = re.compile(
     rf"(?P<kind>{KINDS_OF_TIME})?(?P<word>timecode|timestamp|datetime|time|stamp|clock|pts|tc|ts|t)?(in)?(?P<unit>{'|'.join(UNIT_WORDS)})?"
 )
-FRAME_NAME = re.compile(r"((video)?(frame|sample|row|line))?(index|idx|number|num|no|id|nr|count|s)?|unnamed\d*")
+FRAME_NAME = re.compile(r"(?:(?:video)?(?:frame|sample|row|line)s?)?(?:index|idx|number|num|no|id|nr|count)?|unnamed\d*")
 # [date] [hours:]minutes:seconds[:frames[.part of a frame] or .decimals] [zone]
 TIMECODE = re.compile(
     r"(?:\d+[-/.]\d+[-/.]\d+[T ]+)?(?:(\d+)[:;])?(\d+)[:;](\d+)(?:([:;.,])(\d+)(?:[.,](\d+))?)?\s*(?:Z|UTC|[+-]\d\d:?\d\d)?"
@@ -43,10 +43,12 @@ def time_unit(name: str, unit: str = "") -> tuple[bool, str | None]:
     """
     plain = re.sub(r"[^a-z0-9\u00b5]", "", name.lower())
     told = UNIT_WORDS.get(re.sub(r"[^a-z\u00b5]", "", unit.lower()))
+    if FRAME_NAME.fullmatch(plain):
+        return True, "frames"
     match = TIME_NAME.fullmatch(plain)
-    if match and (match["word"] or match["unit"] or match["kind"] and (told or match["kind"] in ("unix", "epoch", "utc"))):
+    if match and (match["word"] or match["unit"] or match["kind"] and (told or match["kind"] in ("unix", "epoch", "utc", "elapsed"))):
         return True, told or UNIT_WORDS.get(match["unit"] or "")
-    return (True, "frames") if FRAME_NAME.fullmatch(plain) else (False, None)
+    return False, None
 
 
 def read_clock(
