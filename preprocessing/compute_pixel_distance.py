@@ -2,8 +2,8 @@
 
     python preprocessing/compute_pixel_distance.py --results_dir results/D/head2head_T/latest_epoch/test/T
 
-APD is the average *pixel* distance, as in the Head2Head paper; elsewhere the same letters mean an average pose distance, which is
-ARD-L1 of compute_distances.py. scripts/evaluate.py computes all measures at once and keeps them.
+APD is the average *pixel* distance, in grey levels (0..441), as in the Head2Head paper; elsewhere the same letters mean an average pose
+distance, which is ARD-L1 of compute_distances.py. scripts/evaluate.py computes all measures at once and keeps them.
 """
 
 from __future__ import annotations

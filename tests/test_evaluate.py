@@ -294,13 +294,22 @@ def test_the_best_of_several():
 
 
 def test_a_measure_beside_what_it_is_judged_by(tmp_path):
-    values = {"APD-L2": 10.0, "PSNR": 26.5, "SSIM": 0.8, "flicker-person": 4.0, "flicker-background": 2.01, "jitter-ratio": 1.5}
+    values = {
+        "APD-L2": 10.0,
+        "PSNR": 26.5,
+        "SSIM": 0.8,
+        "flicker-person": 4.0,
+        "flicker-background": 2.01,
+        "jitter-ratio": 1.5,
+        "movement-ratio": 0.3,
+    }
     real = {"flicker-person": 5.0, "flicker-background": 2.0}
     evaluation = Evaluation("Ann", None, [5, 7], 64, values, {"APD-L2": 20.0, "PSNR": 20.25, "SSIM": 0.9}, real=real)
     lines = {line.split()[0]: " ".join(line.split()[1:]) for line in table(evaluation).splitlines()}
     assert lines["APD-L2"].startswith("10.00 nearest training frame 20.00: 0.500 times that grey levels, 0-441, lower is better")
     assert lines["PSNR"].startswith("26.50 nearest training frame 20.25: +6.250 dB") and "frame 0.900: -0.100 " in lines["SSIM"]
     assert "real video 5.000: -1.000, steadier" in lines["flicker-person"] and "as steady" in lines["flicker-background"]
+    assert "real video 1.000: -0.700, moves less" in lines["movement-ratio"]
     assert "real video 1.000: +0.500, shakier" in lines["jitter-ratio"] and "nearer to the real video's" in lines["jitter-ratio"]
     write_evaluation(tmp_path, evaluation)
     written = json.loads((tmp_path / "evaluation.json").read_text())["measures"]

@@ -189,8 +189,8 @@ def _table(evaluation: Evaluation, evaluated: bool) -> str:
         )
         rows.append(f"<tr><th scope=row>{escape(measure.title)}<p class=note>{escape(meaning(measure))}</p></th>{tds}</tr>")
     how = "" if evaluated else "<p class=note>More measures, and the nearest training frames to compare with: scripts/evaluate.py</p>"
-    if not rows:
-        return f"<h2>Measures</h2><p class=note>another person drives, so there is no truth to compare with</p>{how}"
+    if not rows:  # another person drives: there is no truth to compare with
+        return "<p class=note>How well the motion arrives, and whether it is still the person: scripts/evaluate.py</p>"
     missing = [f"without {name}: {reason}" for name, reason in evaluation.skipped.items()]
     notes = "".join(f"<p class=note>{escape(text)}</p>" for text in (*all_notes(evaluation), *missing))
     return (

@@ -192,8 +192,11 @@ def compared(evaluation: Evaluation, name: str) -> str:
         real = evaluation.real_value(name)
         if not math.isfinite(real) or not math.isfinite(value):
             return ""
-        words = "as steady" if distance_from_real(value, real) < _AS_STEADY else "steadier" if value < real else "shakier"
-        return f"real video {shown(real)}: {value - real:+.3f}, {words}"
+        less, equal, more = (
+            ("moves less", "moves as much", "moves more") if name == "movement-ratio" else ("steadier", "as steady", "shakier")
+        )
+        word = equal if distance_from_real(value, real) < _AS_STEADY else less if value < real else more
+        return f"real video {shown(real)}: {value - real:+.3f}, {word}"
     near = evaluation.nearest.get(name, math.nan)
     if not math.isfinite(near):
         return ""
