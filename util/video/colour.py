@@ -97,7 +97,7 @@ def to_rgb(frame: Any, colour: Colour, width: int, height: int) -> np.ndarray:
     bands = min(4, os.cpu_count() or 1)
     # Threads of Python: numba's own stand neither a second thread that calls them nor a fork.
     with ThreadPoolExecutor(bands) as pool:
-        list(pool.map(lambda k: convert(deep[k::bands], *tables, out[k::bands]), range(bands)))
+        list(pool.map(lambda rows, band: convert(rows, *tables, band), np.array_split(deep, bands), np.array_split(out, bands)))
     return out
 
 
@@ -127,7 +127,8 @@ def _to_xyz(primaries: int) -> np.ndarray:
 
 @cache
 def _tables(primaries: int, transfer: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, bool]:
-    """What the kernel needs: light for a signal [n], system gamma and matrix [4, 3], code for the square root of light [n], tone mapping."""
+    """What the kernel needs, float32 but the last: light for a signal [n], gain for the root of luminance [n] (HLG's system gamma), matrix
+    [4, 3] to BT.709 and luminance, 8-bit code for the root of light [n]; whether highlights are rolled off."""
     steps = np.linspace(0, 1, _LEVELS)
     hdr = transfer in (_PQ, _HLG)
     to_xyz = _to_xyz(primaries)

@@ -1,8 +1,8 @@
 """Reading videos as a stream of frames: memory does not grow with a video's length.
 
 Frames are RGB uint8 [H, W, 3] in the colours of an sRGB screen (util/video/colour.py), deinterlaced, upright (rotation and mirror
-marks of phones applied), with square pixels and at a constant rate, whatever the file holds: a file with a variable frame rate is resampled, so frame k is always the picture shown
-at k / fps seconds and sound stays in sync.
+marks of phones applied), with square pixels and at a constant rate, whatever the file holds: a file with a variable frame rate is
+resampled, so frame k is always the picture shown at k / fps seconds and sound stays in sync.
 
 PyAV is imported when the first file is opened.
 """
