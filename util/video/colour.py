@@ -164,7 +164,7 @@ def _kernel() -> Any:
             for column in range(deep.shape[1]):
                 r, g, b = light[deep[row, column, 0] >> 4], light[deep[row, column, 1] >> 4], light[deep[row, column, 2] >> 4]
                 luminance = matrix[3, 0] * r + matrix[3, 1] * g + matrix[3, 2] * b
-                scale = gain[int(np.sqrt(min(luminance, one)) * last)]
+                scale = gain[np.uint32(np.sqrt(min(luminance, one)) * last)]
                 # What lies outside BT.709's primaries is cut off.
                 r, g, b = (
                     max(zero, scale * (matrix[0, 0] * r + matrix[0, 1] * g + matrix[0, 2] * b)),
@@ -176,11 +176,11 @@ def _kernel() -> Any:
                     x = min((top - knee) / room, most)
                     factor = (knee + room * x * (one + x / (most * most)) / (one + x)) / top
                     r, g, b = r * factor, g * factor, b * factor
-                out[row, column, 0] = np.uint8(code[int(np.sqrt(min(r, one)) * last)])
-                out[row, column, 1] = np.uint8(code[int(np.sqrt(min(g, one)) * last)])
-                out[row, column, 2] = np.uint8(code[int(np.sqrt(min(b, one)) * last)])
+                out[row, column, 0] = np.uint8(code[np.uint32(np.sqrt(min(r, one)) * last)])
+                out[row, column, 1] = np.uint8(code[np.uint32(np.sqrt(min(g, one)) * last)])
+                out[row, column, 2] = np.uint8(code[np.uint32(np.sqrt(min(b, one)) * last)])
 
     try:
-        return njit(cache=True, nogil=True)(convert)
+        return njit(cache=True, nogil=True, fastmath=True)(convert)
     except RuntimeError:  # numba finds no folder to keep the compiled code in
-        return njit(nogil=True)(convert)
+        return njit(nogil=True, fastmath=True)(convert)
