@@ -10,7 +10,7 @@ from util.video.writing import VideoWriter
 BARS = np.array(
     [(235, 235, 235), (128, 128, 128), (16, 16, 16), (200, 40, 40), (40, 180, 60), (40, 60, 200), (220, 200, 40), (210, 160, 130)], float
 )
-X264, X265 = {"crf": "5", "preset": "ultrafast"}, {"crf": "5", "preset": "ultrafast", "x265-params": "log-level=none"}
+X264, X265 = {"crf": "5", "preset": "ultrafast"}, {"crf": "5", "x265-params": "log-level=none"}
 # linear light of BT.709 to that of BT.2020 (ITU-R BT.2087) and of P3 (D65)
 TO_2020 = np.array([[0.6274, 0.3293, 0.0433], [0.0691, 0.9195, 0.0114], [0.0164, 0.0880, 0.8956]])
 TO_P3 = np.array([[0.8225, 0.1774, 0.0000], [0.0332, 0.9669, 0.0000], [0.0171, 0.0724, 0.9108]])
@@ -59,7 +59,7 @@ def test_named_matrix_and_range_give_the_right_colours(tmp_path, codec, fmt, suf
         pytest.skip("VP9 names BT.601 as SMPTE 170M only")
     tags = matrix, 1 + full, 2, 2
     path = tmp_path / f"v{suffix}"
-    write_yuv(path, [picture(BARS / 255)], codec, fmt, matrix=5 if matrix == 6 else matrix, full=full, tags=tags, options=options)
+    write_yuv(path, [picture(BARS / 255)] * 4, codec, fmt, matrix=5 if matrix == 6 else matrix, full=full, tags=tags, options=options)
     assert probe(path).notes == ()
     assert np.abs(colours(next(read_frames(path))) - BARS).max() <= 4
 
@@ -71,11 +71,12 @@ def test_without_a_name_hd_is_bt709_and_sd_is_bt601(tmp_path, size, matrix):
     assert np.abs(colours(next(read_frames(path, max_side=160))) - BARS).max() <= 4
 
 
-@pytest.mark.parametrize("fmt", ["bgra", "bgr0", "gbrp10le", "nv12", "gray", "pal8", "rgb24"])
+@pytest.mark.parametrize("fmt", ["bgra", "bgr0", "gbrp10le", "nv12", "gray", "rgb24"])
 def test_other_formats_of_pixels_keep_their_colours(tmp_path, fmt):
     bars = np.repeat(BARS[:3, :1], 3, 1) if fmt == "gray" else BARS
-    codec = {"nv12": "rawvideo", "pal8": "png", "rgb24": "png"}.get(fmt, "ffv1")
-    with av.open(str(tmp_path / "v.mkv"), "w") as container:
+    codec = {"nv12": "rawvideo", "rgb24": "png"}.get(fmt, "ffv1")
+    path = tmp_path / ("v.mov" if codec == "png" else "v.mkv")
+    with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=25)
         stream.width, stream.height, stream.pix_fmt = 160, 32, fmt
         image = np.ascontiguousarray(picture(bars, (160 // len(bars) * len(bars), 32)))
@@ -83,8 +84,8 @@ def test_other_formats_of_pixels_keep_their_colours(tmp_path, fmt):
         frame = av.VideoFrame.from_ndarray(image, format="rgb24").reformat(format=fmt)
         frame.pts = 0
         container.mux([*stream.encode(frame), *stream.encode(None)])
-    shown = colours(next(read_frames(tmp_path / "v.mkv"))[:, : 160 // len(bars) * len(bars)], len(bars))
-    assert np.abs(shown - bars).max() <= (40 if fmt == "pal8" else 4)  # a fixed palette of 256 colours
+    shown = colours(next(read_frames(path))[:, : 160 // len(bars) * len(bars)], len(bars))
+    assert np.abs(shown - bars).max() <= 4
 
 
 @pytest.mark.parametrize(("transfer", "name"), [(18, "HLG"), (16, "PQ")])
@@ -100,7 +101,7 @@ def test_other_formats_of_pixels_keep_their_colours(tmp_path, fmt):
 def test_hdr_shows_what_sdr_of_the_same_scene_does(tmp_path, transfer, name, codec, fmt, suffix, full, options):
     path = tmp_path / f"v{suffix}"
     tags = 9, 1 + full, 9, transfer
-    write_yuv(path, [picture(hdr(light(BARS), transfer))], codec, fmt, matrix=9, full=full, tags=tags, options=options)
+    write_yuv(path, [picture(hdr(light(BARS), transfer))] * 4, codec, fmt, matrix=9, full=full, tags=tags, options=options)
     assert probe(path).notes == (f"HDR ({name}): tone-mapped to sRGB",)
     assert np.abs(colours(next(read_frames(path))) - BARS).max() <= (6 if "10" in fmt else 10)
     assert np.abs(colours(next(read_frames(path, max_side=80))) - BARS).max() <= (8 if "10" in fmt else 12)

@@ -69,8 +69,7 @@ def stream_tags(stream: Any) -> Tags:
 def colour_of(frame: Any, container: Tags) -> Colour:
     """The colours of a decoded frame: what the frame says itself, then the container, then the usual rules."""
     matrix, colour_range, primaries, transfer = (
-        theirs if mine in unknown else mine
-        for mine, theirs, unknown in zip(_tags(frame), container, ((2, 3), (0,), _UNKNOWN, _UNKNOWN))
+        theirs if mine in unknown else mine for mine, theirs, unknown in zip(_tags(frame), container, ((2, 3), (0,), _UNKNOWN, _UNKNOWN))
     )
     hdr = transfer in (_PQ, _HLG)
     if matrix not in _SWSCALE:

@@ -125,7 +125,7 @@ def read_frames(path: str | Path, info: VideoInfo | None = None, *, max_side: in
 
 
 def _read(path: str | Path, info: VideoInfo, size: tuple[int, int], first: int, seek: bool) -> Iterator[np.ndarray]:
-    """Frames from `first` on. With `seek` none at all when the file has no index, or one that leads behind that frame."""
+    """Frames from `first` on. With `seek` none at all when the file has no index, or one that leads to that frame or behind it."""
     period_s = 1 / float(info.fps)
     count = first if seek else 0
     next_s = info.start_s + count * period_s  # time of the next frame to be yielded
@@ -139,7 +139,8 @@ def _read(path: str | Path, info: VideoInfo, size: tuple[int, int], first: int, 
         previous: tuple[float, Any] | None = None
         for frame in deinterlaced(decode(container, stream, path)):
             stamp = frame.pts if frame.pts is not None else frame.dts
-            if seek and previous is None and (stamp is None or float(stamp * frame.time_base) > next_s):
+            # Deinterlacing needs the frame before as well.
+            if seek and previous is None and (stamp is None or float(stamp * frame.time_base) > next_s - period_s / 2):
                 return
             if stamp is not None:
                 time_s = float(stamp * frame.time_base)
