@@ -21,7 +21,7 @@ def picture(bars, size=(160, 32)):
     return np.repeat(np.repeat(bars[None], size[1], 0), size[0] // len(bars), 1)
 
 
-def colours(image, n=len(BARS)):
+def colours(image, n=8):
     """What the middle of every bar shows, 0 to 255."""
     width, quarter = image.shape[1] // n, image.shape[0] // 4
     return np.stack([image[quarter:-quarter, k * width + width // 3 : (k + 1) * width - width // 3].mean((0, 1)) for k in range(n)])
