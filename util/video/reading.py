@@ -1,8 +1,8 @@
 """Reading videos as a stream of frames: memory does not grow with a video's length.
 
-Frames are RGB uint8 [H, W, 3], upright (rotation and mirror marks of phones applied), with square pixels and at a constant
-rate, whatever the file holds: a file with a variable frame rate is resampled, so frame k is always the picture shown
-at k / fps seconds and sound stays in sync.
+Frames are RGB uint8 [H, W, 3] in the colours of an sRGB screen (util/video/colour.py), deinterlaced, upright (rotation and mirror
+marks of phones applied), with square pixels and at a constant rate, whatever the file holds: a file with a variable frame rate is
+resampled, so frame k is always the picture shown at k / fps seconds and sound stays in sync.
 
 PyAV is imported when the first file is opened.
 """
@@ -21,7 +21,9 @@ from typing import Any
 import numpy as np
 
 from util.cli import UserError
+from util.video.colour import Tags, colour_of, stream_tags, to_rgb
 from util.video.container import decode, decode_packet, demux, go_to, open_video, video_stream
+from util.video.interlace import deinterlaced
 
 _COMMON_RATES = [Fraction(n, 1001) for n in (24000, 30000, 48000, 60000, 120000)] + [
     Fraction(n) for n in (5, 8, 10, 12, 15, 20, 24, 25, 30, 48, 50, 60, 90, 100, 120, 240)
@@ -46,6 +48,7 @@ class VideoInfo:
     start_s: float  # time stamp of the first frame, on the clock that it shares with the sound
     # the turn or mirroring that makes pictures upright: a, b, c, d of x' = a x + c y, y' = b x + d y; each -1, 0 or 1
     matrix: tuple[int, int, int, int] = (1, 0, 0, 1)
+    notes: tuple[str, ...] = ()  # what reading does to the pictures besides, in words: HDR, wide gamut, interlaced
 
     def at_rate(self, fps: Fraction) -> VideoInfo:
         """The same video as if it had this rate: read_frames then repeats or leaves out frames."""
@@ -59,6 +62,7 @@ def probe(path: str | Path) -> VideoInfo:
     """
     with open_video(path) as container:
         stream = video_stream(container, path)
+        tags = stream_tags(stream)
         # Time stamps of the packets tell the rate better than the headers do, above all with a variable rate.
         stamps = array("d")
         first = None
@@ -95,6 +99,7 @@ def probe(path: str | Path) -> VideoInfo:
             variable_rate=variable,
             start_s=float(times[0]) if times.size else 0.0,
             matrix=matrix,
+            notes=tuple(n for n in (colour_of(first, tags).note, "interlaced: deinterlaced" if first.interlaced_frame else "") if n),
         )
 
 
@@ -120,20 +125,22 @@ def read_frames(path: str | Path, info: VideoInfo | None = None, *, max_side: in
 
 
 def _read(path: str | Path, info: VideoInfo, size: tuple[int, int], first: int, seek: bool) -> Iterator[np.ndarray]:
-    """Frames from `first` on. With `seek` none at all when the file has no index, or one that leads behind that frame."""
+    """Frames from `first` on. With `seek` none at all when the file has no index, or one that leads to that frame or behind it."""
     period_s = 1 / float(info.fps)
     count = first if seek else 0
     next_s = info.start_s + count * period_s  # time of the next frame to be yielded
     with open_video(path) as container:
         stream = video_stream(container, path)
+        tags = stream_tags(stream)
         stream.thread_type = "AUTO"
         stream.codec_context.thread_count = min(4, os.cpu_count() or 1)  # each thread holds frames of its own
         if seek and not go_to(container, stream, max(info.start_s, next_s - _SEEK_MARGIN_S)):
             return
         previous: tuple[float, Any] | None = None
-        for frame in decode(container, stream, path):
+        for frame in deinterlaced(decode(container, stream, path)):
             stamp = frame.pts if frame.pts is not None else frame.dts
-            if seek and previous is None and (stamp is None or float(stamp * frame.time_base) > next_s):
+            # Deinterlacing needs the frame before as well.
+            if seek and previous is None and (stamp is None or float(stamp * frame.time_base) > next_s - period_s / 2):
                 return
             if stamp is not None:
                 time_s = float(stamp * frame.time_base)
@@ -144,13 +151,13 @@ def _read(path: str | Path, info: VideoInfo, size: tuple[int, int], first: int, 
                 image = None
                 while next_s < (previous[0] + time_s) / 2:
                     if count >= first:
-                        image = _upright(previous[1], size, info.matrix) if image is None else image
+                        image = _upright(previous[1], tags, size, info.matrix) if image is None else image
                         yield image
                     count += 1
                     next_s = info.start_s + count * period_s
             previous = (time_s, frame)
         if previous:
-            image = _upright(previous[1], size, info.matrix)
+            image = _upright(previous[1], tags, size, info.matrix)
             # One frame at least; more when the end of a variable-rate video stands still.
             while count == 0 or next_s < previous[0] + period_s / 2 - 1e-6:
                 if count >= first:
@@ -233,11 +240,11 @@ def _display_matrix(frame: Any) -> tuple[int, int, int, int]:
     return 0, (1 if b >= 0 else -1), (1 if c >= 0 else -1), 0
 
 
-def _upright(frame: Any, size: tuple[int, int], matrix: tuple[int, int, int, int]) -> np.ndarray:
-    """A decoded frame as RGB uint8, upright; size: width, height after turning by the display matrix."""
+def _upright(frame: Any, tags: Tags, size: tuple[int, int], matrix: tuple[int, int, int, int]) -> np.ndarray:
+    """A decoded frame as RGB uint8, upright; tags: the container's; size: width, height after turning by the display matrix."""
     a, b, c, d = matrix
     stored = size if a else size[::-1]
-    image = frame.to_ndarray(format="rgb24", width=stored[0], height=stored[1])
+    image = to_rgb(frame, colour_of(frame, tags), *stored)
     if not a:
         image = image.transpose(1, 0, 2)
     if a + c < 0:
