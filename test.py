@@ -45,14 +45,10 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     target, source = options.target_id, options.source_id
     files = Run.open(options.dataset_name, options.run_name, options.checkpoints_dir, options.results_dir)
     checkpoint = files.network_path("G", options.which_epoch)
+    from models.checkpoints import generator_remedy, read_run_options
+
     if not checkpoint.is_file():
-        raise UserError(
-            f"there is no checkpoint {checkpoint}; train first: ./scripts/train/train_on_target.sh {target} {options.dataset_name}, or "
-            "say where the run is now: --checkpoints_dir, --name"
-        )
-
-    from models.checkpoints import read_run_options
-
+        raise UserError(f"there is no checkpoint {checkpoint}; {generator_remedy(files, options.which_epoch) or _train_first(options)}")
     run_options = read_run_options(files)
     size = options.loadSize or run_options["loadSize"]
     if size % 2 ** run_options["n_downsample_G"]:
@@ -133,6 +129,13 @@ def synthesise(
     facts["precision"] = str(dtype).removeprefix("torch.")
     facts["torch"] = torch.__version__
     results.finish(facts)
+
+
+def _train_first(options: TestOptions) -> str:
+    return (
+        f"train first: ./scripts/train/train_on_target.sh {options.target_id} {options.dataset_name}, or say where the run is now: "
+        "--checkpoints_dir, --name"
+    )
 
 
 def _one_target(options: TestOptions, dataset: Dataset) -> str:

@@ -27,7 +27,7 @@ from options.base_options import choose_identities
 from options.train_options import ARCHITECTURE, UNCRITICAL, TrainOptions, parse
 from util.caches.flow import require_flows
 from util.caches.persons import require_persons
-from util.cli import be_quiet, run, say
+from util.cli import UserError, be_quiet, run, say, warn
 from util.distributed import Processes
 from util.face.roi import scaled_size
 from util.image_io import write_bytes
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     files = Run.open(options.dataset_name, run_name, options.checkpoints_dir)
 
     # PyTorch takes seconds to import: wrong options are found before
-    from models.training.beginning import check_pretrained, check_run
+    from models.training.beginning import check_pretrained, check_run, finish_again
     from models.training.memory import advice_when_out_of_memory
     from models.training.stop_signal import StopSignal
     from util.device import choose_device, choose_precision, device_name
@@ -68,7 +68,9 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     facts = {"identities": names, "face_model": videos.face_model, "data": data_key(dataset, names, videos)}
     beginning = check_run(files, options.as_dict(), facts, architecture=ARCHITECTURE, free=UNCRITICAL)
     if beginning == "finished":
-        say(f"{files.checkpoints} is trained to its end already (to go on: --continue_train with a larger --niter)")
+        finish_again(files, options.niter_decay, processes.is_first)
+        if processes.is_first:
+            write_profiles(dataset, names, files, lost_only=True)
         return None
     if beginning == "new" and options.load_pretrain:
         check_pretrained(options.load_pretrain, videos.face_model)
@@ -94,9 +96,9 @@ def main(argv: Sequence[str] | None = None) -> int | None:
 def choose_flow(options: TrainOptions, files: Run) -> FlowChoice:
     """The method that the options ask for; with auto, the one that an earlier run of the same name took."""
     from models import flow
-    from models.checkpoints import read_run_options
+    from models.checkpoints import recorded_options
 
-    before = read_run_options(files).get("flow") if files.options_path.is_file() else None
+    before = (recorded_options(files) or {}).get("flow")
     return flow.choose_flow(options.flow, options.faceflow, options.flownet2_checkpoint, before)
 
 
@@ -145,10 +147,15 @@ def prepare(
         torch.cuda.empty_cache()  # FlowNet2's memory: the batch size is chosen by the free memory
 
 
-def write_profiles(dataset: Dataset, names: list[str], files: Run) -> None:
-    """Write the persons' target profiles beside the checkpoint, so that driving them needs no dataset."""
+def write_profiles(dataset: Dataset, names: list[str], files: Run, lost_only: bool = False) -> None:
+    """Write the persons' target profiles beside the checkpoint, so that driving them needs no dataset.
+
+    lost_only: those alone that are missing or damaged, and say so.
+    """
     from preprocessing.driving.people import profile_of_dataset
 
+    if lost_only:
+        names = [name for name in names if not is_profile(files.profile_path(name))] if len(names) <= MAX_PROFILES else []
     if len(names) > MAX_PROFILES:
         say(f"{len(names)} persons: target profiles are not written; scripts/write_profile.py makes them one by one")
         return
@@ -156,6 +163,18 @@ def write_profiles(dataset: Dataset, names: list[str], files: Run) -> None:
         profile = profile_of_dataset(dataset, name)
         if profile is not None:
             write_bytes(files.profile_path(name), profile.to_bytes())
+            if lost_only:
+                warn(f"{files.profile_path(name)} was missing or damaged: written anew from the dataset")
+
+
+def is_profile(path: Path) -> bool:
+    from preprocessing.driving.profile import TargetProfile
+
+    try:
+        TargetProfile.from_bytes(path.read_bytes(), path)
+    except (FileNotFoundError, UserError):
+        return False
+    return True
 
 
 def make_training(

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
-import pickle
+import pickletools
+import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from util.cli import UserError
+from util.cli import UserError, warn_once
 from util.image_io import replacing, write_bytes
 from util.layout import Run
 
@@ -26,46 +30,143 @@ PUBLISHED_OPTIONS: dict[str, Any] = {
     "ROI_size": 72,
 }
 _SHOWN = 10  # keys listed in a message
+_WRAPPERS = ("module", "_orig_mod")
 
 
-def read_tensors(path: str | Path, lazily: bool = False) -> Any:
+def read_tensors(path: str | Path, lazily: bool = False, remedy: str = "fetch or make it again") -> Any:
     """Read what torch.save wrote, tensors and plain containers only (`weights_only`), onto the CPU.
 
-    lazily: leave the tensors' values in the file until they are used (the file must stay as it is meanwhile).
-    Raises: UserError when the file is missing or is no such file.
+    lazily: leave the tensors' values in the file, unchecked, until they are used (the file must stay as it is meanwhile).
+    remedy: what the message of a damaged file tells to do.
+    Raises: UserError when the file is missing, damaged (its checksums are compared) or no such file.
     """
     path = Path(path)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=lazily)
+        if not lazily:
+            _compare_checksums(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # advice for those who write the call, not for those who have the file
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=lazily)
     except FileNotFoundError:
         raise UserError(f"there is no checkpoint {path}; train first, or put the file there") from None
     except IsADirectoryError:
         raise UserError(f"{path} is a folder, not a checkpoint file") from None
-    except (pickle.UnpicklingError, EOFError, RuntimeError, ValueError, KeyError, AttributeError, ImportError) as e:
-        reason = (str(e).strip().splitlines() or [type(e).__name__])[0]
-        raise UserError(f"{path} is not a checkpoint of network weights, or is damaged ({reason[:120]}); fetch or make it again") from None
+    except MemoryError:
+        raise
+    except Exception as e:  # damaged bytes lead to any of a dozen
+        if isinstance(e, OSError) and e.errno not in (None, errno.EINVAL):  # not what it holds: it cannot be read
+            raise
+        raise UserError(_describe_fault(path, e, remedy)) from None
+
+
+def _compare_checksums(path: Path) -> None:
+    """Raise a zipfile.BadZipFile when a file in PyTorch's present format is damaged; PyTorch itself does not look at the values."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as file:
+            if file.testzip():
+                raise zipfile.BadZipFile
+
+
+def _describe_fault(path: Path, error: Exception, remedy: str) -> str:
+    """The sentence for a file that PyTorch does not read."""
+    with path.open("rb") as file:
+        start = file.read(16)
+    if not start:
+        return f"{path} is empty; {remedy}"
+    code = None
+    if not isinstance(error, zipfile.BadZipFile):
+        code = "a TorchScript program" if "TorchScript" in str(error) else _find_code(path)
+    if code:
+        return f"{path} contains code ({code}) and is not loaded: it could do anything here; get the weights as a plain state dict"
+    if start.startswith((b"PK", b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.")):  # PyTorch's formats, of today and of before 1.6
+        return f"{path} is not a checkpoint that can be read: it is cut off or damaged; {remedy}"
+    return f"{path} is not a checkpoint: its content is something else; {remedy}"
+
+
+def _find_code(path: Path) -> str | None:
+    """The first thing in a pickle, alone or in a file of torch.save, that loading it would call beyond what tensors need; runs nothing."""
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as file:
+                stream = io.BytesIO(file.read(next(name for name in file.namelist() if name.endswith("data.pkl"))))
+        else:
+            stream = io.BytesIO(path.read_bytes())
+        for _ in range(4):  # before PyTorch 1.6, the content was the fourth pickle of the file
+            texts: list[str] = []
+            called = []
+            for opcode, value, _ in pickletools.genops(stream):
+                if opcode.name in ("GLOBAL", "INST"):
+                    called.append(value.replace(" ", "."))
+                elif opcode.name == "STACK_GLOBAL":
+                    called.append(".".join(texts[-2:]))
+                elif isinstance(value, str):
+                    texts.append(value)
+            for name in called:  # of a whole pickle: text, too, may begin like one
+                if not (name.startswith("torch._utils._rebuild") or name == "collections.OrderedDict" or name.endswith("Storage")):
+                    return name
+    except (ValueError, IndexError, KeyError, StopIteration, zipfile.BadZipFile, OSError):  # the end, or no pickle
+        pass
+    return None
+
+
+def file_fault(path: Path, shapes: dict[str, torch.Size] | None = None) -> str | None:
+    """What is wrong with a file of weights, as the beginning of a sentence; None when it is whole.
+
+    shapes: of the tensors that it must hold, by key; None: any.
+    """
+    if not path.is_file():
+        return f"{path} is missing"
+    try:
+        weights = read_weights(path, "")
+    except UserError as e:
+        return str(e).removesuffix("; ")
+    if shapes is not None and {k: v.shape for k, v in weights.items()} != shapes:
+        return f"{path} is of another network"
+    return None
 
 
 def write_tensors(path: str | Path, value: Any) -> None:
-    """torch.save in one step: the file is there whole, or not at all."""
+    """torch.save in one step: the file is there whole, or not at all. Raises: UserError when it cannot be written."""
     with replacing(path) as part:
-        torch.save(value, part)
+        try:
+            with part.open("wb") as file:
+                torch.save(value, file)
+        except RuntimeError as e:  # PyTorch fails once more after the system's error, which says why
+            cause: BaseException | None = e
+            while cause is not None and not isinstance(cause, OSError):
+                cause = cause.__context__
+            raise (cause or e) from None
 
 
-def load_weights(module: nn.Module, path: str | Path) -> None:
-    """Load a state dict strictly.
-
-    A file with the weights under the key `state_dict` (FlowNet2's) is taken as well.
-    Raises: UserError when the file is no state dict, or when a key is missing, unknown or of another shape; the message lists
-        the keys, and the module is left as it was.
-    """
-    weights = read_tensors(path)
+def read_weights(path: str | Path, remedy: str = "fetch or make it again") -> dict[str, torch.Tensor]:
+    """Read a state dict; one under the key `state_dict` (FlowNet2's) is taken as well. Raises: UserError as read_tensors, or when
+    the file holds something else."""
+    weights = read_tensors(path, remedy=remedy)
     if isinstance(weights, dict) and isinstance(weights.get("state_dict"), dict):
         weights = weights["state_dict"]
     if not isinstance(weights, dict) or not all(isinstance(v, torch.Tensor) for v in weights.values()):
-        raise UserError(f"{path} holds no network weights (a state dict is expected)")
+        raise UserError(f"{path} holds no network weights (a state dict is expected); {remedy}")
+    return weights
+
+
+def load_weights(module: nn.Module, path: str | Path, remedy: str = "fetch or make it again") -> None:
+    """Load a state dict strictly.
+
+    A file with the weights under the key `state_dict` (FlowNet2's) is taken as well, and so are the names that PyTorch's wrappers
+    give (`module.` of the parallel ones, `_orig_mod.` of torch.compile). remedy: what the message of a damaged file tells to do.
+    Raises: UserError when the file is no state dict, or when a key is missing, unknown or of another shape; the message lists
+        the keys, and the module is left as it was.
+    """
+    weights = _unwrapped(read_weights(path, remedy), module)
     check_keys(module, {k: v.shape for k, v in weights.items()}, str(path))
     module.load_state_dict(weights)
+
+
+def _unwrapped(weights: dict[str, torch.Tensor], module: nn.Module) -> dict[str, torch.Tensor]:
+    """The weights without the wrappers' parts of their names, where the module does not have these itself."""
+    expected = module.state_dict().keys()
+    plain = {k if k in expected else ".".join(p for p in str(k).split(".") if p not in _WRAPPERS): v for k, v in weights.items()}
+    return plain if len(plain) == len(weights) else weights  # else two would become one
 
 
 def check_keys(module: nn.Module, shapes: dict[str, torch.Size], source: str, wanted: str | None = None) -> None:
@@ -122,19 +223,47 @@ def write_run_options(run: Run, options: dict[str, Any]) -> None:
 def read_run_options(run: Run) -> dict[str, Any]:
     """The options of a training run, from which its generator is rebuilt (models.networks.build_generator).
 
-    opt.txt of the original ("name: value" lines) is understood; what is not said is as published (PUBLISHED_OPTIONS).
-    Raises: UserError when the run's folder is missing.
+    opt.txt of the original ("name: value" lines) is understood; what is not said is as published (PUBLISHED_OPTIONS), everything where
+    there is no opt.txt. When it is lost or damaged, the training state's copy is taken.
+    Raises: UserError when the run's folder is missing, or when opt.txt is damaged and the state has no copy.
     """
     if not run.checkpoints.is_dir():
         raise UserError(f"there is no trained run {run.checkpoints}; train it first (./scripts/train/train_on_target.sh)")
+    options = recorded_options(run)
+    if options is None and run.options_path.is_file():
+        raise UserError(
+            f"{run.options_path} is damaged, and no {run.state_path.name} here holds a copy; put a whole one there, delete it if the "
+            "networks are the published ones, or run train.py with the run's options and --continue_train, which writes it anew"
+        )
+    return {**PUBLISHED_OPTIONS, **(options or {})}
+
+
+def recorded_options(run: Run) -> dict[str, Any] | None:
+    """The options that a run's opt.txt holds, or, with a warning, the training state's copy; None when neither can be read."""
+    options = read_opt_txt(run)
+    if options is None and run.state_path.is_file():
+        try:
+            state = read_tensors(run.state_path, lazily=True)
+            options = state["options"] if isinstance(state["options"], dict) else None
+        except (UserError, KeyError, TypeError, IndexError):
+            return None
+        state_of_file = "damaged" if run.options_path.is_file() else "missing"
+        warn_once(f"{run.options_path} is {state_of_file}: the run's options are taken from {run.state_path.name}")
+    return options
+
+
+def read_opt_txt(run: Run) -> dict[str, Any] | None:
+    """What opt.txt says, ours or the original's; None when it is missing or damaged."""
     try:
         text = run.options_path.read_text()
+        options = json.loads(text)
+        return options if isinstance(options, dict) else None
     except FileNotFoundError:
-        return dict(PUBLISHED_OPTIONS)
-    try:
-        return {**PUBLISHED_OPTIONS, **json.loads(text)}
+        return None
+    except UnicodeDecodeError:
+        return None
     except ValueError:
-        return {**PUBLISHED_OPTIONS, **_original_options(text)}
+        return None if text.lstrip().startswith("{") else _original_options(text) or None
 
 
 def _original_options(text: str) -> dict[str, Any]:
@@ -151,9 +280,28 @@ def _original_options(text: str) -> dict[str, Any]:
     return found
 
 
-def read_iteration(run: Run) -> int:
-    """Complete epochs according to iter.txt (the number of the epoch begun, then of its clips done); 0 when it does not say."""
+def read_iteration(run: Run) -> int | None:
+    """Complete epochs according to iter.txt (the number of the epoch begun, then of its clips done); None when it does not say."""
     try:
         return max(0, int(run.iteration_path.read_text().replace(",", " ").split()[0]) - 1)
     except (OSError, ValueError, IndexError):
-        return 0
+        return None
+
+
+def numbered_checkpoints(run: Run) -> list[int]:
+    """The epochs with a numbered checkpoint of the generator, ascending."""
+    names = (path.name.removesuffix("_net_G.pth") for path in run.checkpoints.glob("*_net_G.pth"))
+    return sorted(int(name) for name in names if name.isdecimal())
+
+
+def generator_remedy(run: Run, which_epoch: str | int = "latest") -> str:
+    """What to do when the generator of this epoch is missing or damaged, by what else the run's folder holds; '' if that is nothing."""
+    others = [epoch for epoch in numbered_checkpoints(run) if str(epoch) != str(which_epoch)]
+    ways = []
+    if which_epoch == "latest" and run.state_path.is_file():
+        ways.append(f"run the training command of this run again, which writes it anew from {run.state_path.name}")
+    if others:
+        ways.append(f"take the checkpoint of another epoch, --which_epoch {others[-1]} (there: {', '.join(map(str, others))})")
+    elif which_epoch != "latest" and run.network_path("G").is_file():
+        ways.append("take the latest, without --which_epoch")
+    return ", or ".join(ways)

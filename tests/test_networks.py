@@ -294,8 +294,8 @@ def test_run_options(tmp_path):
 
 def test_iteration_file(tmp_path):
     run = Run.open("D", "head2head_T", tmp_path)
-    assert read_iteration(run) == 0
+    assert read_iteration(run) is None
     run.checkpoints.mkdir(parents=True)
-    for text, epochs in (("7\n120\n", 6), ("7,120", 6), ("x", 0), ("", 0)):
+    for text, epochs in (("7\n120\n", 6), ("7,120", 6), ("x", None), ("", None)):
         run.iteration_path.write_text(text)
         assert read_iteration(run) == epochs

@@ -270,7 +270,7 @@ def test_pretrained_networks_and_bare_weights(command, datasets, tmp_path, capsy
     assert state(run)["progress"]["epoch"] == 2
     run.state_path.unlink()
     command("--continue_train", *short, "1")
-    assert "has had its 2 epochs already" in capsys.readouterr().out
+    assert "trained to its end already (a schedule of 2 epochs); to go on: --continue_train --niter 2 or more" in capsys.readouterr().out
 
 
 def test_newer_numbered_checkpoints_replace_older_ones(command, monkeypatch):

@@ -7,7 +7,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from models.checkpoints import write_tensors
-from util.image_io import write_bytes
+from models.training.run_state import latest_networks, write_iteration
+from util.cli import UserError
 from util.layout import Run
 
 
@@ -24,8 +25,21 @@ class CheckpointWriter:
 
     def __exit__(self, *_: object) -> None:
         self._thread.shutdown(wait=True)
-        if self._writing is not None:
-            self._writing.result()
+        self._wait()
+
+    def check(self) -> None:
+        """Raise the exception of the last write if it has failed by now."""
+        if self._writing is not None and self._writing.done():
+            self._wait()
+
+    def _wait(self) -> None:
+        try:
+            if self._writing is not None:
+                self._writing.result()
+        except UserError as e:
+            saved = self._files.state_path.is_file()
+            rest = "the checkpoint before is whole, and training goes on from it" if saved else "nothing of this run is saved yet"
+            raise type(e)(f"{e} ({rest})") from None
 
     def write(self, state: dict[str, Any], epoch: int | None = None, outdated: Sequence[int] = ()) -> None:
         """Write all files of the checkpoint 'latest'. Raises the exception of the previous write, if it failed.
@@ -33,21 +47,17 @@ class CheckpointWriter:
         state: the complete state on the CPU, which nobody changes any more.
         epoch: write the networks under this number as well. outdated: epochs whose numbered checkpoints are removed then.
         """
-        if self._writing is not None:
-            self._writing.result()
+        self._wait()
         self._writing = self._thread.submit(self._write, state, epoch, outdated)
 
     def _write(self, state: dict[str, Any], epoch: int | None, outdated: Sequence[int]) -> None:
-        networks = dict(state["networks"])
-        if state["average"] is not None:
-            networks["G"] = state["average"]["network"]
+        networks = latest_networks(state)
         for name in ("latest",) if epoch is None else ("latest", epoch):
             for label, weights in networks.items():
                 write_tensors(self._files.network_path(label, name), weights)
         for old in outdated:
             for label in networks:
                 self._files.network_path(label, old).unlink(missing_ok=True)
-        position = state["progress"]
-        write_bytes(self._files.iteration_path, f"{position['epoch'] + 1}\n{position['clip']}\n".encode())
+        write_iteration(self._files, state)
         # Last: it alone says where the run stands, and it is complete in itself.
         write_tensors(self._files.state_path, state)

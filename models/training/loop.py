@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import time
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from models.checkpoints import read_iteration, snapshot, write_run_options
 from models.clip import Clip
 from models.head2head_model import Head2HeadModel
 from models.schedule import Schedule
-from models.training.beginning import load_networks, load_state
+from models.training.beginning import keep_damaged_state, load_networks, load_state, tell_finished
 from models.training.checkpoint_writer import CheckpointWriter
 from models.training.clock import Clock
 from models.training.loss_meter import LossMeter, diverged
@@ -70,6 +71,7 @@ class Training:
         self.clips_at_once = batch_size * self.processes.size
         self.progress = Progress()
         self.meter = LossMeter()
+        self.recorded: dict[str, Any] = {}  # what opt.txt holds
         self.log: TrainingLog | None = None  # of the first process, while the loop runs
 
     def begin(self, how: str, recorded: dict[str, Any], which_epoch: str = "latest", pretrained: Path | None = None) -> None:
@@ -79,17 +81,23 @@ class Training:
         which_epoch: of the weights that are loaded. pretrained: folder of a run whose networks a new run starts from.
         """
         if how == "resume":
-            self.progress = load_state(self.model, self.files)
+            self.progress = load_state(self.model, self.files, self.schedule, self.processes.is_first)
             say(f"going on at epoch {self.progress.epoch + 1}, step {self.progress.steps}")
         elif how == "weights":
             load_networks(self.model, self.files, which_epoch)
-            self.progress.epoch = int(which_epoch) if which_epoch != "latest" else read_iteration(self.files)
+            epoch = int(which_epoch) if which_epoch != "latest" else read_iteration(self.files)
+            if epoch is None:
+                warn(f"{self.files.iteration_path} is missing or damaged: the epochs of before are taken for none")
+            self.progress.epoch = epoch or 0
+            if self.processes.is_first:
+                keep_damaged_state(self.files)
             warn(f"this checkpoint has no training state: the optimisers start afresh, at epoch {self.progress.epoch + 1}")
         elif pretrained:
             load_networks(self.model, Run(pretrained, pretrained), which_epoch)
         if how != "resume":
             self.model.restart_average()
         self.model.copy_from_first()
+        self.recorded = json.loads(json.dumps(recorded, default=str))
         if self.processes.is_first:
             write_run_options(self.files, recorded)
 
@@ -100,7 +108,7 @@ class Training:
         """
         p = self.progress
         if self.finished:
-            say(f"{self.files.checkpoints} has had its {self.schedule.epochs} epochs already; raise --niter to go on")
+            tell_finished(self.files, max(p.epoch, self.schedule.epochs), self.schedule.niter_decay)
             return None
         clock = Clock(started, self.options.max_minutes, p.share, self.state_bytes() / _BYTES_SAVED_PER_S + 1)
         self.logged = self.saved = time.monotonic()
@@ -158,6 +166,8 @@ class Training:
         """Count the clip; log, show and save when due."""
         p, now = self.progress, time.monotonic()
         before = p.epoch
+        if self.log is not None:
+            self.writer.check()
         more, p.clip = divmod(p.clip + self.clips_at_once, self.schedule.clips(self.source.lengths))
         p.epoch += more
         p.frames += self.clips_at_once * clip.length
@@ -219,6 +229,7 @@ class Training:
             "progress": asdict(p),
             "epochs": self.schedule.epochs,
             "finished": self.finished,
+            "options": self.recorded,  # for an opt.txt that was lost
         }
         self.writer.write(snapshot(state), p.epoch if numbered else None, outdated)
         self.unsaved_clips, self.saved = 0, time.monotonic()
