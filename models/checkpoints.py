@@ -30,14 +30,15 @@ PUBLISHED_OPTIONS: dict[str, Any] = {
     "ROI_size": 72,
 }
 _SHOWN = 10  # keys listed in a message
+_REMEDY = "fetch or make it again"
 _WRAPPERS = ("module", "_orig_mod")
 
 
-def read_tensors(path: str | Path, lazily: bool = False, remedy: str = "fetch or make it again") -> Any:
+def read_tensors(path: str | Path, lazily: bool = False, remedy: str = _REMEDY) -> Any:
     """Read what torch.save wrote, tensors and plain containers only (`weights_only`), onto the CPU.
 
     lazily: leave the tensors' values in the file, unchecked, until they are used (the file must stay as it is meanwhile).
-    remedy: what the message of a damaged file tells to do.
+    remedy: what the message tells to do with a file that is there but of no use; empty: nothing, the caller goes on.
     Raises: UserError when the file is missing, damaged (its checksums are compared) or no such file.
     """
     path = Path(path)
@@ -56,7 +57,7 @@ def read_tensors(path: str | Path, lazily: bool = False, remedy: str = "fetch or
     except Exception as e:  # damaged bytes lead to any of a dozen
         if isinstance(e, OSError) and e.errno not in (None, errno.EINVAL):  # not what it holds: it cannot be read
             raise
-        raise UserError(_describe_fault(path, e, remedy)) from None
+        raise UserError(_join(f"{path} {_describe_fault(path, e)}", remedy)) from None
 
 
 def _compare_checksums(path: Path) -> None:
@@ -67,20 +68,24 @@ def _compare_checksums(path: Path) -> None:
                 raise zipfile.BadZipFile
 
 
-def _describe_fault(path: Path, error: Exception, remedy: str) -> str:
-    """The sentence for a file that PyTorch does not read."""
+def _join(fault: str, remedy: str) -> str:
+    return f"{fault}; {remedy}" if remedy else fault
+
+
+def _describe_fault(path: Path, error: Exception) -> str:
+    """What is wrong with a file that PyTorch does not read, as a verb and more."""
     with path.open("rb") as file:
         start = file.read(16)
     if not start:
-        return f"{path} is empty; {remedy}"
+        return "is empty"
     code = None
     if not isinstance(error, zipfile.BadZipFile):
         code = "a TorchScript program" if "TorchScript" in str(error) else _find_code(path)
     if code:
-        return f"{path} contains code ({code}) and is not loaded: it could do anything here; get the weights as a plain state dict"
+        return f"contains code ({code}), which could do anything here, so it is not loaded: only a plain state dict is"
     if start.startswith((b"PK", b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.")):  # PyTorch's formats, of today and of before 1.6
-        return f"{path} is not a checkpoint that can be read: it is cut off or damaged; {remedy}"
-    return f"{path} is not a checkpoint: its content is something else; {remedy}"
+        return "is cut off or damaged"
+    return "holds something else than a checkpoint"
 
 
 def _find_code(path: Path) -> str | None:
@@ -117,9 +122,9 @@ def file_fault(path: Path, shapes: dict[str, torch.Size] | None = None) -> str |
     if not path.is_file():
         return f"{path} is missing"
     try:
-        weights = read_weights(path, "")
+        weights = read_weights(path, remedy="")
     except UserError as e:
-        return str(e).removesuffix("; ")
+        return str(e)
     if shapes is not None and {k: v.shape for k, v in weights.items()} != shapes:
         return f"{path} is of another network"
     return None
@@ -138,27 +143,30 @@ def write_tensors(path: str | Path, value: Any) -> None:
             raise (cause or e) from None
 
 
-def read_weights(path: str | Path, remedy: str = "fetch or make it again") -> dict[str, torch.Tensor]:
+def read_weights(path: str | Path, remedy: str = _REMEDY) -> dict[str, torch.Tensor]:
     """Read a state dict; one under the key `state_dict` (FlowNet2's) is taken as well. Raises: UserError as read_tensors, or when
     the file holds something else."""
     weights = read_tensors(path, remedy=remedy)
     if isinstance(weights, dict) and isinstance(weights.get("state_dict"), dict):
         weights = weights["state_dict"]
     if not isinstance(weights, dict) or not all(isinstance(v, torch.Tensor) for v in weights.values()):
-        raise UserError(f"{path} holds no network weights (a state dict is expected); {remedy}")
+        raise UserError(_join(f"{path} holds no network weights (a state dict is expected)", remedy))
     return weights
 
 
-def load_weights(module: nn.Module, path: str | Path, remedy: str = "fetch or make it again") -> None:
+def load_weights(module: nn.Module, path: str | Path, remedy: str = _REMEDY) -> None:
     """Load a state dict strictly.
 
     A file with the weights under the key `state_dict` (FlowNet2's) is taken as well, and so are the names that PyTorch's wrappers
-    give (`module.` of the parallel ones, `_orig_mod.` of torch.compile). remedy: what the message of a damaged file tells to do.
+    give (`module.` of the parallel ones, `_orig_mod.` of torch.compile). remedy: as read_tensors.
     Raises: UserError when the file is no state dict, or when a key is missing, unknown or of another shape; the message lists
         the keys, and the module is left as it was.
     """
     weights = _unwrapped(read_weights(path, remedy), module)
-    check_keys(module, {k: v.shape for k, v in weights.items()}, str(path))
+    try:
+        check_keys(module, {k: v.shape for k, v in weights.items()}, str(path))
+    except UserError as e:
+        raise UserError(_join(str(e), remedy)) from None
     module.load_state_dict(weights)
 
 
@@ -235,6 +243,8 @@ def read_run_options(run: Run) -> dict[str, Any]:
             f"{run.options_path} is damaged, and no {run.state_path.name} here holds a copy; put a whole one there, delete it if the "
             "networks are the published ones, or run train.py with the run's options and --continue_train, which writes it anew"
         )
+    if options is None:
+        warn_once(f"there is no {run.options_path}: the networks are taken for the published ones")
     return {**PUBLISHED_OPTIONS, **(options or {})}
 
 
@@ -295,13 +305,26 @@ def numbered_checkpoints(run: Run) -> list[int]:
 
 
 def generator_remedy(run: Run, which_epoch: str | int = "latest") -> str:
-    """What to do when the generator of this epoch is missing or damaged, by what else the run's folder holds; '' if that is nothing."""
+    """What to do when the generator of this epoch is missing or of no use, by what else the run's folder holds; '' if that is nothing."""
     others = [epoch for epoch in numbered_checkpoints(run) if str(epoch) != str(which_epoch)]
     ways = []
     if which_epoch == "latest" and run.state_path.is_file():
-        ways.append(f"run the training command of this run again, which writes it anew from {run.state_path.name}")
+        try:
+            read_tensors(run.state_path)
+            ways.append(f"run the training command of this run again, which writes it anew from {run.state_path.name}")
+        except UserError:
+            pass
     if others:
         ways.append(f"take the checkpoint of another epoch, --which_epoch {others[-1]} (there: {', '.join(map(str, others))})")
     elif which_epoch != "latest" and run.network_path("G").is_file():
         ways.append("take the latest, without --which_epoch")
     return ", or ".join(ways)
+
+
+def load_generator(generator: nn.Module, run: Run, which_epoch: str | int) -> None:
+    """load_weights of a run's generator. Raises: UserError that says what can be done with what else the run's folder holds."""
+    try:
+        load_weights(generator, run.network_path("G", which_epoch), remedy="")
+    except UserError as e:
+        remedy = generator_remedy(run, which_epoch)
+        raise UserError(_join(str(e), remedy or "train again, or fetch it again")) from None

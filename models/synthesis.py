@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from models.checkpoints import generator_remedy, load_weights
+from models.checkpoints import load_generator
 from models.networks import build_generator
 from models.networks.generator import CONDITIONING_FRAMES, PREVIOUS_FRAMES
 from util.layout import Run
@@ -28,7 +28,7 @@ class Synthesizer:
 
     def __init__(self, run: Run, run_options: Mapping[str, Any], which_epoch: str, device: torch.device, dtype: torch.dtype):
         generator = build_generator(run_options)
-        load_weights(generator, run.network_path("G", which_epoch), generator_remedy(run, which_epoch) or "train again, or fetch it again")
+        load_generator(generator, run, which_epoch)
         self._generator = generator.eval().to(device=device, dtype=dtype, memory_format=torch.channels_last)
         self._eye_gaze = run_options["eye_gaze"]
         self._device, self._dtype = device, dtype

@@ -183,14 +183,14 @@ def test_a_run_that_was_moved(place):
     "arguments, prepare, words",
     [
         (["--target_id", "Bob"], None, "no person 'Bob'; it has Ann"),
-        (["--which_epoch", "7"], None, "no checkpoint .*7_net_G.pth; train first"),
+        (["--which_epoch", "7"], None, "no checkpoint .*7_net_G.pth; take the latest, without --which_epoch"),
         (["--source_id", "Bob"], None, r"no conditioning images for Bob driving Ann .*reenact\.py"),
         (["--source_id", "../Bob"], None, "without slashes"),
         (["--loadSize", "62"], None, "--loadSize 62 must be a multiple of 4"),
         (["--how_many", "0"], None, "--how_many 0 must be at least 1"),
         ([], lambda root, data, run: shutil.rmtree(data.folder / "test"), "no test frames of Ann"),
         ([], lambda root, data, run: make_dataset(root, "Bob"), r"several persons \(Ann, Bob\); say which with --target_id"),
-        ([], lambda root, data, run: run.network_path("G").write_bytes(b"PK\3\4 cut"), "latest_net_G.pth is not a checkpoint"),
+        ([], lambda root, data, run: run.network_path("G").write_bytes(b"PK\3\4 cut"), "latest_net_G.pth is cut off or damaged; train again"),
         (
             [],
             lambda root, data, run: run.options_path.write_text(run.options_path.read_text().replace('"ngf": 4', '"ngf": 8')),

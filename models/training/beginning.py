@@ -9,7 +9,15 @@ from typing import Any
 
 import torch
 
-from models.checkpoints import check_keys, file_fault, load_weights, numbered_checkpoints, read_run_options, recorded_options
+from models.checkpoints import (
+    check_keys,
+    file_fault,
+    generator_remedy,
+    load_weights,
+    numbered_checkpoints,
+    read_run_options,
+    recorded_options,
+)
 from models.head2head_model import Head2HeadModel
 from models.schedule import Schedule
 from models.training.progress import Progress
@@ -33,12 +41,13 @@ def check_run(
     Raises: UserError when the folder holds another run than this command describes.
     """
     continues, epoch = options["continue_train"], options["which_epoch"]
+    weights = files.network_path("G", epoch)
     state, fault = read_state(files)
     if state is None:
         return _begin_without_state(files, continues, epoch, fault)
     before = recorded_options(files)
     if before is None or "data" not in before:
-        unknown = f"{files.options_path} is missing or damaged: with which options and on which frames this run was trained is not known"
+        unknown = f"{files.options_path} is missing, damaged or another program's: with which options and on which frames this run was trained is not known"
         if not continues:
             raise UserError(f"{unknown}; add --continue_train to go on with the options and frames of this command")
         warn(f"{unknown}; going on with those of this command")
@@ -57,6 +66,9 @@ def check_run(
             f"{files.checkpoints} holds a run with other options ({'; '.join(changed)}); use the same{go_on}, or another --name"
         )
     if epoch != "latest" and continues:
+        lost = file_fault(weights)
+        if lost:
+            raise UserError(f"{lost}; {generator_remedy(files, epoch) or 'leave --which_epoch out'}")
         return "weights"
     return "finished" if state["finished"] and state["epochs"] >= options["niter"] + options["niter_decay"] else "resume"
 
@@ -176,7 +188,7 @@ def load_networks(model: Head2HeadModel, source: Run, which_epoch: str) -> None:
     for label, network in model.networks.items():
         path = source.network_path(label, which_epoch)
         if label == "G":
-            load_weights(network, path)
+            load_weights(network, path, "the file must be whole, and the options those that it was trained with")
         elif path.is_file():
             load_weights(network, path, f"remove it, and {label} starts from random weights")
         else:

@@ -31,7 +31,7 @@ def read_state(files: Run) -> tuple[dict[str, Any] | None, str | None]:
         if state["rng"].dtype != torch.uint8 or not isinstance(state["epochs"], int):
             raise TypeError
     except UserError as e:
-        return None, str(e).removesuffix("; ")
+        return None, str(e)
     except (TypeError, KeyError, AttributeError, RuntimeError):
         return None, f"{files.state_path} is not the state of a training"
     return state, None
