@@ -57,7 +57,10 @@ def read_tensors(path: str | Path, lazily: bool = False, remedy: str = _REMEDY) 
     except Exception as e:  # damaged bytes lead to any of a dozen
         if isinstance(e, OSError) and e.errno not in (None, errno.EINVAL):  # not what it holds: it cannot be read
             raise
-        raise UserError(_join(f"{path} {_describe_fault(path, e)}", remedy)) from None
+        fault = _describe_fault(path, e)
+        if fault.startswith("contains code") and remedy == _REMEDY:
+            remedy = "get the weights as a plain state dict"
+        raise UserError(_join(f"{path} {fault}", remedy)) from None
 
 
 def _compare_checksums(path: Path) -> None:
@@ -82,7 +85,7 @@ def _describe_fault(path: Path, error: Exception) -> str:
     if not isinstance(error, zipfile.BadZipFile):
         code = "a TorchScript program" if "TorchScript" in str(error) else _find_code(path)
     if code:
-        return f"contains code ({code}), which could do anything here, so it is not loaded: only a plain state dict is"
+        return f"contains code ({code}) and is not loaded, as that could do anything on this machine"
     if start.startswith((b"PK", b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.")):  # PyTorch's formats, of today and of before 1.6
         return "is cut off or damaged"
     return "holds something else than a checkpoint"

@@ -2,6 +2,8 @@
 
 import json
 import pickle
+import resource
+from collections import OrderedDict
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,16 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from models.checkpoints import PUBLISHED_OPTIONS, load_weights, read_iteration, read_run_options, save_weights, write_run_options
+from models.checkpoints import (
+    PUBLISHED_OPTIONS,
+    load_weights,
+    read_iteration,
+    read_run_options,
+    read_tensors,
+    save_weights,
+    write_run_options,
+    write_tensors,
+)
 from models.networks import Generator, MultiscaleDiscriminator, build_generator
 from util.cli import UserError
 from util.layout import Run, root
@@ -272,6 +283,73 @@ def test_files_that_are_no_checkpoints_are_refused(tmp_path, monkeypatch):
     assert not Path("evil-was-here").exists()
 
 
+def test_messages_of_files_that_are_no_checkpoints(tmp_path, monkeypatch, recwarn):
+    """One sentence each, true, with a remedy, and nothing of PyTorch's advice; also a single bit in the values is noticed."""
+    monkeypatch.chdir(tmp_path)
+    g = small_generator()
+    save_weights(g, "whole.pth")
+    whole = Path("whole.pth").read_bytes()
+    torch.save(g.state_dict(), "old.pth", _use_new_zipfile_serialization=False)
+    torch.save(Evil(), "evil_old.pth", _use_new_zipfile_serialization=False)
+    flipped = bytearray(whole)
+    flipped[len(whole) // 2] ^= 4
+    contents = {
+        b"": "is empty; fetch",
+        bytes(flipped): "is cut off or damaged; fetch or make it again",
+        whole[:-9]: "is cut off or damaged",
+        whole[:200]: "is cut off or damaged",
+        Path("old.pth").read_bytes()[:3000]: "is cut off or damaged",
+        bytes(5000): "holds something else than a checkpoint",
+        b"checkpoints\nare here\n": "holds something else than a checkpoint",
+        bytes(range(256)): "holds something else than a checkpoint",
+        Path("evil_old.pth").read_bytes(): "contains code",
+        b"cposix\nsystem\n(S'true'\ntR.": r"contains code \(posix.system\) and is not loaded.*plain state dict",
+    }
+    for protocol in (2, 4):
+        contents[pickle.dumps(Evil(), protocol)] = r"contains code \(pathlib\.\S*Path.*\)|contains code \(builtins.getattr\)"
+    for module in (g, torch.nn.Linear(2, 2)):
+        torch.save(module, "module.pth")
+        contents[Path("module.pth").read_bytes()] = r"contains code \((models.networks|torch.nn)"
+    for content, words in contents.items():
+        Path("net.pth").write_bytes(content)
+        with pytest.raises(UserError, match=words) as e:
+            load_weights(g, "net.pth")
+        assert str(e.value).startswith("net.pth ") and "\n" not in str(e.value)
+        assert not any(word in str(e.value) for word in ("weights_only", "Re-running", "miniz", "PytorchStream"))
+    assert not recwarn.list and not Path("evil-was-here").exists()
+
+
+@pytest.mark.parametrize("rename", [lambda k: f"module.{k}", lambda k: f"_orig_mod.module.{k}", lambda k: k.replace(".", "._orig_mod.", 1)])
+def test_names_that_wrappers_give_are_taken(tmp_path, rename):
+    a, b = randomise(small_generator()), small_generator()
+    torch.save({rename(k): v for k, v in a.state_dict().items()}, tmp_path / "net.pth")
+    load_weights(b, tmp_path / "net.pth")
+    assert all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values()))
+
+
+def test_names_that_a_module_has_itself_stay(tmp_path):
+    wrapped = torch.nn.Sequential(OrderedDict(module=torch.nn.Linear(2, 2)))
+    torch.save({f"module.{k}": torch.ones_like(v) for k, v in wrapped.state_dict().items()}, tmp_path / "net.pth")
+    with pytest.raises(UserError, match="missing: 2 keys"):  # weight and bias: not this module's
+        load_weights(torch.nn.Sequential(OrderedDict(inner=torch.nn.Linear(2, 2))), tmp_path / "net.pth")
+    torch.save(wrapped.state_dict(), tmp_path / "net.pth")
+    load_weights(wrapped, tmp_path / "net.pth")
+
+
+def test_a_file_that_grows_too_large_keeps_the_one_before(tmp_path):
+    """PyTorch hides the system's error behind one of its own; the message is the system's."""
+    path = tmp_path / "net.pth"
+    write_tensors(path, {"a": torch.zeros(10)})
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20000, before[1]))
+    try:
+        with pytest.raises(UserError, match=r"cannot write .*net.pth: a file may not become that large there"):
+            write_tensors(path, {"a": torch.zeros(100000), "b": torch.zeros(3)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert read_tensors(path)["a"].shape == (10,) and list(tmp_path.iterdir()) == [path]
+
+
 # -- what a run was trained with -------------------------------------------------------------------------------------------
 
 
@@ -290,6 +368,17 @@ def test_run_options(tmp_path):
     assert options["seed"] == 5 and options["loadSize"] == 256
     g = build_generator(options)
     assert g.model_down_seg[1].weight.shape == (8, 9, 7, 7) and g.model_down_img is None and len(g.model_res_img) == 1
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b'{"ngf": 4, "lo', b"[1]", bytes(range(256)), bytes(99)])
+def test_damaged_run_options_are_not_taken_for_the_published_ones(tmp_path, capsys, content):
+    run = Run(tmp_path, tmp_path)
+    run.options_path.write_bytes(content)
+    with pytest.raises(UserError, match=r"opt.txt is damaged, and no latest_state.pt here holds a copy; put a whole one there"):
+        read_run_options(run)
+    write_tensors(run.state_path, {"options": {"ngf": 4}})
+    assert read_run_options(run) == {**PUBLISHED_OPTIONS, "ngf": 4}
+    assert "opt.txt is damaged: the run's options are taken from latest_state.pt" in capsys.readouterr().err
 
 
 def test_iteration_file(tmp_path):

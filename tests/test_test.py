@@ -190,7 +190,7 @@ def test_a_run_that_was_moved(place):
         (["--how_many", "0"], None, "--how_many 0 must be at least 1"),
         ([], lambda root, data, run: shutil.rmtree(data.folder / "test"), "no test frames of Ann"),
         ([], lambda root, data, run: make_dataset(root, "Bob"), r"several persons \(Ann, Bob\); say which with --target_id"),
-        ([], lambda root, data, run: run.network_path("G").write_bytes(b"PK\3\4 cut"), "latest_net_G.pth is cut off or damaged; train again"),
+        ([], lambda root, data, run: run.network_path("G").write_bytes(b"PK\3\4 cut"), "is cut off or damaged; train again"),
         (
             [],
             lambda root, data, run: run.options_path.write_text(run.options_path.read_text().replace('"ngf": 4', '"ngf": 8')),

@@ -47,7 +47,7 @@ def check_run(
         return _begin_without_state(files, continues, epoch, fault)
     before = recorded_options(files)
     if before is None or "data" not in before:
-        unknown = f"{files.options_path} is missing, damaged or another program's: with which options and on which frames this run was trained is not known"
+        unknown = f"{files.options_path} is missing, damaged or another program's: the options and frames of this run's training are not known"
         if not continues:
             raise UserError(f"{unknown}; add --continue_train to go on with the options and frames of this command")
         warn(f"{unknown}; going on with those of this command")
@@ -110,13 +110,16 @@ def tell_finished(files: Run, epochs: int, niter_decay: int) -> None:
     )
 
 
-def finish_again(files: Run, niter_decay: int, is_first: bool = True) -> None:
-    """For a run that is finished: write anew what is damaged, and say how it goes on."""
+def finish_again(files: Run, niter_decay: int, recorded: dict[str, Any], is_first: bool = True) -> None:
+    """For a run that is finished: write anew what is damaged, and say how it goes on.
+
+    recorded: for an opt.txt that is lost and of which the state has no copy.
+    """
     state, fault = read_state(files)
     if state is None:  # since check_run
         raise UserError(f"{fault or files.state_path}; run again")
     if is_first:
-        mend(files, state)
+        mend(files, {"options": recorded, **state})
     tell_finished(files, state["epochs"], niter_decay)
 
 

@@ -37,8 +37,11 @@ class CheckpointWriter:
             if self._writing is not None:
                 self._writing.result()
         except UserError as e:
-            saved = self._files.state_path.is_file()
-            rest = "the checkpoint before is whole, and training goes on from it" if saved else "nothing of this run is saved yet"
+            rest = "nothing of this run is saved yet"
+            if self._files.state_path.is_file():
+                rest = "the checkpoint before is whole, and training goes on from it"
+            elif self._files.network_path("G").is_file():
+                rest = "the networks are saved, their optimisers are not: add --continue_train then"
             raise type(e)(f"{e} ({rest})") from None
 
     def write(self, state: dict[str, Any], epoch: int | None = None, outdated: Sequence[int] = ()) -> None:

@@ -63,7 +63,7 @@ def mend(files: Run, state: dict[str, Any]) -> None:
         write_iteration(files, state)
     if "options" in state and read_opt_txt(files) is None:
         write_run_options(files, state["options"])
-        warn(f"{files.options_path} was missing or damaged: written anew from {files.state_path.name}")
+        warn(f"{files.options_path} was missing or damaged: written anew")
 
 
 def set_aside(path: Path) -> Path:
