@@ -12,6 +12,7 @@ import torch
 from fake_dataset import make_dataset
 from fake_run import ROOT, SIZE, make_run, run_test
 
+from models.checkpoints import write_tensors
 from util.cli import UserError
 from util.face.eye_gaze import draw_eye_gaze
 from util.image_io import read_image, write_image
@@ -179,6 +180,13 @@ def test_a_run_that_was_moved(place):
     assert (root / "results/fake/Ann-1/latest_epoch/test/Ann/complete.json").is_file()
 
 
+def damage(run):
+    """Numbered generators beside a damaged one."""
+    for epoch in (3, 40):
+        shutil.copy(run.network_path("G"), run.network_path("G", epoch))
+    run.network_path("G").write_bytes(b"PK\3\4 cut")
+
+
 @pytest.mark.parametrize(
     "arguments, prepare, words",
     [
@@ -191,6 +199,13 @@ def test_a_run_that_was_moved(place):
         ([], lambda root, data, run: shutil.rmtree(data.folder / "test"), "no test frames of Ann"),
         ([], lambda root, data, run: make_dataset(root, "Bob"), r"several persons \(Ann, Bob\); say which with --target_id"),
         ([], lambda root, data, run: run.network_path("G").write_bytes(b"PK\3\4 cut"), "is cut off or damaged; train again"),
+        ([], lambda root, data, run: damage(run), r"is cut off or damaged; take the checkpoint of another epoch, --which_epoch 40 \(there: 3, 40"),
+        (
+            [],
+            lambda root, data, run: (damage(run), write_tensors(run.state_path, {})),
+            "is cut off or damaged; run the training command of this run again, which writes it anew from latest_state.pt, or take",
+        ),
+        ([], lambda root, data, run: run.options_path.write_text('{"ngf": 4, "lo'), "opt.txt is damaged, and no latest_state.pt here"),
         (
             [],
             lambda root, data, run: run.options_path.write_text(run.options_path.read_text().replace('"ngf": 4', '"ngf": 8')),

@@ -1,7 +1,9 @@
 """The training command: files, exact resume, schedule, limits, and user errors."""
 
+import copy
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -200,6 +202,176 @@ def test_time_limit_fits_the_schedule_into_it(command, monkeypatch):
     assert saved["finished"] and saved["progress"]["share"] == 1 and saved["progress"]["epoch"] == 3
     assert command(*schedule, "--max_minutes", "7") is None  # complete, whatever the limit is now
     assert len(rates) == 10
+
+
+# -- every state that a run's folder can be in -------------------------------------------------------------------------------
+
+LEAN = "--n_scales_temporal 0 --lambda_warp 0 --niter 1 --niter_decay 1 --niter_step 9 --save_epoch_freq 1".split()
+
+
+@pytest.fixture(scope="module")
+def finished(datasets, tmp_path_factory):
+    """The folder of a finished run, with numbered checkpoints of its two epochs; it is copied, then damaged."""
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("finished")
+    train.main([*base(datasets, folder), *TINY, *LEAN])
+    return folder
+
+
+@pytest.fixture
+def again(finished, command, tmp_path, capsys):
+    """The same command on a copy of the finished run; returns all that it says, an error too."""
+
+    def call(*extra):
+        capsys.readouterr()
+        try:
+            assert command(*LEAN, *extra) is None
+            error = ""
+        except UserError as e:
+            error = f"error: {e}"
+        return "".join(capsys.readouterr()) + error
+
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    call.run = command.run
+    return call
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 4
+    path.write_bytes(data)
+
+
+def of_another(path):
+    torch.save({"model": torch.zeros(3)}, path)
+
+
+DAMAGES = [cut, flip, of_another, lambda p: p.write_bytes(b""), lambda p: p.write_text("hello"), lambda p: torch.save(torch.nn.ReLU(), p)]
+AT_ITS_END = "is trained to its end already (a schedule of 2 epochs); to go on: --continue_train --niter 2 or more\n"
+
+
+def test_what_the_state_holds_is_written_anew(again):
+    run = again.run
+    whole = {p: p.read_bytes() for p in (run.network_path("G"), run.network_path("D"), run.options_path, run.iteration_path)}
+    weights = read_tensors(run.network_path("G"))
+    for damage in (*DAMAGES, lambda p: p.unlink()):
+        damage(run.network_path("G"))
+        said = again()
+        assert AT_ITS_END in said and said.count("latest_net_G.pth ") == said.count("written anew from latest_state.pt") == 1, said
+        for key, value in read_tensors(run.network_path("G")).items():
+            assert torch.equal(value, weights[key])  # the moving average
+    assert len(list(run.checkpoints.glob("latest_net_G.pth.damaged*"))) == len(DAMAGES)  # what was there
+    cut(run.network_path("D"))
+    run.iteration_path.write_text("x")
+    for damage in (cut, lambda p: p.unlink()):
+        damage(run.options_path)
+        again()
+        assert json.loads(run.options_path.read_text()) == json.loads(whole[run.options_path])
+    assert run.iteration_path.read_bytes() == whole[run.iteration_path] and read_tensors(run.network_path("D"))
+    assert again().splitlines()[-1].endswith(AT_ITS_END.strip()) and "warning" not in again()
+
+
+def test_interrupted_run_goes_on_over_a_damaged_generator(again):
+    run = again.run
+    saved = {**state(run), "finished": False}
+    saved["progress"]["epoch"] = 1
+    torch.save(saved, run.state_path)
+    cut(run.network_path("G"))
+    said = again()
+    assert "going on at epoch 2" in said and "latest_net_G.pth is cut off or damaged: written anew" in said and state(run)["finished"]
+
+
+def test_damaged_state_goes_on_from_the_networks_and_is_kept(again):
+    run = again.run
+    for damage in DAMAGES:
+        damage(run.state_path)
+        damaged = run.state_path.read_bytes()
+        said = again()
+        assert "latest_state.pt " in said and "the networks beside it are whole; add --continue_train to go on from them" in said
+        assert run.state_path.read_bytes() == damaged
+    said = again("--continue_train", "--niter", "2")
+    kept = run.checkpoints / "latest_state.pt.damaged"
+    assert f"kept as {kept.name}" in said and kept.read_bytes() == damaged and state(run)["progress"]["epoch"] == 3
+
+
+def test_without_state_and_generator_numbered_checkpoints_or_a_new_start(again):
+    run = again.run
+    for damage in (cut, lambda p: p.unlink(missing_ok=True)):
+        for path in (run.state_path, run.network_path("G")):
+            damage(path)
+        for extra in ([], ["--continue_train"]):
+            assert "go on from epoch 2 with --continue_train --which_epoch 2, or choose another --name" in again(*extra)
+    cut(run.network_path("G", 2))
+    assert "go on from epoch 1 with --continue_train --which_epoch 1" in again()
+    assert "take the latest" not in again("--continue_train", "--which_epoch", "2")
+    assert "at epoch 2" in again("--continue_train", "--which_epoch", "1") and state(run)["finished"]
+    assert "there: 1" in again("--continue_train", "--which_epoch", "7")
+    for path in (*run.checkpoints.glob("[0-9]*_net_G.pth"), run.state_path):
+        path.unlink()
+    cut(run.network_path("G"))
+    said = again()
+    assert f"nothing here can be gone on with: start anew with another --name, or after mv {run.checkpoints} " in said
+    shutil.move(run.checkpoints, f"{run.checkpoints}.damaged")
+    assert "generator:" in again() and state(run)["finished"]
+
+
+def test_state_that_does_not_fit_its_run(again):
+    run = again.run
+    whole = {**state(run), "finished": False}
+    whole["progress"]["epoch"] = 1
+
+    def optimizers(s):
+        s["optimizers"]["D"]["state"][3]["exp_avg"] = torch.zeros(2)
+
+    def network(s):
+        s["networks"]["D"] = s["networks"]["G"]
+
+    for change, words in ((optimizers, "holds the optimisers of other networks"), (network, r"latest_state.pt (D) does not fit")):
+        changed = copy.deepcopy(whole)
+        change(changed)
+        torch.save(changed, run.state_path)
+        said = again()
+        assert words in said and f"--continue_train after mv {run.state_path} {run.state_path}.other" in said
+    run.state_path.rename(f"{run.state_path}.other")
+    assert "at epoch 3" in again("--continue_train", "--niter", "2") and state(run)["finished"]
+
+
+def test_lost_options_of_a_state_without_a_copy(again):
+    run = again.run
+    torch.save({k: v for k, v in state(run).items() if k != "options"}, run.state_path)
+    cut(run.options_path)
+    assert "this run's options and frames are not known; add --continue_train to go on" in again()
+    said = again("--continue_train")
+    assert "going on with those of this command" in said and AT_ITS_END in said
+    assert read_run_options(run)["ngf"] == 4 and "warning" not in again()
+
+
+def test_an_average_can_begin_later(again):
+    torch.save({**state(again.run), "average": None}, again.run.state_path)
+    assert "trained" in again("--continue_train", "--niter", "2") and state(again.run)["average"]
+
+
+def test_run_that_time_ended_goes_on(again, command, monkeypatch):
+    """It is at the end of its schedule, whatever it is asked for, until that is longer; then it goes on from there."""
+    run = again.run
+    saved = state(run)
+    saved["progress"] |= {"epoch": 1, "clip": 1, "share": 1.0}
+    torch.save(saved, run.state_path)
+    for extra in ([], ["--max_minutes", "7"], ["--continue_train"], ["--continue_train", "--max_minutes", "7"], []):
+        assert AT_ITS_END in again(*extra)
+    assert "trained" in again("--continue_train", "--niter", "2")
+    progress = state(run)["progress"]
+    assert progress["epoch"] == 3 and progress["frames"] == saved["progress"]["frames"] + 3 * 6
+    monkeypatch.setattr(Clock, "done", lambda self: self._before + (1 - self._before) / 2)
+    positions = []
+    original = Training.train
+    monkeypatch.setattr(Training, "train", lambda self, clip: (positions.append(self.position), original(self, clip))[1])
+    again("--continue_train", "--niter", "5", "--max_minutes", "5")
+    assert positions[:2] == [3, 4.5]  # of 6
 
 
 def test_divergence_stops_with_advice_and_keeps_the_checkpoint(command, monkeypatch):

@@ -1,9 +1,12 @@
 """The parts of the training loop by themselves."""
 
+import contextlib
 import itertools
 import json
 import os
+import shutil
 import signal
+import subprocess
 
 import pytest
 import torch
@@ -17,8 +20,9 @@ from models.training.checkpoint_writer import CheckpointWriter
 from models.training.clock import Clock
 from models.training.loss_meter import LossMeter
 from models.training.memory import advice_when_out_of_memory, choose_batch_size
+from models.training.run_state import set_aside
 from models.training.stop_signal import StopSignal
-from util.cli import UserError
+from util.cli import DiskFull, UserError
 from util.layout import Dataset, Run
 
 CPU = torch.device("cpu")
@@ -115,6 +119,68 @@ def test_checkpoint_writer_removes_outdated_numbers_of_all_networks(tmp_path):
     ]
     assert read_tensors(run.network_path("G"))["w"] == 3 and read_tensors(run.state_path)["progress"]["epoch"] == 3
     assert run.iteration_path.read_text() == "4\n0\n"
+
+
+@contextlib.contextmanager
+def small_disk(folder, size):
+    """A real disk of that size at `folder`, where this is permitted."""
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], capture_output=True).returncode:
+        pytest.skip("mounting is not permitted here")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def large(epoch):
+    return {**state(epoch), "optimizers": torch.zeros(100000)}
+
+
+@pytest.mark.skipif(shutil.which("mount") is None, reason="no mount here")
+def test_full_disk_keeps_the_checkpoint_before(tmp_path):
+    with small_disk(tmp_path / "disk", "600k") as disk:
+        run = Run(disk, disk)
+        with CheckpointWriter(run) as writer:
+            writer.write(large(1))
+        whole = run.state_path.read_bytes()
+        with pytest.raises(DiskFull, match=r"latest_state.pt: the disk is full; free some space.*\(the checkpoint before is whole, and"):
+            with CheckpointWriter(run) as writer:
+                writer.write(large(2))
+                writer._writing.exception()  # wait
+                writer.check()
+                pytest.fail("the loop was not told")
+        assert run.state_path.read_bytes() == whole and not list(disk.glob(".*"))
+        (disk / "ballast").write_bytes(bytes(disk_free(disk)))
+        with pytest.raises(DiskFull, match="latest_net_G.pth: the disk is full"):
+            with CheckpointWriter(run) as writer:
+                writer.write(large(3))
+        (disk / "ballast").unlink()
+        run.state_path.unlink()
+        with CheckpointWriter(run) as writer:
+            writer.write(large(2))
+        assert read_tensors(run.state_path)["progress"]["epoch"] == 2
+
+
+def disk_free(folder):
+    return shutil.disk_usage(folder).free
+
+
+@pytest.mark.skipif(shutil.which("mount") is None, reason="no mount here")
+def test_full_disk_at_the_first_checkpoint_tells_how_to_go_on(tmp_path):
+    for ballast, rest in ((disk_free, "nothing of this run is saved yet"), (lambda _: 0, "add --continue_train then")):
+        with small_disk(tmp_path / rest[:3], "100k") as disk:
+            (disk / "ballast").write_bytes(bytes(ballast(disk)))
+            with pytest.raises(DiskFull, match=rest):
+                with CheckpointWriter(Run(disk, disk)) as writer:
+                    writer.write(large(1))
+
+
+def test_damaged_files_are_set_aside_and_never_over_another(tmp_path):
+    for text in "abc":
+        (tmp_path / "x.pt").write_text(text)
+        set_aside(tmp_path / "x.pt")
+    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {"x.pt.damaged": "a", "x.pt.damaged2": "b", "x.pt.damaged3": "c"}
 
 
 def test_parts_of_the_stream_are_those_of_the_whole(tmp_path):

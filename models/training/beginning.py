@@ -47,7 +47,7 @@ def check_run(
         return _begin_without_state(files, continues, epoch, fault)
     before = recorded_options(files)
     if before is None or "data" not in before:
-        unknown = f"{files.options_path} is missing, damaged or another program's: the options and frames of this run's training are not known"
+        unknown = f"{files.options_path} is missing, damaged or another program's: this run's options and frames are not known"
         if not continues:
             raise UserError(f"{unknown}; add --continue_train to go on with the options and frames of this command")
         warn(f"{unknown}; going on with those of this command")
