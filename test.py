@@ -27,6 +27,7 @@ from options.base_options import choose_identities
 from options.test_options import TestOptions, parse
 from util.cli import UserError, run, say
 from util.hashing import sha256_of, sha256_of_all
+from util.identities import find_identity
 from util.layout import Dataset, Run
 from util.metrics import MEASURES
 from util.paste_back.plan import make_plan
@@ -41,6 +42,9 @@ _VERSION = 1  # raise it when results must be made anew
 def main(argv: Sequence[str] | None = None) -> int | None:
     options = parse(argv)
     dataset = Dataset.open(options.dataset_name, options.datasets_dir)
+    options = replace(options, target_id=find_identity(dataset, options.target_id))
+    if options.source_id and not (options.target_id and dataset.read_pair(options.target_id, options.source_id)):  # no file of motion
+        options = replace(options, source_id=find_identity(dataset, options.source_id))
     options = replace(options, target_id=_one_target(options, dataset))
     target, source = options.target_id, options.source_id
     files = Run.open(options.dataset_name, options.run_name, options.checkpoints_dir, options.results_dir)

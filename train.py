@@ -30,6 +30,7 @@ from util.caches.persons import require_persons
 from util.cli import UserError, be_quiet, run, say, warn
 from util.distributed import Processes
 from util.face.roi import scaled_size
+from util.identities import find_identity
 from util.image_io import write_bytes
 from util.layout import Dataset, Run
 
@@ -52,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     if not processes.is_first:
         be_quiet()
     dataset = Dataset.open(options.dataset_name, options.datasets_dir)
+    options = replace(options, target_id=find_identity(dataset, options.target_id))
     names = choose_identities(options, dataset.identities())
     run_name = options.name or f"head2head_{options.target_id or (names[0] if len(names) == 1 else options.dataset_name)}"
     files = Run.open(options.dataset_name, run_name, options.checkpoints_dir)

@@ -111,6 +111,13 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="which of several faces: largest (and longest in the picture), left or right as seen in the picture, or X,Y: the one nearest "
         "to this pixel of the frame (default: largest)",
     )
+    p.add_argument(
+        "--parts",
+        nargs="*",
+        metavar="FILE",
+        help="these files of the folder are the parts of one person, in this order (no FILE: all of them, in the order of their names); "
+        "without, NAME_2 to NAME_99 are parts of NAME or NAME_1",
+    )
     p.add_argument("--all_shots", action="store_true", help="take all shots that show the person, not only the longest")
     p.add_argument("--gpu_id", type=int, default=0, metavar="N", help="GPU of mtcnn, negative for the CPU (default: 0)")
     o = p.parse_args(argv)
@@ -137,11 +144,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     o = parse(argv)
     dataset = open_dataset(o)
-    videos = find_videos(o.original_videos_path or dataset.original_videos)
-    if o.name is not None:
-        if o.name not in videos:
-            raise UserError(f"there is no video of '{o.name}' in the folder; it holds: {', '.join(videos)}")
-        videos = {o.name: videos[o.name]}
+    videos = find_videos(o.original_videos_path or dataset.original_videos, dataset, o.name, o.parts)
     detector: list[FaceDetector] = []  # made when the first video needs it
 
     def get_detector() -> FaceDetector:
@@ -156,6 +159,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def process(o: argparse.Namespace, dataset: Dataset, name: str, paths: list[Path], get_detector: Callable[[], FaceDetector]) -> None:
     """Detect and crop one identity, unless its frames are complete."""
     parts = open_parts(paths)
+    for part in parts:
+        for note in part.info.notes:
+            say(f"{part.path.name}: {note}")
     key = {
         "version": 2,
         "sources": [p.sha256 for p in parts],

@@ -30,7 +30,7 @@ from preprocessing.tracking.dlib_landmarks import DLIB_FILE, Predict68, load_dli
 from preprocessing.tracking.tracker import track_frames
 from util.ahead import map_ahead
 from util.cli import UserError, run, say, warn
-from util.identities import IdentityFrames, collect_frames, for_each, identities_with_frames
+from util.identities import IdentityFrames, collect_frames, find_identity, for_each, identities_with_frames
 from util.image_io import read_image, write_bytes
 from util.layout import Dataset, write_table
 from util.layout import Sequence as FrameSequence
@@ -55,6 +55,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     o = parse(argv)
     dataset = open_dataset(o)
+    o.name = find_identity(dataset, o.name)
     everyone = identities_with_frames(dataset, o.name)
     names = everyone if o.name is None else [o.name]
     predict68 = load_dlib(o.dlib_file) if o.landmarks == "dlib" else None

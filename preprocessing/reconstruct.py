@@ -33,7 +33,7 @@ from preprocessing.fitting.photometric import refine
 from preprocessing.fitting.video import Fit, fit_video
 from util.cli import UserError, run, say, warn
 from util.face.landmarks import INNER, interocular_distance
-from util.identities import IdentityFrames, collect_frames, for_each, identities_with_frames
+from util.identities import IdentityFrames, collect_frames, find_identity, for_each, identities_with_frames
 from util.image_io import read_image, write_image
 from util.layout import Dataset, continues, read_table, write_camera, write_table
 from util.layout import Sequence as FrameSequence
@@ -64,6 +64,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     o = parse(argv)
     dataset = open_dataset(o)
+    o.name = find_identity(dataset, o.name)
     everyone = identities_with_frames(dataset, o.name)
     names = everyone if o.name is None else [o.name]
     kind = choose_model(dataset, everyone, names, o.face_model)

@@ -45,6 +45,7 @@ from preprocessing.face_models.morphable import MorphableModel
 from preprocessing.face_models.registry import FACE_MODELS, load_face_model
 from util.cli import UserError, add_flag, run, say, warn, writing
 from util.hashing import sha256_of
+from util.identities import find_identity
 from util.image_io import write_image
 from util.layout import SPLITS, Dataset, Pair, Run, write_table
 
@@ -108,6 +109,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     o = parse(argv)
     dataset = open_dataset(o)
+    o.target_id, o.source_id = (find_identity(dataset, name) for name in (o.target_id, o.source_id))
     edits = parse_edits(o.edit)
     target = find_target(dataset, o) if o.target_id else None
     source = find_frames(dataset, o.source_id, o.split_s, "--split_s") if o.source_id else None

@@ -25,6 +25,7 @@ if __package__ in (None, ""):  # run as a file: make the repository's packages i
 from options.base_options import choose_identities
 from util.ahead import usable_cores
 from util.cli import UserError, add_flag, run, say
+from util.identities import find_identity
 from util.layout import Dataset
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int | None:
     args = parse(argv)
     dataset = Dataset.open(args.dataset_name, args.datasets_dir)
+    args.target_id = find_identity(dataset, args.target_id)
     names = choose_identities(args, dataset.identities())
 
     from data.preparation import prepare, share_items

@@ -31,8 +31,8 @@ while [ $# -gt 0 ]; do
       [ $# -ge 2 ] || { echo "error: $1 needs a value; see --help" >&2; exit 2; }
       case "$1" in --minutes) MINUTES="$2" ;; --preset) PRESET="$2" ;; --seconds) CUT="$2" ;; --mirror) MIRROR="$2" ;; esac
       shift 2 ;;
-    -*) echo "error: unknown option $1; see --help" >&2; exit 2 ;;
     *)
+      [[ "$1" != -* || -f "./$1" ]] || { echo "error: unknown option $1; see --help" >&2; exit 2; }
       [ -z "$VIDEO" ] || { echo "error: one video at a time; see --help" >&2; exit 2; }
       VIDEO="$1"; shift ;;
   esac
@@ -44,7 +44,7 @@ done
 case "$PRESET" in "" | default | preview) ;; *) echo "error: --preset is default or preview, not '$PRESET'" >&2; exit 2 ;; esac
 if [ -n "$VIDEO" ]; then
   [ -f "$VIDEO" ] || { echo "error: there is no video file $VIDEO" >&2; exit 1; }
-  VIDEO="$(cd "$(dirname "$VIDEO")" && pwd)/$(basename "$VIDEO")"
+  VIDEO="$(cd -- "$(dirname -- "$VIDEO")" && pwd)/$(basename -- "$VIDEO")"
 fi
 
 source "$(dirname "${BASH_SOURCE[0]}")/setup_env.sh"
@@ -73,8 +73,7 @@ if [ -z "$VIDEO" ]; then
   [ -f "$VIDEO" ] || "$PYTHON" scripts/make_demo_video.py --output "$VIDEO"
 else
   # A link with a plain name, whatever the video's own name is made of.
-  NAME="$(basename "${VIDEO%.*}" | tr -cd '[:alnum:]-')"
-  NAME="${NAME:-video}"
+  NAME="$("$PYTHON" scripts/find_identity.py --dataset_name "$DATASET" --video "$VIDEO")"
   LINK="$ROOT/datasets/$DATASET/original_videos/$NAME.${VIDEO##*.}"
   mkdir -p "$(dirname "$LINK")"
   [ "$VIDEO" = "$LINK" ] || ln -sfn "$VIDEO" "$LINK"

@@ -11,12 +11,23 @@ ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 PYTHON="$ROOT/.venv/bin/python"
 [ -x "$PYTHON" ] || PYTHON="$(command -v python3)" || { echo "error: there is no Python; run: bash scripts/setup_env.sh" >&2; exit 1; }
 
-need_target_and_dataset() { # TARGET and DATASET from the first two arguments
-  if [ $# -lt 2 ] || [[ "$1" == -* || "$2" == -* ]]; then
+need_target_and_dataset() { # TARGET and DATASET from the first two arguments; a person may be named as the video is called
+  if [ $# -lt 2 ] || [[ "$1" == --* || "$2" == -* ]]; then
     usage >&2
     exit 2
   fi
-  TARGET="$1" DATASET="$2"
+  DATASET="$2"
+  TARGET="$(identity_of "$1" "${@:3}")"
+}
+
+identity_of() { # the identity that NAME means in DATASET, by the options of a command: NAME OPTION...
+  local name="$1" place=()
+  shift
+  while [ $# -gt 0 ]; do
+    case "$1" in --datasets_dir=*) place=("$1") ;; --datasets_dir) place=("$1" "${2:-}") ;; esac
+    shift
+  done
+  "$PYTHON" "$ROOT/scripts/find_identity.py" --dataset_name "$DATASET" ${place[@]+"${place[@]}"} -- "$name"
 }
 
 TRAIN=("$PYTHON" "$ROOT/train.py") # as it is to be started

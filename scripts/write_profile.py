@@ -19,6 +19,7 @@ if __package__ in (None, ""):  # run as a file: make the repository's packages i
 from preprocessing.driving.people import common_face_model, find_frames, read_profile
 from preprocessing.face_models.registry import load_face_model
 from util.cli import UserError, run, say
+from util.identities import find_identity
 from util.image_io import write_bytes
 from util.layout import Dataset, Run
 
@@ -32,6 +33,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--checkpoints_dir", type=Path, metavar="DIR", help="folder of all runs (default: checkpoints)")
     o = parser.parse_args(argv)
     dataset = Dataset.open(o.dataset_name, o.datasets_dir)
+    o.target_id = find_identity(dataset, o.target_id)
     files = Run.open(o.dataset_name, o.name or f"head2head_{o.target_id}", o.checkpoints_dir)
     if not files.checkpoints.is_dir():
         raise UserError(f"there is no run {files.checkpoints}; check --name and --checkpoints_dir")

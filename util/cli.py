@@ -70,6 +70,9 @@ def run(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] 
     # OpenMP's own default (300,000 turns), and 20,000 too, take the cores from whoever else computes: two trainings on two cores made 0.6
     # frames/s each where one alone makes 8; with 100 turns they make 4.5 each, and one alone is as fast (scripts/bench/two_trainings.py).
     os.environ.setdefault("GOMP_SPINCOUNT", "100")
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a name that the terminal cannot show is written with escapes, not an error
+            stream.reconfigure(errors="backslashreplace")
     message = ""  # printed when the exception is gone, and with it the progress bars of its stack
     try:
         code = main(argv) or 0
@@ -89,8 +92,13 @@ def run(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] 
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # as above
         message, code = f"error: {file_error('cannot use', e.filename or 'the standard output', e)}", 1
     if message:
-        print(message, file=sys.stderr)
+        print(printable(message), file=sys.stderr)
     sys.exit(code)
+
+
+def printable(text: str) -> str:
+    """A text that can be written as UTF-8: bytes of file names that are not UTF-8 are shown as escapes."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def be_quiet() -> None:
@@ -103,7 +111,7 @@ def say(message: str) -> None:
     """Print a message line without breaking a progress bar."""
     if _quiet:
         return
-    tqdm.write(message, file=sys.stdout)
+    tqdm.write(printable(message), file=sys.stdout)
     sys.stdout.flush()
 
 
@@ -111,7 +119,7 @@ def warn(message: str) -> None:
     """Print a warning line to stderr without breaking a progress bar."""
     if _quiet:
         return
-    tqdm.write(f"warning: {message}", file=sys.stderr)
+    tqdm.write(printable(f"warning: {message}"), file=sys.stderr)
 
 
 def warn_once(message: str) -> None:
@@ -124,6 +132,7 @@ def warn_once(message: str) -> None:
 def progress(iterable: Iterable[T] | None = None, *, desc: str, total: int | None = None, unit: str = "frame") -> tqdm:
     """A progress bar with the time left; quiet updates when stderr is no terminal (a log file)."""
     interval = 0.2 if sys.stderr.isatty() else 10.0
+    desc = printable(desc)
     return tqdm(iterable, desc=desc, total=total, unit=unit, mininterval=interval, dynamic_ncols=True, smoothing=0.05, disable=_quiet)
 
 

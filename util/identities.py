@@ -1,16 +1,89 @@
-"""What the preprocessing commands share: the frames of an identity, and the loop over the identities of a dataset."""
+"""Who is who: names of identities, their frames, and the loop over the identities of a dataset."""
 
 from __future__ import annotations
 
+import hashlib
+import re
 import sys
-from collections.abc import Callable, Collection
+import unicodedata
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from util.cli import DiskFull, UserError
+from util.cli import DiskFull, UserError, printable, say
 from util.layout import SPLITS, Dataset, Record, Sequence
+
+NAME_BYTES = 120  # of an identity; a pair's folder is called <target>_<source>, and names of files end at 255 bytes
+# What people bring and PyAV reads. Of a folder only these are taken; a file that is named itself is taken whatever it is called.
+VIDEO_SUFFIXES = tuple(
+    ".mp4 .mov .m4v .avi .mkv .webm .mts .m2ts .m2t .ts .wmv .asf .3gp .3g2 .mpg .mpeg .m2v .vob .flv .f4v .ogv .mxf .dv .qt .gif".split()
+)
+
+
+def composed(text: str) -> str:
+    """Unicode's composed form (NFC): names that look the same are equal, also those of macOS."""
+    return unicodedata.normalize("NFC", text)
+
+
+def identity_name(stem: str) -> str:
+    """The identity that a file of this name (without suffix) becomes, unless another one has it.
+
+    Left out are underscores and blanks (sequences and pairs use them as separators), slashes, characters that cannot be seen, and dashes
+    and dots at the start (commands would take the name for an option). Bytes that are no UTF-8 become x and two hexadecimal digits. A name
+    of more than NAME_BYTES ends in a digest of the whole.
+    """
+    text = re.sub("[\udc80-\udcff]", lambda m: f"x{ord(m[0]) - 0xDC00:02x}", composed(stem))
+    text = "".join(c for c in text if c.isprintable() and not c.isspace() and c not in "_/\\").lstrip("-.")
+    if len(text.encode()) > NAME_BYTES:
+        digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+        text = f"{text.encode()[: NAME_BYTES - 9].decode(errors='ignore')}-{digest}"
+    return text or "video"
+
+
+def find_identity(dataset: Dataset, name: str | None) -> str | None:
+    """The identity that is meant by its name, or by the name of the video that it was made from, with or without suffix.
+
+    Returns a plain name where there is none (whoever looks for it says so), and None for None.
+    """
+    names = dataset.identities()
+    if name is None or name in names:
+        return name
+    stem = composed(Path(name).stem if Path(name).suffix.lower() in VIDEO_SUFFIXES else name)
+    made_from = {n: _first_stem(dataset, n) for n in names}
+    of_file = [n for n, other in made_from.items() if other == stem]
+    return of_file[0] if len(of_file) == 1 else identity_name(stem)
+
+
+def assign_identities(dataset: Dataset | None, groups: Mapping[str, list[Path]]) -> dict[str, list[Path]]:
+    """Identity -> files, for name -> files: names that would become the same identity get NAME, NAME-2, ..., and a line says which.
+
+    dataset: whose identities stay with the videos that they were made from.
+    """
+    chosen: dict[str, list[Path]] = {}
+    for stem in sorted(groups, key=lambda s: (identity_name(s) != s, s)):  # what needs no change keeps its name
+        base, first = identity_name(stem), composed(groups[stem][0].stem)
+        numbered = [base, *(f"{base}-{k}" for k in range(2, len(groups) + 2 + (len(dataset.identities()) if dataset else 0)))]
+        taken = {n: _first_stem(dataset, n) if dataset else None for n in numbered}
+        name = next((n for n in numbered if n not in chosen and taken[n] == first), None)
+        name = name or next(n for n in numbered if n not in chosen and taken[n] is None)
+        chosen[name] = groups[stem]
+        if name != base:
+            other = taken[base] or chosen[base][0].stem
+            say(f"{groups[stem][0].name} is called '{name}', since '{base}' is made of {other}")
+        elif name != re.sub(r"[_\s]", "", stem):
+            say(f"{groups[stem][0].name} is called '{name}'")
+    return dict(sorted(chosen.items()))
+
+
+def _first_stem(dataset: Dataset, name: str) -> str | None:
+    """Name without suffix of the video that an identity was made from; None when nothing tells."""
+    try:
+        record = dataset.read_record(name)
+    except UserError:  # damaged: whoever needs it says so
+        return None
+    return composed(Path(record.sources[0]["file"]).stem) if record and record.sources else None
 
 
 @dataclass(frozen=True)
@@ -79,6 +152,6 @@ def for_each(names: Collection[str], process: Callable[[str], None], what: str =
             if len(names) == 1 or isinstance(e, DiskFull):
                 raise
             failed.append(name)
-            print(f"error: {e}", file=sys.stderr)
+            print(printable(f"error: {e}"), file=sys.stderr)
     if failed:
         raise UserError(f"{len(failed)} of {len(names)} {what} failed ({', '.join(failed)}; see above); the others are complete")

@@ -12,5 +12,5 @@ TEXT
 }
 
 source "$(dirname "${BASH_SOURCE[0]}")/../wrapper.sh"
-[ $# -ge 3 ] && [[ "$1" != -* ]] || { usage >&2; exit 2; }
+[ $# -ge 3 ] && [[ "$1" != --* ]] || { usage >&2; exit 2; }
 exec bash "$ROOT/scripts/test/test_reenactment_from_source_to_target.sh" "$@" --keep_target_pose

@@ -18,7 +18,7 @@ TEXT
 }
 
 source "$(dirname "${BASH_SOURCE[0]}")/../wrapper.sh"
-[ $# -ge 3 ] && [[ "$1" != -* ]] || { usage >&2; exit 2; }
+[ $# -ge 3 ] && [[ "$1" != --* ]] || { usage >&2; exit 2; }
 SOURCE="$1"
 shift
 need_target_and_dataset "$@"
@@ -41,9 +41,9 @@ while [ $# -gt 0 ]; do
 done
 
 case "$SOURCE" in
-  *.csv | *.CSV | *.tsv | *.tab | *.txt | *.json) NAME="$(basename "$SOURCE")"; NAME="${NAME%.*}" DRIVE+=(--drive "$SOURCE") ;;
-  *) NAME="$SOURCE" DRIVE+=(--source_id "$SOURCE") ;;
+  *.csv | *.CSV | *.tsv | *.tab | *.txt | *.json) NAME="$(basename -- "$SOURCE")"; NAME="${NAME%.*}" DRIVE+=("--drive=$SOURCE") ;;
+  *) NAME="$(identity_of "$SOURCE" ${TEST[@]+"${TEST[@]}"})"; DRIVE+=(--source_id "$NAME") ;;
 esac
 "$PYTHON" "$ROOT/preprocessing/reenact.py" --dataset_name "$DATASET" --target_id "$TARGET" "${DRIVE[@]}"
-"$PYTHON" "$ROOT/test.py" --dataset_name "$DATASET" --target_id "$TARGET" --source_id "$NAME" ${TEST[@]+"${TEST[@]}"}
+"$PYTHON" "$ROOT/test.py" --dataset_name "$DATASET" --target_id "$TARGET" "--source_id=$NAME" ${TEST[@]+"${TEST[@]}"}
 make_video "${TARGET}_$NAME" ${TEST[@]+"${TEST[@]}"}

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
-import numpy as np
-
-from util.cli import UserError, warn
+from util.cli import UserError, say, warn
 from util.hashing import sha256_of
-from util.video.reading import VideoInfo, probe, read_frames
+from util.identities import VIDEO_SUFFIXES, assign_identities, composed, identity_name
+from util.layout import Dataset
+from util.video.reading import VideoInfo, probe
 
-VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm")
-_PART = re.compile(r"(?P<name>.+)_(?P<part>\d+)")
+_PART = re.compile(r"(?P<name>.+)_(?P<part>[1-9][0-9]?)", re.DOTALL)  # no leading zero: IMG_0412 is a camera's counter
+_MAX_NAMED = 8  # files in a message
 
 
 @dataclass(frozen=True)
@@ -27,39 +26,92 @@ class Part:
     sha256: str
 
 
-def find_videos(path: Path) -> dict[str, list[Path]]:
+def find_videos(
+    path: Path, dataset: Dataset | None = None, name: str | None = None, parts: Sequence[str] | None = None
+) -> dict[str, list[Path]]:
     """Identity -> its video files in order, for a video file or a folder of videos.
 
+    Parts of NAME are NAME.mp4 or NAME_1.mp4, then NAME_2.mp4 to NAME_99.mp4. A line says what is joined, which files are not taken, and
+    which look like parts and are none.
+    dataset: whose identities keep their names. name: only this identity, by its own name or a file's; of parts: its name.
+    parts: files of the folder that are the parts of one identity, in order; []: all, in the order of their names.
     Raises: UserError when there is none, or when the names of two files give the same part of one identity.
     """
-    if path.is_file():
-        return {identity_name(path.stem): [path]}
     if not path.is_dir():
-        raise UserError(f"there is no video file or folder {path}; put your videos there or give --original_videos_path")
-    files = sorted(p for p in path.iterdir() if p.suffix.lower() in VIDEO_SUFFIXES and p.is_file() and not p.name.startswith("."))
+        if not path.is_file():
+            raise UserError(f"there is no video file or folder {path}; put your videos there or give --original_videos_path")
+        groups = {path.stem: [path]}
+    elif parts:
+        groups = {Path(parts[0]).stem: [path / p for p in dict.fromkeys(parts)]}
+        for file in groups[Path(parts[0]).stem]:
+            if not file.is_file():
+                raise UserError(f"there is no file {file}; check --parts and --original_videos_path")
+    else:
+        files = _videos_in(path)
+        groups = _grouped(path, files) if parts is None else {files[0].stem: files}
+    if parts is not None and name is not None:
+        return {identity_name(name): next(iter(groups.values()))}
+    videos = assign_identities(dataset, groups)
+    for identity, files in videos.items():
+        if len(files) > 1:
+            say(f"{identity}: {' + '.join(p.name for p in files)}")
+    if name is None:
+        return videos
+    meant = [n for n, files in videos.items() if composed(name) in (n, *(composed(t) for f in files for t in (f.name, f.stem)))]
+    meant = meant or [n for n in videos if n == identity_name(name)]
+    if not meant:
+        raise UserError(f"there is no video of '{name}' in the folder; it holds: {_listed(list(videos))}")
+    return {meant[0]: videos[meant[0]]}
+
+
+def _videos_in(folder: Path) -> list[Path]:
+    """The videos of a folder in the order of their names, numbers counted; a line names what else is there."""
+    there = sorted((p for p in folder.iterdir() if not p.name.startswith(".")), key=_natural)
+    files = [p for p in there if p.suffix.lower() in VIDEO_SUFFIXES and p.is_file()]
+    others = _listed([p.name + "/" * p.is_dir() for p in there if p not in files])
     if not files:
-        raise UserError(f"there is no video in {path}; put one there ({', '.join(VIDEO_SUFFIXES)}) or give --original_videos_path")
-    groups: dict[str, dict[int, Path]] = {}
-    stems = {p.stem for p in files}
+        holds = f", only {others}" if others else ""
+        raise UserError(f"there is no video in {folder}{holds}; put one there ({', '.join(VIDEO_SUFFIXES)}) or give --original_videos_path")
+    if others:
+        warn(f"not taken from {folder}: {others} (no video by its name; --original_videos_path FILE takes any file)")
+    return files
+
+
+def _grouped(folder: Path, files: list[Path]) -> dict[str, list[Path]]:
+    """Name -> its parts in order. Raises: UserError when two files would be the same part."""
+    stems: dict[str, Path] = {}
     for file in files:
-        match = _PART.fullmatch(file.stem)
-        # "Ann_2" is a part only when there are other parts of "Ann"; alone it is an identity of its own.
-        is_part = match and any(
-            s == match["name"] or ((m := _PART.fullmatch(s)) and m["name"] == match["name"] and s != file.stem) for s in stems
-        )
-        stem, number = (match["name"], int(match["part"])) if is_part else (file.stem, 1)
-        parts = groups.setdefault(identity_name(stem), {})
-        if number in parts:
-            raise UserError(
-                f"{parts[number].name} and {file.name} in {path} would both be part {number} of '{identity_name(stem)}'; rename one"
-            )
-        parts[number] = file
-    return {name: [parts[k] for k in sorted(parts)] for name, parts in sorted(groups.items())}
+        if (other := stems.setdefault(composed(file.stem), file)) != file:
+            raise UserError(f"{other.name} and {file.name} in {folder} would both be part 1 of '{identity_name(file.stem)}'; rename one")
+    groups: dict[str, dict[int, Path]] = {}
+    for stem, file in stems.items():
+        match = _PART.fullmatch(stem)
+        firsts = [s for s in (match["name"], f"{match['name']}_1") if s in stems] if match else []
+        if not firsts or match["part"] == "1":
+            continue
+        if len(firsts) == 2:
+            one, two = (stems[s].name for s in firsts)
+            raise UserError(f"{one} and {two} in {folder} would both be part 1 of '{match['name']}'; rename one, or give --parts")
+        groups.setdefault(match["name"], {1: stems[firsts[0]]})[int(match["part"])] = file
+    joined = {file for own in groups.values() for file in own.values()}
+    alone = {stem: file for stem, file in stems.items() if file not in joined}
+    alike: dict[str, list[str]] = {}
+    for stem, file in alone.items():
+        if match := re.fullmatch(r"(.+?)_?[0-9]+", stem, re.DOTALL):
+            alike.setdefault(match[1], []).append(file.name)
+    if look_alikes := [name for names in alike.values() if len(names) > 1 for name in names]:
+        how = "give --parts if they are of one person, or call them NAME, NAME_2, NAME_3"
+        say(f"not joined, each an identity of its own: {_listed(look_alikes)}; {how}")
+    return {name: [own[k] for k in sorted(own)] for name, own in groups.items()} | {stem: [file] for stem, file in alone.items()}
 
 
-def identity_name(stem: str) -> str:
-    """A file's name without underscores and blanks: sequences and pairs use them as separators."""
-    return re.sub(r"[_\s]", "", stem) or "video"
+def _natural(path: Path) -> list[tuple[int, str]]:
+    """Key that sorts clip9.mp4 before clip10.mp4."""
+    return [(int(t), "") if t.isdecimal() else (-1, t) for t in re.split(r"([0-9]+)", composed(path.name).casefold())]
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:_MAX_NAMED]) + (f" and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else "")
 
 
 def open_parts(paths: list[Path]) -> list[Part]:
@@ -77,19 +129,3 @@ def open_parts(paths: list[Path]) -> list[Part]:
             warn(f"{path.name} has {float(info.fps):.3f} frames/s: read at {float(first.fps):.3f} like {paths[0].name}")
         parts.append(Part(path, info.at_rate(first.fps), sha256_of(path)))
     return parts
-
-
-def read_parts(parts: Sequence[Part], counts: Sequence[int], n_replicate_first: int = 0) -> Iterator[np.ndarray]:
-    """The first counts[i] frames of every part i in order, uint8 [H, W, 3] RGB; the very first frame n_replicate_first times more.
-
-    Raises: UserError when a part has fewer frames.
-    """
-    first = True
-    for part, expected in zip(parts, counts):
-        count = 0
-        for frame in islice(read_frames(part.path, part.info), expected):
-            count += 1
-            yield from [frame] * (1 + n_replicate_first * first)
-            first = False
-        if count != expected:
-            raise UserError(f"{part.path} gave {count} frames after {expected} before; was it changed meanwhile? run again")
