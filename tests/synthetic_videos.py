@@ -130,6 +130,7 @@ def hide_codec(path: Path, track: int = 0) -> Path:
     at = data.index(b"esds", at)
     data[at : at + 4] = b"dapa"
     path.write_bytes(bytes(data))
+    return path
 
 
 LUMA = {5: (0.299, 0.114), 1: (0.2126, 0.0722), 9: (0.2627, 0.0593)}  # matrix (ITU-T H.273) -> weights of red and blue
