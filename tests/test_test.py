@@ -199,7 +199,7 @@ def damage(run):
         ([], lambda root, data, run: shutil.rmtree(data.folder / "test"), "no test frames of Ann"),
         ([], lambda root, data, run: make_dataset(root, "Bob"), r"several persons \(Ann, Bob\); say which with --target_id"),
         ([], lambda root, data, run: run.network_path("G").write_bytes(b"PK\3\4 cut"), "is cut off or damaged; train again"),
-        ([], lambda root, data, run: damage(run), r"is cut off or damaged; take the checkpoint of another epoch, --which_epoch 40 \(there: 3, 40"),
+        ([], lambda root, data, run: damage(run), r"damaged; take the checkpoint of another epoch, --which_epoch 40 \(there: 3, 40"),
         (
             [],
             lambda root, data, run: (damage(run), write_tensors(run.state_path, {})),
