@@ -70,9 +70,9 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     facts = {"identities": names, "face_model": videos.face_model, "data": data_key(dataset, names, videos)}
     beginning = check_run(files, options.as_dict(), facts, architecture=ARCHITECTURE, free=UNCRITICAL)
     if beginning == "finished":
-        finish_again(files, options.niter_decay, {**options.as_dict(), **facts}, processes.is_first)
         if processes.is_first:
             write_profiles(dataset, names, files, lost_only=True)
+        finish_again(files, options.niter_decay, {**options.as_dict(), **facts}, processes.is_first)
         return None
     if beginning == "new" and options.load_pretrain:
         check_pretrained(options.load_pretrain, videos.face_model)
