@@ -13,6 +13,7 @@ from fake_run import load_command, make_run
 from test_reenact import FRAMES, TRAIN, run, write_identity
 from test_retarget import make_person
 
+import train
 from preprocessing.driving.driver import read_motion
 from preprocessing.driving.people import load_profile, profile_of_dataset
 from preprocessing.driving.profile import TargetProfile
@@ -143,6 +144,20 @@ def test_a_profile_from_a_dataset(place, model, capsys):
     same(load_profile(stored), profile)
     with pytest.raises(UserError, match="there is no run .*head2head_Ann"):
         command([*words, "--checkpoints_dir", str(dataset.home)])
+
+
+def test_a_finished_run_gets_lost_profiles_again(place, capsys):
+    dataset, files = place
+    path = files.profile_path("Ann")
+    whole = path.read_bytes()
+    for damage in (lambda: path.write_bytes(whole[:500]), path.unlink):
+        damage()
+        train.write_profiles(dataset, ["Ann"], files, lost_only=True)
+        assert path.read_bytes() == whole
+        assert "Ann.npz was missing or damaged: written anew from the dataset" in capsys.readouterr().err
+    before = path.stat().st_mtime_ns
+    train.write_profiles(dataset, ["Ann"], files, lost_only=True)
+    assert path.stat().st_mtime_ns == before and not capsys.readouterr().err
 
 
 def test_training_data_without_a_profile_is_said_once(tmp_path, model, capsys):
