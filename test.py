@@ -42,7 +42,7 @@ _VERSION = 1  # raise it when results must be made anew
 def main(argv: Sequence[str] | None = None) -> int | None:
     options = parse(argv)
     dataset = Dataset.open(options.dataset_name, options.datasets_dir)
-    options = replace(options, target_id=find_identity(dataset, options.target_id))
+    options = replace(options, target_id=find_identity(dataset, options.target_id, options.checkpoints_dir))
     if options.source_id and not (options.target_id and dataset.read_pair(options.target_id, options.source_id)):  # no file of motion
         options = replace(options, source_id=find_identity(dataset, options.source_id))
     options = replace(options, target_id=_one_target(options, dataset))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from util.cli import UserError
+from util.identities import did_you_mean, identity_name
 
 PRECISIONS = ("auto", "fp32", "bf16")
 
@@ -88,10 +89,10 @@ def choose_identities(options: BaseOptions, available: list[str]) -> list[str]:
     wanted = options.target_id
     if wanted is None and options.name and options.name.startswith("head2head_"):
         named = options.name.removeprefix("head2head_")
-        wanted = named if named in available else None
+        wanted = next((n for n in (named, identity_name(named)) if n in available), None)
     if wanted is None:
         return available
     if wanted not in available:
         shown = ", ".join(available[:8]) + (", ..." if len(available) > 8 else "")
-        raise UserError(f"dataset {options.dataset_name} has no person '{wanted}'; it has {shown}")
+        raise UserError(f"dataset {options.dataset_name} has no person '{wanted}'; it has {shown}{did_you_mean(wanted, available)}")
     return [wanted]

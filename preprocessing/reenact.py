@@ -109,7 +109,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     o = parse(argv)
     dataset = open_dataset(o)
-    o.target_id, o.source_id = (find_identity(dataset, name) for name in (o.target_id, o.source_id))
+    if not (o.target_run and o.target_id and Run(o.target_run, o.target_run).profile_path(o.target_id).is_file()):
+        o.target_id = find_identity(dataset, o.target_id, o.checkpoints_dir)
+    o.source_id = find_identity(dataset, o.source_id)
     edits = parse_edits(o.edit)
     target = find_target(dataset, o) if o.target_id else None
     source = find_frames(dataset, o.source_id, o.split_s, "--split_s") if o.source_id else None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,6 +27,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--dataset_name", required=True, metavar="D")
     p.add_argument("--datasets_dir", type=Path, metavar="DIR")
+    p.add_argument("--checkpoints_dir", type=Path, metavar="DIR")
     p.add_argument("--video", type=Path, metavar="FILE")
     p.add_argument("name", nargs="?", metavar="NAME")
     o = p.parse_args(argv)
@@ -33,11 +35,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError("give a NAME or --video FILE")
     dataset = Dataset.open(o.dataset_name, o.datasets_dir)
     if o.video is None:
-        name = find_identity(dataset, o.name)
+        name = find_identity(dataset, o.name, o.checkpoints_dir)
     else:
         with contextlib.redirect_stdout(sys.stderr):  # only the identity goes to the output
             name = next(iter(find_videos(o.video, dataset)))
-    print(name)
+    sys.stdout.buffer.write(os.fsencode(name) + b"\n")  # not print: a script needs the name itself, whatever a terminal can show
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -72,12 +72,7 @@ if [ -z "$VIDEO" ]; then
   VIDEO="$ROOT/datasets/$DATASET/original_videos/demo.mp4"
   [ -f "$VIDEO" ] || "$PYTHON" scripts/make_demo_video.py --output "$VIDEO"
 else
-  # A link with a plain name, whatever the video's own name is made of.
   NAME="$("$PYTHON" scripts/find_identity.py --dataset_name "$DATASET" --video "$VIDEO")"
-  LINK="$ROOT/datasets/$DATASET/original_videos/$NAME.${VIDEO##*.}"
-  mkdir -p "$(dirname "$LINK")"
-  [ "$VIDEO" = "$LINK" ] || ln -sfn "$VIDEO" "$LINK"
-  VIDEO="$LINK"
 fi
 
 step "Face detection"

@@ -24,7 +24,10 @@ identity_of() { # the identity that NAME means in DATASET, by the options of a c
   local name="$1" place=()
   shift
   while [ $# -gt 0 ]; do
-    case "$1" in --datasets_dir=*) place=("$1") ;; --datasets_dir) place=("$1" "${2:-}") ;; esac
+    case "$1" in
+      --datasets_dir=* | --checkpoints_dir=*) place+=("$1") ;;
+      --datasets_dir | --checkpoints_dir) place+=("$1=${2:-}") ;;
+    esac
     shift
   done
   "$PYTHON" "$ROOT/scripts/find_identity.py" --dataset_name "$DATASET" ${place[@]+"${place[@]}"} -- "$name"

@@ -1,18 +1,22 @@
 """Names of videos, and the identities that they become and are found by."""
 
 import os
+import shutil
 import subprocess
 import sys
 from fractions import Fraction
 from pathlib import Path
 
+import av
+import numpy as np
 import pytest
 from synthetic_videos import face_frame, write_video
 
 from preprocessing import detect
 from util.cli import UserError
-from util.identities import find_identity, identity_name
+from util.identities import find_identity, identities_with_frames, identity_name
 from util.layout import Dataset, Record, root
+from util.video.reading import probe
 from util.video.sources import find_videos
 
 
@@ -96,6 +100,89 @@ def test_names_that_differ_only_in_what_is_left_out_never_meet(tmp_path, capsys)
     ]
 
 
+def add_identity(data, name, *sources):
+    data.write_record(Record(name, Fraction(25), sources=[{"file": str(source)} for source in sources]))
+    data.sequence("test", name).folder("images").mkdir(parents=True)
+
+
+def test_a_linked_video_keeps_its_identity(tmp_path):
+    """dataset.json names what a link leads to."""
+    data = Dataset.open("D", tmp_path / "data")
+    (tmp_path / "my_video.mp4").symlink_to(files(tmp_path, "3f2a") / "3f2a")
+    for _ in range(2):
+        assert list(find_videos(tmp_path / "my_video.mp4", data)) == ["myvideo"]
+        add_identity(data, "myvideo", tmp_path / "3f2a") if not data.identities() else None
+    assert list(find_videos(files(tmp_path, "myvideo.mp4") / "myvideo.mp4", data)) == ["myvideo-2"]
+
+
+def test_a_file_is_never_taken_for_another(tmp_path):
+    data = Dataset.open("D", tmp_path)
+    add_identity(data, "ab", "/v/a_b.mp4")
+    add_identity(data, "ann", "/v/ann_1.mp4", "/v/ann_2.mp4")
+    add_identity(data, "Old_Name")  # of the original system
+    assert [find_identity(data, n) for n in ("a b", "ann_2.mp4", "ann_1", "ann.mp4")] == ["ab", "ann", "ann", "ann"]
+    assert not {find_identity(data, n) for n in ("ab.mp4", "a__b.mp4", "/elsewhere/ab.MOV")} & set(data.identities())
+    # whom only a run knows keeps the name
+    (tmp_path / "runs/D/head2head_Ann_B").mkdir(parents=True)
+    assert find_identity(data, "Ann_B", tmp_path / "runs") == "Ann_B" and find_identity(data, "Ann_C", tmp_path / "runs") == "AnnC"
+    with pytest.raises(UserError, match=r"no identity 'ahn' .* it holds: Old_Name, ab, ann \(did you mean ann\?\)"):
+        identities_with_frames(data, "ahn")
+
+
+def test_parts_never_take_the_place_of_another(tmp_path):
+    data = Dataset.open("D", tmp_path / "data")
+    files(tmp_path, "IMG_0412.MOV", "IMG_0413.MOV")
+    add_identity(data, "ann", "/v/ann.mp4")
+    with pytest.raises(UserError, match="'ann' is already made of ann.mp4 in .*; give another --name"):
+        find_videos(tmp_path, data, parts=[], name="ann")
+    add_identity(data, "bob", tmp_path / "IMG_0412.MOV")
+    assert found(tmp_path, dataset=data, parts=[], name="bob") == {"bob": ["IMG_0412.MOV", "IMG_0413.MOV"]}
+
+
+def test_a_file_is_in_one_identity(tmp_path):
+    files(tmp_path, "Ann.mp4", "Ann_2.mp4", "Ann_2_2.mp4")
+    assert found(tmp_path) == {"Ann": ["Ann.mp4", "Ann_2.mp4"], "Ann22": ["Ann_2_2.mp4"]}
+
+
+KINDS = {  # suffix: container, codec
+    ".mts": ("mpegts", "mpeg2video"),
+    ".M2TS": ("mpegts", "libx264"),
+    ".ts": ("mpegts", "libx264"),
+    ".wmv": ("asf", "wmv2"),
+    ".asf": ("asf", "msmpeg4"),
+    ".3gp": ("3gp", "mpeg4"),
+    ".3g2": ("3g2", "mpeg4"),
+    ".mpg": ("mpeg", "mpeg1video"),
+    ".vob": ("vob", "mpeg2video"),
+    ".flv": ("flv", "flv"),
+    ".mxf": ("mxf", "mpeg2video"),
+    ".gif": ("gif", "gif"),
+    ".m2v": ("mpeg2video", "mpeg2video"),
+    ".qt": ("mov", "mjpeg"),
+}
+
+
+@pytest.mark.parametrize("suffix", KINDS)
+def test_kinds_of_files_are_read(tmp_path, suffix):
+    path = tmp_path / f"clip{suffix}"
+    kind, codec = KINDS[suffix]
+    with av.open(str(path), "w", format=kind) as container:
+        stream = container.add_stream(codec, rate=25)
+        stream.width, stream.height, stream.pix_fmt = 176, 144, {"gif": "rgb8", "mjpeg": "yuvj420p"}.get(codec, "yuv420p")
+        for k in range(10):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.full((144, 176, 3), 20 * k, np.uint8), format="rgb24")))
+        container.mux(stream.encode(None))
+    info = probe(find_videos(tmp_path)["clip"][0])
+    assert (info.width, info.height) == (176, 144) and 8 <= info.frames <= 11
+
+
+@pytest.mark.parametrize("name", ["12:30.mp4", "http:x.mp4", "-lead.mp4", "it's $HOME;`x` [a]*.mp4", "a\nb.mp4", "%03d.mp4", "no_suffix"])
+def test_ffmpeg_takes_no_name_for_something_else(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    write_video(tmp_path / "plain.avi", [np.zeros((48, 64, 3), np.uint8)] * 3).rename(name)
+    assert probe(Path(name)).frames == 3
+
+
 def test_identity_names():
     assert identity_name("caf\udce9") == "cafxe9" and identity_name("--x_ y") == "xy" and identity_name("a/b\\c\n\u200b") == "abc"
     assert identity_name("e\u0301") == "\u00e9" == identity_name("\u00e9")
@@ -143,7 +230,7 @@ def test_the_wrappers_pass_the_identity_on(tmp_path):
     (home / ".venv" / "bin").mkdir(parents=True)
     (home / ".venv" / "bin" / "python").write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
     (home / ".venv" / "bin" / "python").chmod(0o755)
-    (home / "train.py").write_text("import sys; print('|'.join(sys.argv[1:]))")
+    (home / "train.py").write_text("import sys; sys.stdout.reconfigure(encoding='utf-8'); print('|'.join(sys.argv[1:]))")
     data = Dataset.open("D", tmp_path / "datasets")
     for name, file in (("underscore", "under_score.mp4"), ("lead", "-lead.mp4"), ("日本", "日本.mp4")):
         data.write_record(Record(name, Fraction(25), sources=[{"file": f"/v/{file}"}]))
@@ -151,6 +238,38 @@ def test_the_wrappers_pass_the_identity_on(tmp_path):
     script = Path(home / "scripts/train/train_on_target.sh")
     for given, identity in (("under_score", "underscore"), ("-lead", "lead"), ("日本.mp4", "日本")):
         done = subprocess.run(
-            ["bash", str(script), given, "D", "--datasets_dir", str(tmp_path / "datasets")], capture_output=True, text=True, cwd=tmp_path
+            ["bash", str(script), given, "D", "--datasets_dir", str(tmp_path / "datasets")],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONIOENCODING": "ascii"},
         )
         assert done.returncode == 0 and f"|--target_id|{identity}|--name|head2head_{identity}|" in "|" + done.stdout, done
+
+
+def test_the_quickstart_goes_on_with_the_same_identity(tmp_path):
+    """The script, with commands that print what they get and the real find_identity.py; run again, it names nobody anew."""
+    home = tmp_path / "home"
+    (home / "scripts/test").mkdir(parents=True)
+    for part in ("quickstart.sh", "find_identity.py"):
+        (home / "scripts" / part).write_bytes((root() / "scripts" / part).read_bytes())
+    shutil.copytree(root() / "util", home / "util", ignore=shutil.ignore_patterns("__pycache__"))  # datasets/ lies beside it
+    (home / "options").symlink_to(root() / "options")
+    (home / "python").write_text(f'''#!/bin/sh
+case "$1" in -c) exit 1 ;; *find_identity.py) exec "{sys.executable}" "$@" ;; *detect.py) echo "$@" ;; esac
+''')
+    (home / "python").chmod(0o755)
+    (home / "scripts/setup_env.sh").write_text(f"ROOT={home} PYTHON={home}/python\n")
+    for part in ("train/train_on_target.sh", "test/test_self_reenactment_on_target.sh"):
+        (home / "scripts" / part).parent.mkdir(exist_ok=True)
+        (home / "scripts" / part).write_text("echo train $1\n")
+    data = Dataset.open("quickstart", home / "datasets")
+    for given, identity in (("a_b.mp4", "ab"), ("ab.mp4", "ab-2"), ("-日 本.mp4", "日本"), ("no_suffix", "nosuffix"), ("a_b.mp4", "ab")):
+        (tmp_path / given).touch()
+        done = subprocess.run(
+            ["bash", str(home / "scripts/quickstart.sh"), given, "--minutes", "1"], cwd=tmp_path, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        assert f"--original_videos_path {tmp_path / given} --name {identity} " in done.stdout and f"train {identity}\n" in done.stdout
+        if identity not in data.identities():
+            add_identity(data, identity, tmp_path / given)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import re
 import sys
 import unicodedata
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 import numpy as np
 
 from util.cli import DiskFull, UserError, printable, say
-from util.layout import SPLITS, Dataset, Record, Sequence
+from util.layout import SPLITS, Dataset, Record, Run, Sequence
 
 NAME_BYTES = 120  # of an identity; a pair's folder is called <target>_<source>, and names of files end at 255 bytes
 # What people bring and PyAV reads. Of a folder only these are taken; a file that is named itself is taken whatever it is called.
@@ -42,18 +44,28 @@ def identity_name(stem: str) -> str:
     return text or "video"
 
 
-def find_identity(dataset: Dataset, name: str | None) -> str | None:
-    """The identity that is meant by its name, or by the name of the video that it was made from, with or without suffix.
+def find_identity(dataset: Dataset, name: str | None, checkpoints_dir: Path | None = None) -> str | None:
+    """The identity that is meant by its name, or by the name of a video that it was made from, with or without suffix.
 
-    Returns a plain name where there is none (whoever looks for it says so), and None for None.
+    checkpoints_dir: where the runs are (None: checkpoints/ of the repository); a person whom only a run knows keeps the name.
+    Returns a name that the dataset does not have where there is none (whoever looks for it says so), and None for None.
     """
     names = dataset.identities()
     if name is None or name in names:
         return name
-    stem = composed(Path(name).stem if Path(name).suffix.lower() in VIDEO_SUFFIXES else name)
-    made_from = {n: _first_stem(dataset, n) for n in names}
-    of_file = [n for n, other in made_from.items() if other == stem]
-    return of_file[0] if len(of_file) == 1 else identity_name(stem)
+    is_file = Path(name).suffix.lower() in VIDEO_SUFFIXES
+    stem = composed(Path(name).stem if is_file else name)
+    made_from = {n: [composed(file.stem) for file in _sources(dataset, n)] for n in names}
+    for first in (True, False):  # a later part's name too, unless it is what another identity is called after
+        of_file = [n for n, stems in made_from.items() if stem in (stems[:1] if first else stems)]
+        if len(of_file) == 1:
+            return of_file[0]
+    plain = identity_name(stem)
+    # ab.mp4 is not the identity "ab" that was made from a_b.mp4
+    if is_file and made_from.get(plain) and plain in map(identity_name, made_from[plain]):
+        return name
+    run = Run.open(dataset.home.name, f"head2head_{name}", checkpoints_dir)
+    return name if plain not in names and "/" not in name and run.checkpoints.is_dir() else plain
 
 
 def assign_identities(dataset: Dataset | None, groups: Mapping[str, list[Path]]) -> dict[str, list[Path]]:
@@ -63,27 +75,41 @@ def assign_identities(dataset: Dataset | None, groups: Mapping[str, list[Path]])
     """
     chosen: dict[str, list[Path]] = {}
     for stem in sorted(groups, key=lambda s: (identity_name(s) != s, s)):  # what needs no change keeps its name
-        base, first = identity_name(stem), composed(groups[stem][0].stem)
-        numbered = [base, *(f"{base}-{k}" for k in range(2, len(groups) + 2 + (len(dataset.identities()) if dataset else 0)))]
-        taken = {n: _first_stem(dataset, n) if dataset else None for n in numbered}
-        name = next((n for n in numbered if n not in chosen and taken[n] == first), None)
-        name = name or next(n for n in numbered if n not in chosen and taken[n] is None)
-        chosen[name] = groups[stem]
+        base, paths = identity_name(stem), groups[stem]
+        taken: dict[str, list[Path]] = {}  # base, base-2, ... as far as they are made of something
+        for number in count(1):
+            name = base if number == 1 else f"{base}-{number}"
+            taken[name] = _sources(dataset, name) if dataset else []
+            if number > 1 and not taken[name] and name not in chosen:
+                break
+        free = [n for n in taken if n not in chosen]
+        name = next((n for n in free if {p.resolve() for p in paths} & set(taken[n])), None)  # a link's own name is not on record
+        name = name or next((n for n in free if taken[n] and composed(taken[n][0].stem) == composed(paths[0].stem)), None)
+        name = name or next(n for n in free if not taken[n])
+        chosen[name] = paths
         if name != base:
-            other = taken[base] or chosen[base][0].stem
+            other = (taken[base] or chosen[base])[0].stem
             say(f"{groups[stem][0].name} is called '{name}', since '{base}' is made of {other}")
         elif name != re.sub(r"[_\s]", "", stem):
             say(f"{groups[stem][0].name} is called '{name}'")
     return dict(sorted(chosen.items()))
 
 
-def _first_stem(dataset: Dataset, name: str) -> str | None:
-    """Name without suffix of the video that an identity was made from; None when nothing tells."""
+def did_you_mean(name: str, names: Collection[str]) -> str:
+    """ " (did you mean Ann?)" for an unknown name, or nothing when no other is like it."""
+    plain = {identity_name(n).casefold(): n for n in names}
+    wanted = identity_name(Path(name).stem if Path(name).suffix.lower() in VIDEO_SUFFIXES else name).casefold()
+    near = [plain[n] for n in difflib.get_close_matches(wanted, plain)]
+    return f" (did you mean {' or '.join(near)}?)" if near else ""
+
+
+def _sources(dataset: Dataset, name: str) -> list[Path]:
+    """The videos that an identity was made from, in order; [] when nothing tells."""
     try:
         record = dataset.read_record(name)
     except UserError:  # damaged: whoever needs it says so
-        return None
-    return composed(Path(record.sources[0]["file"]).stem) if record and record.sources else None
+        return []
+    return [Path(source["file"]) for source in record.sources] if record else []
 
 
 @dataclass(frozen=True)
@@ -135,7 +161,7 @@ def identities_with_frames(dataset: Dataset, name: str | None) -> list[str]:
             "the dataset is now: --datasets_dir"
         )
     if name is not None and name not in names:
-        raise UserError(f"there is no identity '{name}' in {dataset.folder}; it holds: {', '.join(names)}")
+        raise UserError(f"there is no identity '{name}' in {dataset.folder}; it holds: {', '.join(names)}{did_you_mean(name, names)}")
     return names
 
 

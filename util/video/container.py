@@ -30,7 +30,7 @@ def open_video(path: str | Path) -> Iterator[av.container.InputContainer]:
     try:
         # Tags in an old encoding are no reason to refuse a video; PyAV 19 and later never does.
         lenient = {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]) < 19 else {}
-        container = av.open(str(path), **lenient)
+        container = av.open(str(path.absolute()), **lenient)  # FFmpeg would take "12:30.mp4" for an address
     except av.error.PermissionError:
         raise UserError(f"{path} may not be read; allow reading it (chmod +r)") from None
     except (av.error.FFmpegError, ValueError) as e:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from util.cli import UserError, say, warn
 from util.hashing import sha256_of
-from util.identities import VIDEO_SUFFIXES, assign_identities, composed, identity_name
+from util.identities import VIDEO_SUFFIXES, assign_identities, composed, did_you_mean, identity_name
 from util.layout import Dataset
 from util.video.reading import VideoInfo, probe
 
@@ -50,7 +50,12 @@ def find_videos(
         files = _videos_in(path)
         groups = _grouped(path, files) if parts is None else {files[0].stem: files}
     if parts is not None and name is not None:
-        return {identity_name(name): next(iter(groups.values()))}
+        identity, files = identity_name(name), next(iter(groups.values()))
+        record = dataset.read_record(identity) if dataset else None
+        known = [Path(source["file"]).name for source in record.sources] if record else []
+        if known and not {p.resolve().name for p in files} & set(known):
+            raise UserError(f"'{identity}' is already made of {_listed(known)} in {dataset.folder}; give another --name")
+        return {identity: files}
     videos = assign_identities(dataset, groups)
     for identity, files in videos.items():
         if len(files) > 1:
@@ -60,7 +65,7 @@ def find_videos(
     meant = [n for n, files in videos.items() if composed(name) in (n, *(composed(t) for f in files for t in (f.name, f.stem)))]
     meant = meant or [n for n in videos if n == identity_name(name)]
     if not meant:
-        raise UserError(f"there is no video of '{name}' in the folder; it holds: {_listed(list(videos))}")
+        raise UserError(f"there is no video of '{name}' in the folder; it holds: {_listed(list(videos))}{did_you_mean(name, videos)}")
     return {meant[0]: videos[meant[0]]}
 
 
@@ -84,15 +89,17 @@ def _grouped(folder: Path, files: list[Path]) -> dict[str, list[Path]]:
         if (other := stems.setdefault(composed(file.stem), file)) != file:
             raise UserError(f"{other.name} and {file.name} in {folder} would both be part 1 of '{identity_name(file.stem)}'; rename one")
     groups: dict[str, dict[int, Path]] = {}
-    for stem, file in stems.items():
+    later: set[str] = set()  # parts but the first
+    for stem, file in sorted(stems.items(), key=lambda item: len(item[0])):  # Ann_2 before Ann_2_2, which is no part of it
         match = _PART.fullmatch(stem)
-        firsts = [s for s in (match["name"], f"{match['name']}_1") if s in stems] if match else []
+        firsts = [s for s in (match["name"], f"{match['name']}_1") if s in stems and s not in later] if match else []
         if not firsts or match["part"] == "1":
             continue
         if len(firsts) == 2:
             one, two = (stems[s].name for s in firsts)
             raise UserError(f"{one} and {two} in {folder} would both be part 1 of '{match['name']}'; rename one, or give --parts")
         groups.setdefault(match["name"], {1: stems[firsts[0]]})[int(match["part"])] = file
+        later.add(stem)
     joined = {file for own in groups.values() for file in own.values()}
     alone = {stem: file for stem, file in stems.items() if file not in joined}
     alike: dict[str, list[str]] = {}
