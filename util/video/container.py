@@ -81,5 +81,5 @@ def decode_packet(packet: Any) -> list[Any]:
 
     try:
         return packet.decode()
-    except av.error.InvalidDataError:
+    except (av.error.InvalidDataError, av.error.ArgumentError):
         return []
