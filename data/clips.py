@@ -84,13 +84,11 @@ class VideoDataset:
         self.sequences: list[FrameSequence] = []
         self._names: list[str] = []  # whose each sequence is
         self._numbers: list[list[int]] = []
-        self._usable: list[np.ndarray] = []  # which of its frames show the person well
         self._runs: list[tuple[int, TrainingRun]] = []  # sequence, and frames of it that clips are taken from
         for name in names:
             record, before = dataset.read_record(name), len(self._runs)
             for sequence, numbers in training_sequences(dataset, name):
                 self._runs += [(len(self.sequences), run) for run in usable_runs(record, numbers)]
-                self._usable.append(record.usable(numbers) if record else np.ones(len(numbers), bool))
                 self._numbers.append(numbers)
                 self.sequences.append(sequence)
                 self._names.append(name)
@@ -222,11 +220,8 @@ class VideoDataset:
     def _person(self, name: str) -> Person:
         def make() -> Person:
             found = self._persons(name)
-            own = [i for i, other in enumerate(self._names) if other == name]
-            usable = np.concatenate([self._usable[i] for i in own])
-            frames = [(self.sequences[i], n) for i in own for n in self._numbers[i]]
-            frames = [frame for frame, good in zip(frames, usable) if good]
-            head = find_head(self._dataset, name, frames, found.masks[usable], self._perspective)
+            frames = [(s, n) for s, numbers, other in zip(self.sequences, self._numbers, self._names) if other == name for n in numbers]
+            head = find_head(self._dataset, name, frames, found.masks, self._perspective)
             return Person(found.masks, resize_image(found.background, self.load_size), head)
 
         return self._person_cache.get_or_make(name, make, lambda person: person.nbytes)

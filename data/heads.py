@@ -13,7 +13,7 @@ from data.augmentation.head_geometry import GRID, Head, measure_head
 from data.augmentation.head_shapes import HeadShapes, head_shapes
 from data.frames import READERS, read_frames, read_landmarks, read_square
 from util.caches.keyed_file import read_keyed, write_keyed
-from util.layout import Dataset, read_camera
+from util.layout import Dataset, read_camera, usable_frames
 from util.layout import Sequence as FrameSequence
 from util.sampling import spread
 
@@ -54,9 +54,12 @@ def shapes_nbytes(count: int) -> int:
 def find_head(dataset: Dataset, name: str, frames: Sequence[tuple[FrameSequence, int]], masks: np.ndarray, perspective: bool) -> Head:
     """An identity's head: from its file, if that was made from these frames, else measured now and written there.
 
-    frames: all training frames. masks: uint8 [frames, any, any], 255 where the person is. perspective: as in `measure_head`.
+    frames: all training frames; those that do not show the person well are left out. masks: uint8 [frames, any, any], 255 where the person
+        is. perspective: as in `measure_head`.
     Raises: UserError when a file is missing or damaged.
     """
+    good = usable_frames(dataset.read_record(name), [number for _, number in frames])
+    frames, masks = [frame for frame, is_good in zip(frames, good) if is_good], masks[good]
     chosen = spread(len(frames), _HEAD_FRAMES)
     cameras = [frames[i][0].path("misc", frames[i][1]) for i in chosen]
     if not perspective or not all(path.is_file() for path in cameras):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from util.cli import UserError
-from util.layout import KINDS, Dataset, Record
+from util.layout import KINDS, Dataset, Record, usable_frames
 from util.layout import Sequence as FrameSequence
 
 # kind of files -> command that makes them
@@ -44,7 +44,7 @@ class TrainingRun:
 
 def usable_runs(record: Record | None, numbers: Sequence[int]) -> list[TrainingRun]:
     """The runs of usable frames among those of a stored sequence; none shorter than MIN_RUN, unless the sequence itself is."""
-    good = record.usable(numbers) if record else np.ones(len(numbers), bool)
+    good = usable_frames(record, numbers)
     edges = np.flatnonzero(np.diff(np.r_[False, good, False].astype(int)))
     least = min(MIN_RUN, len(numbers))
     return [TrainingRun(int(a), int(b - a)) for a, b in edges.reshape(-1, 2) if b - a >= least]

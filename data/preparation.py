@@ -14,7 +14,6 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 
 import cv2
-import numpy as np
 
 from data.heads import find_head
 from data.integrity import check_steps, training_sequences
@@ -22,7 +21,7 @@ from util.ahead import usable_cores
 from util.caches.flow import Estimate, ensure_flows
 from util.caches.persons import PersonMask, ensure_persons, read_persons
 from util.cli import UserError, be_quiet, progress
-from util.layout import Dataset
+from util.layout import Dataset, usable_frames
 from util.layout import Sequence as FrameSequence
 
 NO_MEDIAPIPE = (
@@ -107,10 +106,8 @@ def prepare_item(item: Item, recipe: Recipe, done: Callable[[], object] = lambda
         if not ensure_persons(item.dataset, item.name, recipe.make_mask, done):
             raise UserError(NO_MEDIAPIPE)
         frames = [(sequence, number) for sequence, numbers in sequences for number in numbers]
-        good = record.usable([number for _, number in frames]) if record else np.ones(len(frames), bool)
-        if good.any():
-            masks = read_persons(item.dataset, item.name).masks[good]
-            find_head(item.dataset, item.name, [f for f, g in zip(frames, good) if g], masks, recipe.perspective)
+        if usable_frames(record, [number for _, number in frames]).any():
+            find_head(item.dataset, item.name, frames, read_persons(item.dataset, item.name).masks, recipe.perspective)
         done()
 
 

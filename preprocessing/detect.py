@@ -37,7 +37,7 @@ from preprocessing.tracking.follower import FaceChoice, parse_face
 from preprocessing.tracking.same_person import SAMPLES, Appearance, appearance, same_person
 from preprocessing.tracking.scan import Scan, Shot, scan
 from util.ahead import map_ahead
-from util.cli import UserError, progress, run, say, warn
+from util.cli import UserError, listed, progress, run, say, warn
 from util.identities import for_each
 from util.image_io import crop, write_bytes, write_image
 from util.layout import KINDS, SPLITS, Dataset, Record
@@ -193,8 +193,9 @@ def process(o: argparse.Namespace, dataset: Dataset, name: str, paths: list[Path
     if o.all_shots:
         takes = fitting_takes(takes, main, smooth, size, o.dst_threshold)
     first = main if o.all_shots else takes[0]
-    boxes = [smooth[t] for t in (first, *(t for t in takes if t is not first))]
-    for take, drift in zip((first, *(t for t in takes if t is not first)), drifts(boxes, size)):
+    ordered = [first, *(t for t in takes if t is not first)]
+    boxes = [smooth[t] for t in ordered]
+    for take, drift in zip(ordered, drifts(boxes, size)):
         if drift > o.dst_threshold:
             raise UserError(
                 f"{paths[take.part]}: the face moves by {drift:.2f} of the frame's side, more than --dst_threshold {o.dst_threshold:g} "
@@ -301,9 +302,8 @@ def choose_shots(part: Part, found: Scan, face: FaceChoice, all_shots: bool, sca
         kept = [s for s, look in zip(kept, looks) if s is longest or (own and look and same_person(own, look))]
     if len(shots) > 1:
         cuts = [clock(s.first / part.info.fps) for s in shots[1:]]
-        named = ", ".join(cuts[:MAX_NAMED]) + (f" and {len(cuts) - MAX_NAMED} more" if len(cuts) > MAX_NAMED else "")
-        took = [f"{clock(s.first / part.info.fps)} to {clock(s.end / part.info.fps)}" for s in kept[:MAX_NAMED]]
-        took_all = ", ".join(took) + (f" and {len(kept) - MAX_NAMED} more" if len(kept) > MAX_NAMED else "")
+        named = listed(cuts, MAX_NAMED)
+        took_all = listed([f"{clock(s.first / part.info.fps)} to {clock(s.end / part.info.fps)}" for s in kept], MAX_NAMED)
         if all_shots:
             warn(f"{part.path.name} has cuts at {named}; {len(kept)} of {len(shots)} shots show the person and are taken ({took_all})")
         else:

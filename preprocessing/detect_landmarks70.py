@@ -24,8 +24,8 @@ if __package__ in (None, ""):  # run as a file: make the repository's packages i
 import numpy as np
 
 from options.dataset_options import add_dataset_options, open_dataset
-from preprocessing.face_models.dense_points import from_dense
-from preprocessing.tracking.cover import find_covered
+from preprocessing.face_models.dense_points import SKIN, from_dense
+from preprocessing.tracking.cover import colours_at, find_covered
 from preprocessing.tracking.dlib_landmarks import DLIB_FILE, Predict68, load_dlib
 from preprocessing.tracking.tracker import track_frames
 from util.ahead import map_ahead
@@ -103,15 +103,18 @@ def find_landmarks(
     """
     count = len(found.frames)
     points68 = np.full((count, 68, 2), np.nan, np.float32)
+    colours = np.zeros((count, SKIN, 3), np.uint8)
 
-    def add68(k: int, image: np.ndarray, points: np.ndarray) -> None:
-        points68[k] = predict68(image, points)
+    def read_more(k: int, image: np.ndarray, points: np.ndarray) -> None:
+        colours[k] = colours_at(image, points)
+        if predict68:
+            points68[k] = predict68(image, points)
 
     # One run over all sequences in order: the tracker keeps the face where one sequence ends and the next begins.
     images = map_ahead(read_image, found.paths("images"), threads=1, depth=8)
-    tracked = track_frames(images, count, f"{name}: landmarks", add68 if predict68 else None, boxes)
+    tracked = track_frames(images, count, f"{name}: landmarks", read_more, boxes)
     missed = tracked.missed
-    expected = found.record.usable(found.numbers) if found.record else np.ones(count, bool)
+    expected = found.usable
     if (missed & expected).sum() > MAX_MISSED * expected.sum():
         raise UserError(
             f"no face could be read in {(missed & expected).sum()} of the {expected.sum()} frames of '{name}'; cut the video to the part "
@@ -119,7 +122,7 @@ def find_landmarks(
         )
     if missed.any():
         warn(f"{name}: no face in {missed.sum()} of {count} frames; their landmarks are taken from their neighbours")
-    covered = find_covered(tracked.dense, tracked.colours, ~missed & expected)
+    covered = find_covered(tracked.dense, colours, ~missed & expected)
     states = np.select([tracked.other, missed, covered], ["other face", "lost", "covered"], "").tolist()
     dense = fill_gaps(tracked.dense, missed)
     landmarks = from_dense(dense)

@@ -155,11 +155,9 @@ def fit_frames(model: MorphableModel, found: IdentityFrames, name: str, landmark
 
 def without_face(found: IdentityFrames) -> np.ndarray:
     """Frames whose landmarks are those of no picture: bool [N]."""
-    numbers, lacking = np.array(found.numbers), np.zeros(len(found.frames), bool)
-    for first, last, state in found.record.bad_frames.get("landmarks70", []) if found.record else []:
-        if state in ("lost", "other face"):
-            lacking |= (numbers >= first) & (numbers <= last)
-    return lacking
+    if found.record is None:
+        return np.zeros(len(found.frames), bool)
+    return np.isin(found.record.states(found.numbers, "landmarks70"), ("lost", "other face"))
 
 
 def read_landmarks(found: IdentityFrames) -> tuple[np.ndarray, np.ndarray]:

@@ -101,6 +101,11 @@ def printable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
+def listed(names: Sequence[str], most: int = 8) -> str:
+    """Names for a message: the first few, and how many more there are."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
 def be_quiet() -> None:
     """Switch off messages, warnings and progress bars, not errors. For all but the first process of a distributed run."""
     global _quiet

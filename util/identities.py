@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from util.cli import DiskFull, UserError, printable, say
-from util.layout import SPLITS, Dataset, Record, Run, Sequence
+from util.layout import SPLITS, Dataset, Record, Run, Sequence, usable_frames
 
 NAME_BYTES = 120  # of an identity; a pair's folder is called <target>_<source>, and names of files end at 255 bytes
 # What people bring and PyAV reads. Of a folder only these are taken; a file that is named itself is taken whatever it is called.
@@ -112,8 +112,24 @@ def _sources(dataset: Dataset, name: str) -> list[Path]:
     return [Path(source["file"]) for source in record.sources] if record else []
 
 
+class RecordedFrames:
+    """What lists of an identity's frames with its record have in common."""
+
+    frames: list[tuple[Sequence, int]]  # sequence and number of every frame
+    record: Record | None  # None: a dataset of the original system
+
+    @property
+    def numbers(self) -> list[int]:
+        return [number for _, number in self.frames]
+
+    @property
+    def usable(self) -> np.ndarray:
+        """Which frames show the person well, as far as is known: bool [N]."""
+        return usable_frames(self.record, self.numbers)
+
+
 @dataclass(frozen=True)
-class IdentityFrames:
+class IdentityFrames(RecordedFrames):
     """The frames of an identity in both splits, in order, train first."""
 
     sequences: list[Sequence]
@@ -124,15 +140,6 @@ class IdentityFrames:
     def splits(self) -> list[str]:
         """The splits that have frames."""
         return list(dict.fromkeys(s.split for s in self.sequences))
-
-    @property
-    def numbers(self) -> list[int]:
-        return [number for _, number in self.frames]
-
-    @property
-    def usable(self) -> np.ndarray:
-        """Which frames show the person well, as far as is known: bool [N]."""
-        return self.record.usable(self.numbers) if self.record else np.ones(len(self.frames), bool)
 
     def paths(self, kind: str) -> list[Path]:
         """The file of every frame, of a kind in util.layout.KINDS."""

@@ -158,23 +158,22 @@ class Record:
         """The frame of the source, counted over all parts from 0, of which a frame of this number is; below 0: the first, repeated."""
         return number - self.first_number + self.source_start.get("train", 0)
 
+    def states(self, numbers: ArrayLike, step: str | None = None) -> np.ndarray:
+        """What these frames are instead of a good view of the person, by a step or by all: FRAME_STATES' keys, '' for a good view."""
+        numbers = np.asarray(numbers)
+        found = np.full(numbers.shape, "", f"<U{max(map(len, FRAME_STATES))}")
+        for first, last, state in itertools.chain(*(ranges for by, ranges in self.bad_frames.items() if step in (None, by))):
+            found[(found == "") & (numbers >= first) & (numbers <= last)] = state
+        return found
+
     def usable(self, numbers: ArrayLike) -> np.ndarray:
         """Which of these frames show the person well: bool, as many. The others are neither learnt from nor measured."""
-        numbers = np.asarray(numbers)
-        good = np.ones(numbers.shape, bool)
-        for first, last, _ in itertools.chain(*self.bad_frames.values()):
-            good &= (numbers < first) | (numbers > last)
-        return good
+        return self.states(numbers) == ""
 
     def tell_bad_frames(self, numbers: Sequence_[int]) -> str:
         """How many of these frames are not usable and why, as '12 dark or blank, 3 without the face'; '' if all are."""
-        counts = dict.fromkeys(FRAME_STATES, 0)
-        numbers = np.asarray(numbers)
-        left = np.ones(len(numbers), bool)
-        for first, last, state in itertools.chain(*self.bad_frames.values()):
-            own = left & (numbers >= first) & (numbers <= last)
-            counts[state] += int(own.sum())
-            left &= ~own
+        states = self.states(numbers)
+        counts = {state: np.count_nonzero(states == state) for state in FRAME_STATES}
         return ", ".join(f"{count} {FRAME_STATES[state]}" for state, count in counts.items() if count)
 
     def with_bad_frames(self, step: str, numbers: ArrayLike, states: Sequence_[str]) -> Record:
@@ -383,6 +382,11 @@ class Dataset:
     def write_pair(self, pair: Pair) -> None:
         text = json.dumps({**pair.__dict__, "fps": str(pair.fps)}, indent=1)
         write_bytes(self.pair_path(pair.target, pair.source), text.encode())
+
+
+def usable_frames(record: Record | None, numbers: ArrayLike) -> np.ndarray:
+    """Record.usable; without a record, as in a dataset of the original system, all are."""
+    return record.usable(numbers) if record else np.ones(np.shape(numbers), bool)
 
 
 def continues(frames: list[tuple[Sequence, int]], record: Record | None) -> np.ndarray:

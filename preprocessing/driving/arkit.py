@@ -10,6 +10,7 @@ import numpy as np
 from preprocessing.driving.clock import read_clock, time_unit
 from preprocessing.driving.motion import ANGLES
 from preprocessing.driving.tables import MISSING, Table, brief, numbers
+from util.numeric import fill_gaps, smoothstep
 
 TIME_COLUMNS = ("timecode", "seconds", "time", "timestamp", "times", "timeseconds")  # those that are preferred, as `plain` has them
 FACE_COLUMNS = ("blendshapecount", "tracked", "istracked", "facetracked", "isfacetracked", "facedetected", "isfacedetected", "facefound")
@@ -181,9 +182,8 @@ def bridge(times: np.ndarray, curves: np.ndarray, lines: Sequence[int], notes: l
     for before in gaps:
         since = times - times[before + 1]
         late = (since >= 0) & (since < BLEND_S)
-        part = (since[late] / BLEND_S)[:, None]
         held = curves[before].copy()
-        curves[late] = held + part * part * (3 - 2 * part) * (curves[late] - held)
+        curves[late] = held + smoothstep(since[late] / BLEND_S)[:, None] * (curves[late] - held)
     if len(gaps):
         more = f", and {len(gaps) - 1} more gaps" if len(gaps) > 1 else ""
         gap = f"no face for {steps[gaps[0]]:.3g} s after line {lines[gaps[0]]}{more}"
@@ -199,7 +199,7 @@ def _fill(values: np.ndarray, table: Table, filled: list[int]) -> np.ndarray:
     out = np.nan_to_num(values)
     for c, there in enumerate(np.isfinite(values).T):
         if there.any() and not there.all():
-            out[~there, c] = np.interp(np.flatnonzero(~there), np.flatnonzero(there), values[there, c])
+            out[:, c] = fill_gaps(values[:, c], ~there)
             filled += [table.lines[r] for r in np.flatnonzero(~there)]
     return out
 

@@ -19,7 +19,7 @@ from preprocessing.face_models.morphable import MorphableModel
 from preprocessing.face_models.registry import FACE_MODELS, load_face_model, model_version, resolve_kind
 from util.cli import UserError, say
 from util.geometry import Cameras
-from util.identities import identities_with_frames
+from util.identities import RecordedFrames, identities_with_frames
 from util.image_io import read_image
 from util.layout import PROFILE_REMEDY, SPLITS, Dataset, Record, continues, read_camera, read_table
 from util.layout import Sequence as FrameSequence
@@ -29,22 +29,13 @@ ORIGINAL_FPS = Fraction(25)  # of a dataset of the original system, which does n
 
 
 @dataclass(frozen=True)
-class Frames:
+class Frames(RecordedFrames):
     """The frames of an identity that take part."""
 
     name: str
     split: str
     frames: list[tuple[FrameSequence, int]]
     record: Record | None
-
-    @property
-    def numbers(self) -> list[int]:
-        return [number for _, number in self.frames]
-
-    @property
-    def usable(self) -> np.ndarray:
-        """Which frames show the person well, as far as is known: bool [N]."""
-        return self.record.usable(self.numbers) if self.record else np.ones(len(self.frames), bool)
 
 
 def find_frames(dataset: Dataset, name: str, split: str, option: str) -> Frames:

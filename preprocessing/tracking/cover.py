@@ -7,11 +7,13 @@ colour of the skin.
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 
 from preprocessing.face_models.dense_points import LIPS, NOSE_BASE, SKIN
 from preprocessing.face_models.mesh478 import DATA
 
+BLUR = 0.03  # of the face's height: over so much its colours are averaged
 KEY_FRAMES = 500  # frames from which the usual colours are taken
 DEVIATION = 3.0  # times the usual deviation; colours farther off do not belong to the face
 LEAST_DEVIATION = 10.0  # grey levels, added to the usual deviation
@@ -22,10 +24,21 @@ MIN_FACING = 0.3  # cosine between the mesh's normal and the viewing direction; 
 MIN_POINTS = 12  # in view, or nothing is said of a region
 
 
+def colours_at(image: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """The colours of an image, uint8 [H, W, 3] RGB, at the mesh's points of the skin, a little blurred: uint8 [468, 3].
+
+    points: [478, 2 or 3], pixels.
+    """
+    points = points[:SKIN, :2]
+    reach = max(1, round(BLUR * float(np.ptp(points[:, 1])))) | 1
+    places = (points - 0.5).astype(np.float32)[None]
+    return cv2.remap(cv2.blur(image, (reach, reach)), places, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)[0]
+
+
 def find_covered(dense: np.ndarray, colours: np.ndarray, seen: np.ndarray) -> np.ndarray:
     """Which frames show a covered mouth, chin, or eye region: bool [N].
 
-    dense: [N, 478, 3]. colours: uint8 [N, 468, 3] RGB at the points (preprocessing.tracking.tracker.Tracked). seen: bool [N], frames with
+    dense: [N, 478, 3]. colours: uint8 [N, 468, 3], of `colours_at`. seen: bool [N], frames with
     a mesh and in a usual light.
     """
     covered = np.zeros(len(dense), bool)

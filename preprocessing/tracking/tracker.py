@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from preprocessing.face_models.dense_points import N_POINTS, SKIN
+from preprocessing.face_models.dense_points import N_POINTS
 from preprocessing.tracking.detectors import overlap
 from preprocessing.tracking.mediapipe_tools import load_solutions, silent_stderr
 from util.cli import progress
@@ -22,7 +22,6 @@ RETRY_CONFIDENCE = 0.3  # 0..1, MediaPipe's least confidence in a face when the 
 
 MIN_OVERLAP = 0.2  # intersection over union of the mesh's box and the detected one; with less it is another face
 SURROUNDINGS = 0.5  # of the box's side: what is left around a face when others are blotted out
-BLUR = 0.03  # of the face's height: over so much its colours are averaged
 
 
 class Tracker:
@@ -127,7 +126,6 @@ class Tracked:
 
     dense: np.ndarray  # float32 [N, 478, 3], nan in frames without the face
     other: np.ndarray  # bool [N]: frames in which another face was found instead
-    colours: np.ndarray  # uint8 [N, 468, 3] RGB, of the picture at the mesh's points, a little blurred; 0 in frames without the face
 
     @property
     def missed(self) -> np.ndarray:
@@ -149,7 +147,7 @@ def track_frames(
     Raises: UserError when MediaPipe cannot be used.
     """
     dense = np.full((count, N_POINTS, 3), np.nan, np.float32)
-    other, colours = np.zeros(count, bool), np.zeros((count, SKIN, 3), np.uint8)
+    other = np.zeros(count, bool)
     with Tracker() as tracker, progress(desc=desc, total=count) as bar:
         for k, image in enumerate(images):
             near = boxes[k] if boxes is not None and np.isfinite(boxes[k]).all() else None
@@ -157,15 +155,7 @@ def track_frames(
             other[k] = points is None and tracker.strayed
             if points is not None:
                 dense[k] = points
-                colours[k] = _colours_at(image, points[:SKIN, :2])
                 if on_face:
                     on_face(k, image, points)
             bar.update()
-    return Tracked(dense, other, colours)
-
-
-def _colours_at(image: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Colours uint8 [N, 3] of an image around points [N, 2] in pixels."""
-    reach = max(1, round(BLUR * float(np.ptp(points[:, 1])))) | 1
-    places = (points - 0.5).astype(np.float32)[None]
-    return cv2.remap(cv2.blur(image, (reach, reach)), places, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)[0]
+    return Tracked(dense, other)

@@ -19,7 +19,7 @@ from util.ahead import map_ahead
 from util.caches.keyed_file import frames_key, read_keyed, write_keyed
 from util.cli import UserError
 from util.image_io import read_image
-from util.layout import Dataset
+from util.layout import Dataset, usable_frames
 
 VERSION = 2  # raise it when the files must be computed again
 MASK_SIDE = 128
@@ -57,10 +57,9 @@ def ensure_persons(
     create_mask: builds the segmenter; called only when something is to be computed. done: called after each frame.
     Returns: whether the file is there now; False when create_mask gives None.
     """
-    record = dataset.read_record(name)
     sequences = dataset.sequences("train", name)
     numbers = [n for s in sequences for n in s.frames()]
-    usable = record.usable(numbers) if record else np.ones(len(numbers), bool)
+    usable = usable_frames(dataset.read_record(name), numbers)
     left_out = "" if usable.all() else f" without {np.flatnonzero(~usable).tolist()}"
     key = frames_key(f"{VERSION} {MASK_SIDE} {_BACKGROUND_MARGIN}{left_out}", sequences)
     if read_persons(dataset, name, key) is not None:

@@ -101,12 +101,9 @@ def open_frames(
     name = dataset_name or known.get("dataset_name")
     if not target or not name:
         raise UserError(f"nothing in or about {folder} says whose frames these are; give --dataset_name and --target_id (and --source_id)")
-    dataset = None
-    for place in (datasets_dir,) if datasets_dir else ((facts or {}).get("datasets_dir"), None):
-        candidate = Dataset.open(name, place)
-        if candidate.folder.is_dir():
-            dataset = candidate
-            break
+    dataset: Dataset | None = Dataset.find(name, datasets_dir, (facts or {}).get("datasets_dir"))
+    if not dataset.folder.is_dir():
+        dataset = None
     results = Results(folder)
     notes: list[str] = []
     with TemporaryDirectory(prefix="head2head_frames_") as temporary:

@@ -7,14 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from util.cli import UserError, say, warn
+from util.cli import UserError, listed, say, warn
 from util.hashing import sha256_of
 from util.identities import VIDEO_SUFFIXES, assign_identities, composed, did_you_mean, identity_name
 from util.layout import Dataset
 from util.video.reading import VideoInfo, probe
 
 _PART = re.compile(r"(?P<name>.+)_(?P<part>[1-9][0-9]?)", re.DOTALL)  # no leading zero: IMG_0412 is a camera's counter
-_MAX_NAMED = 8  # files in a message
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ def find_videos(
         record = dataset.read_record(identity) if dataset else None
         known = [Path(source["file"]).name for source in record.sources] if record else []
         if known and not {p.resolve().name for p in files} & set(known):
-            raise UserError(f"'{identity}' is already made of {_listed(known)} in {dataset.folder}; give another --name")
+            raise UserError(f"'{identity}' is already made of {listed(known)} in {dataset.folder}; give another --name")
         return {identity: files}
     videos = assign_identities(dataset, groups)
     for identity, files in videos.items():
@@ -65,7 +64,7 @@ def find_videos(
     meant = [n for n, files in videos.items() if composed(name) in (n, *(composed(t) for f in files for t in (f.name, f.stem)))]
     meant = meant or [n for n in videos if n == identity_name(name)]
     if not meant:
-        raise UserError(f"there is no video of '{name}' in the folder; it holds: {_listed(list(videos))}{did_you_mean(name, videos)}")
+        raise UserError(f"there is no video of '{name}' in the folder; it holds: {listed(list(videos))}{did_you_mean(name, videos)}")
     return {meant[0]: videos[meant[0]]}
 
 
@@ -73,7 +72,7 @@ def _videos_in(folder: Path) -> list[Path]:
     """The videos of a folder in the order of their names, numbers counted; a line names what else is there."""
     there = sorted((p for p in folder.iterdir() if not p.name.startswith(".")), key=_natural)
     files = [p for p in there if p.suffix.lower() in VIDEO_SUFFIXES and p.is_file()]
-    others = _listed([p.name + "/" * p.is_dir() for p in there if p not in files])
+    others = listed([p.name + "/" * p.is_dir() for p in there if p not in files])
     if not files:
         holds = f", only {others}" if others else ""
         raise UserError(f"there is no video in {folder}{holds}; put one there ({', '.join(VIDEO_SUFFIXES)}) or give --original_videos_path")
@@ -108,17 +107,13 @@ def _grouped(folder: Path, files: list[Path]) -> dict[str, list[Path]]:
             alike.setdefault(match[1], []).append(file.name)
     if look_alikes := [name for names in alike.values() if len(names) > 1 for name in names]:
         how = "give --parts if they are of one person, or call them NAME, NAME_2, NAME_3"
-        say(f"not joined, each an identity of its own: {_listed(look_alikes)}; {how}")
+        say(f"not joined, each an identity of its own: {listed(look_alikes)}; {how}")
     return {name: [own[k] for k in sorted(own)] for name, own in groups.items()} | {stem: [file] for stem, file in alone.items()}
 
 
 def _natural(path: Path) -> list[tuple[int, str]]:
     """Key that sorts clip9.mp4 before clip10.mp4."""
     return [(int(t), "") if t.isdecimal() else (-1, t) for t in re.split(r"([0-9]+)", composed(path.name).casefold())]
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:_MAX_NAMED]) + (f" and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else "")
 
 
 def open_parts(paths: list[Path]) -> list[Part]:
