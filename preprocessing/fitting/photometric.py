@@ -81,7 +81,7 @@ def refine(
     head = _Head(model, fit.identity, frames[0].shape[:2])
 
     def fitted(chosen: np.ndarray, places: list[np.ndarray], follow: np.ndarray) -> Fit:
-        return fit_video(model, seen[chosen], points, follow, fit.identity, SurfacePoints(head.tracked, np.stack(places), head.offsets))
+        return fit_video(model, seen[chosen], points, follow, fit.identity, SurfacePoints(tracked, np.stack(places), head.offsets))
 
     start = replace(before, expression=before.expression[keys], cameras=before.cameras[keys])
     vertices = list(head.vertices(start))
@@ -89,11 +89,11 @@ def refine(
     chosen = surface_points(model, seen_by)
     if len(chosen) < MIN_POINTS:
         return fit
-    head.tracked = model.triangles[chosen]
-    head.offsets = np.zeros((len(head.tracked), 3))
+    tracked = model.triangles[chosen]
     shown = head.shown(vertices)
-    head.triangles, colours = model.triangles[shown], colours[shown]
-    looks = first = head.look(frames.__getitem__, vertices, colours)
+    colours = colours[shown]
+    head.reduce(model.triangles[shown], tracked)
+    looks = first = head.look(frames.__getitem__, head.vertices(start), colours)
     for _ in range(ROUNDS):
         now = fitted(keys, [x.places for x in looks], np.zeros(len(keys), bool))
         vertices = list(head.vertices(now))
@@ -124,6 +124,12 @@ class _Head:
     def vertices(self, fit: Fit) -> Iterator[np.ndarray]:
         """Every frame's vertices in the image: float32 [V, 3]."""
         return self.model.in_images(self.identity, fit.expression, fit.cameras)
+
+    def reduce(self, triangles: np.ndarray, tracked: np.ndarray) -> None:
+        """From here on draw these triangles only, and track the middles of others."""
+        self.model = self.model.without_unused(np.concatenate([triangles, tracked]))
+        self.triangles, self.tracked = np.split(self.model.triangles, [len(triangles)])
+        self.offsets = np.zeros((len(tracked), 3))
 
     def shown(self, vertices: list[np.ndarray]) -> np.ndarray:
         """Which triangles are seen in any of these frames: bool [F], a third of some models; the others need not be drawn."""
