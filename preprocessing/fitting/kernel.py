@@ -24,6 +24,7 @@ import numpy as np
 from preprocessing.face_models.dense_points import LEFT_EYE_CORNERS, RIGHT_EYE_CORNERS
 from preprocessing.face_models.morphable import MorphableModel
 from preprocessing.fitting.weights import RELATIONS, point_weights
+from util.ahead import map_ahead, usable_cores
 from util.compiled import compiled
 from util.geometry import Cameras, rotation_matrix
 
@@ -44,7 +45,7 @@ MAX_JITTER_STEPS = 5.0  # in CAMERA_STEPS; larger accelerations count as real mo
 CAMERA_STEPS = np.array([ROTATION_STEP] * 3 + [SCALE_STEP] + [SHIFT_STEP] * 2)  # of a camera's six unknowns
 
 _PAIRS = ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))
-_CHUNK = 256  # frames at a time where temporary arrays are large
+_CHUNK = 128  # frames at a time where temporary arrays are large
 
 
 def _grams(first: np.ndarray, second: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -142,10 +143,10 @@ def linearise_function():
         derivatives by the camera's unknowns, and its residual, weighted and turned back to the model's axes.
         Residuals are shortened to `huber`: least squares on them is one step on Huber's loss.
         """
-        by_x, by_y = np.empty(7), np.empty(7)
         for n in range(len(seen)):
             blocks[n] = 0.0
             pull[n] = 0.0
+            (xx, xy, xz), (yx, yy, yz) = top[n, 0], top[n, 1]
             for r in range(len(shifts)):
                 x, y, z, shift = turned[n, r, 0], turned[n, r, 1], turned[n, r, 2], shifts[r]
                 right = seen[n, r, 0] - x - shift * translation[n, 0]
@@ -153,13 +154,14 @@ def linearise_function():
                 length = np.sqrt(right * right + down * down)
                 short = huber / length if length > huber else 1.0
                 # derivatives by a small rotation (3), log scale, shift (2); then the residual
-                by_x[0], by_x[1], by_x[2], by_x[3], by_x[4], by_x[5], by_x[6] = 0.0, z, -y, x, shift, 0.0, right * short
-                by_y[0], by_y[1], by_y[2], by_y[3], by_y[4], by_y[5], by_y[6] = -z, 0.0, x, y, 0.0, shift, down * short
+                by_x = (0.0, z, -y, x, shift, 0.0, right * short)
+                by_y = (-z, 0.0, x, y, 0.0, shift, down * short)
                 weight = weights[r] * trust[n]
                 for i in range(7):
                     wx, wy = weight * by_x[i], weight * by_y[i]
-                    for c in range(3):
-                        in_model[n, i, 3 * r + c] = wx * top[n, 0, c] + wy * top[n, 1, c]
+                    in_model[n, i, 3 * r] = wx * xx + wy * yx
+                    in_model[n, i, 3 * r + 1] = wx * xy + wy * yy
+                    in_model[n, i, 3 * r + 2] = wx * xz + wy * yz
                     if i < 6:
                         for j in range(i + 1):
                             blocks[n, i, j] += wx * by_x[j] + wy * by_y[j]
@@ -240,12 +242,14 @@ class Kernel:
             *(np.empty((count, 6, 6)), np.empty((count, 6)), np.empty((count, 6, k)), np.empty((count, k))),
             *(np.empty((count, 6)), np.empty((count, 6, k_id)), np.empty((count, k_id))),
         )
-        for part in chunks(count):
+        add_up = linearise_function()
+
+        def one(part: slice) -> None:
             camera, n = cameras[part], part.stop - part.start
             turned = self._turned(camera, self.shapes(person, expression[part]))
             top = camera.scale[:, None, None] * camera.rotation[:, :2]  # [n, 2, 3]
             in_model = np.empty((n, 7, turned.shape[1] * 3))  # six unknowns of the camera, then the residuals; times the weights
-            linearise_function()(
+            add_up(
                 *(np.ascontiguousarray(a, np.float64) for a in (seen[part], turned, top, camera.translation)),
                 *(self.shifts, self.weights, np.ascontiguousarray(trust[part], np.float64), HUBER),
                 *(out.blocks[part], out.pull[part], in_model),
@@ -258,6 +262,13 @@ class Kernel:
                 out.identity_cross[part], out.identity_slope[part] = products[:, :6], products[:, 6]
             q = np.swapaxes(top, 1, 2) @ top
             out.metric[part] = np.stack([q[:, a, b] for a, b in _PAIRS], 1) * trust[part, None]
+
+        parts = chunks(count)
+        if len(parts) == 1:  # a live frame: threads would take longer to start
+            one(parts[0])
+        else:  # numba and BLAS work outside of Python's lock
+            for _ in map_ahead(one, parts, threads=min(8, usable_cores()), depth=len(parts)):
+                pass
         return out
 
     def affine_cameras(self, seen: np.ndarray, shape: np.ndarray) -> Cameras:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import math
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -18,7 +17,7 @@ from preprocessing.steps.takes import Take, find_takes, fitting_takes
 from preprocessing.tracking.crop_box import choose_box, drifts, smooth_boxes
 from preprocessing.tracking.detectors import FaceDetector
 from preprocessing.tracking.follower import parse_face
-from util.ahead import map_ahead
+from util.ahead import map_ahead, usable_cores
 from util.cli import UserError, progress, say, warn
 from util.image_io import crop, write_bytes, write_image
 from util.layout import KINDS, SPLITS, Dataset, Record
@@ -225,12 +224,16 @@ def write_crops(dataset: Dataset, record: Record, parts: list[Part], layout: Lay
             if number < end:
                 raise UserError(f"{part.path} ends {end - number} frames earlier than before; was it changed meanwhile? run again")
 
-    def crops() -> Iterator[tuple[Path, np.ndarray]]:
+    def wanted() -> Iterator[tuple[int, np.ndarray]]:
         for number, frame in progress(frames(), desc=f"{record.name}: crops", total=last + 1 - min(places)):
             if number in places:
-                yield places[number].path("images", number), crop(frame, record.crop_box, record.crop_size)
+                yield number, frame
 
-    writers = min(4, os.cpu_count() or 1)
-    # OpenCV encodes outside of Python's lock, so that threads help.
-    for _ in map_ahead(lambda job: write_image(*job), crops(), threads=writers, depth=8 * writers):
+    def write(job: tuple[int, np.ndarray]) -> None:
+        number, frame = job
+        write_image(places[number].path("images", number), crop(frame, record.crop_box, record.crop_size))
+
+    # OpenCV and ISA-L work outside of Python's lock, so that threads help.
+    writers = min(4, usable_cores())
+    for _ in map_ahead(write, wanted(), threads=writers, depth=2 * writers):
         pass

@@ -12,6 +12,7 @@ from preprocessing.tracking.detectors import FaceDetector
 from preprocessing.tracking.follower import FaceChoice
 from preprocessing.tracking.same_person import SAMPLES, Appearance, appearance, same_person
 from preprocessing.tracking.scan import Scan, Shot, scan
+from util.ahead import read_ahead
 from util.cli import UserError, listed, progress, warn
 from util.sampling import spread
 from util.video.reading import frames_at, read_frames
@@ -57,7 +58,7 @@ def find_takes(
             if not isinstance(face, str) and not (0 <= face[0] < width and 0 <= face[1] < height):
                 raise UserError(f"--face {face[0]:g},{face[1]:g} lies outside of {part.path}, which is {width}x{height} pixels")
             wanted = face if isinstance(face, str) else (face[0] / scale, face[1] / scale)
-            frames = islice(read_frames(part.path, part.info, max_side=DETECT_SIDE), left)
+            frames = read_ahead(islice(read_frames(part.path, part.info, max_side=DETECT_SIDE), left))
             found = scan(frames, detector, max(1, round(part.info.fps)), bar.update)
             counts.append(found.follower.frames)
             for shot in choose_shots(part, found, wanted, all_shots, scale):
