@@ -74,7 +74,7 @@ def _is_alive(process: int) -> bool:
 
 @contextmanager
 def only_one(path: Path, waiting: str = "") -> Iterator[None]:
-    """Hold a lock between processes on a file, which is made if missing and may be moved or removed under the lock.
+    """Hold a lock between processes on a file, made with its folder if missing, which may be moved or removed under the lock.
 
     The system drops it when its holder dies, so a killed process blocks nobody. waiting: said when another process holds it.
     Raises: OSError when the file cannot be made.
@@ -85,6 +85,7 @@ def only_one(path: Path, waiting: str = "") -> Iterator[None]:
         yield
         return
     while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from util.cli import UserError, listed, writing
 from util.identities import VIDEO_SUFFIXES
 from util.layout import SPLITS
+from util.part_files import only_one
 
-_RUN = re.compile(r".+_net_G\.pth")
+_GENERATOR = re.compile(r".+_net_G\.pth")
 
 
 def find_dataset(folder: Path) -> Path:
@@ -42,9 +44,17 @@ def find_videos(folder: Path) -> Path:
 
 def find_runs(folder: Path, depth: int = 4) -> list[Path]:
     """The folders of trained persons, head2head_<T>/ with a generator in it, at most `depth` folders below `folder`."""
-    return sorted(
-        _find(folder, lambda place, _, files: place.name.startswith("head2head_") and any(_RUN.fullmatch(f) for f in files), depth)
-    )
+
+    def is_run(place: Path, folders: list[str], files: list[str]) -> bool:
+        return place.name.startswith("head2head_") and any(map(_GENERATOR.fullmatch, files))
+
+    return sorted(_find(folder, is_run, depth))
+
+
+def find_file(folder: Path, name: str, depth: int = 4) -> Path | None:
+    """The file of this name that lies highest in a folder, at most `depth` folders below it; None if there is none."""
+    found = [place / name for place in _find(folder, lambda place, folders, files: name in files, depth)]
+    return min(found, key=lambda path: len(path.parts), default=None)
 
 
 def _find(folder: Path, is_it: Callable[[Path, list[str], list[str]], bool], depth: int | None = None) -> Iterator[Path]:
@@ -67,9 +77,37 @@ def others(folder: Path, taken: Path) -> list[str]:
     """The files below `folder` that are not below `taken`, by their paths."""
     found = []
     for base, folders, files in os.walk(folder):
-        folders[:] = sorted(f for f in folders if Path(base) / f != taken)
-        found += [str((Path(base) / f).relative_to(folder)) for f in sorted(files) if Path(base) != taken]
+        if Path(base) == taken:
+            folders.clear()
+        else:
+            folders.sort()
+            found += [str((Path(base) / f).relative_to(folder)) for f in sorted(files)]
     return found
+
+
+@contextmanager
+def staging(folder: Path, waiting: str) -> Iterator[None]:
+    """A folder for what is being fetched, made if missing, for one process at a time. If it is empty at the end, it goes; else the next
+    run goes on with what is in it.
+
+    waiting: said when another process has it. Raises: UserError when the folder cannot be made.
+    """
+    made = [p for p in (folder, *folder.parents) if not p.exists()]
+    lock = folder.with_suffix(".lock")
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.touch()
+    try:
+        with only_one(lock, waiting):
+            try:
+                folder.mkdir(exist_ok=True)  # the process before us may have removed it
+                yield
+            finally:
+                lock.unlink(missing_ok=True)
+    finally:
+        with suppress(OSError):  # gone already, or not empty
+            for path in dict.fromkeys([folder, *made]):
+                path.rmdir()
 
 
 def is_occupied(path: Path) -> bool:
