@@ -94,8 +94,10 @@ def bring(dataset: Dataset, target: Path, mirror: str | None, folder: Path) -> N
     except DiskFull:
         raise
     except UserError as e:
+        if mirror:
+            raise
         own = f"put your own videos into {dataset.original_videos} and run preprocessing/detect.py --dataset_name {dataset.home.name}"
-        raise UserError(f"{e}; {'check --mirror' if mirror else 'a copy can be given with --mirror DIR_OR_URL'}, or {own}") from None
+        raise UserError(f"{e}; a copy can be given with --mirror DIR_OR_URL, or {own}") from None
     downloaded = parts[0].parent == folder
     unpacked = folder / "unpacked"
     shutil.rmtree(unpacked, ignore_errors=True)  # of an interrupted run

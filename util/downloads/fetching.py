@@ -166,12 +166,12 @@ def _transfer(wanted: _Wanted) -> None:
         length = _length(reply)
         stream, encoded = _decoded(reply, wanted.target)
         total = start + length if length is not None and not encoded else None
-        if total is not None and wanted.size not in (None, total):
-            raise _Failure(f"it has {total} bytes, not {wanted.size}, so it is another file")
         expected = wanted.size if total is None else total
         block = stream.read(_FIRST)
         if start == 0:
             _refuse_page(reply, block)
+        if total and wanted.size not in (None, total):
+            raise _Failure(f"it has {total} bytes, not {wanted.size}, so it is another file")
         check_space(wanted.target, (expected or 0) * wanted.room - start)
         with writing(wanted.target):
             if start == 0:
