@@ -113,7 +113,7 @@ class _Joined(io.RawIOBase):
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         place = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._ends[-1]}[whence]
         if place < 0:
-            raise zipfile.BadZipFile("points to before its beginning")
+            raise OSError("points to before its beginning")  # which zipfile expects of files
         self._place = place
         return place
 
@@ -217,7 +217,7 @@ def _open(parts: Sequence[Path]) -> Iterator[zipfile.ZipFile]:
                 stream = stack.enter_context(io.BufferedReader(_Joined([*files, directory]), _CHUNK))
             yield stack.enter_context(zipfile.ZipFile(stream))
         except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError) as e:
-            if isinstance(e, OSError) and e.errno is not None:  # of the disk; bzip2's of damaged content have none
+            if isinstance(e, OSError) and e.errno is not None:  # of the disk; those of damaged content have none
                 raise
             missing = f", or parts behind {parts[-1].name} are missing" if len(parts) > 1 else ""
             raise BadArchive(f"{shown} is no zip archive, cut off or damaged ({e}){missing}") from None
@@ -277,7 +277,7 @@ def _check(archive: zipfile.ZipFile, parts: Sequence[Path]) -> dict[str, zipfile
         fault = None
         if name.startswith("/") or re.match("[A-Za-z]:", name) or ".." in steps:
             fault = "would be written outside of its folder"
-        elif "\0" in name:
+        elif "\0" in name or any(len(step.encode()) > 255 for step in steps):
             fault = "has no name that a file can have"
         elif kind not in (0, stat.S_IFREG, stat.S_IFDIR):
             fault = "is a link" if kind == stat.S_IFLNK else "is a device or the like"

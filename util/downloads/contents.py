@@ -22,7 +22,7 @@ def find_dataset(folder: Path) -> Path:
     def is_dataset(place: Path, folders: list[str], files: list[str]) -> bool:
         return any(split in folders and _holds_frames(place / split / "images") for split in SPLITS)
 
-    found = list(_find(folder, is_dataset))
+    found = sorted(_find(folder, is_dataset))
     if not found:
         raise UserError("is not a dataset of this layout, {train,test}/images/<sequence>/<frame>.png; " + _content(folder))
     if len(found) > 1:
@@ -105,8 +105,8 @@ def staging(folder: Path, waiting: str) -> Iterator[None]:
             finally:
                 lock.unlink(missing_ok=True)
     finally:
-        with suppress(OSError):  # gone already, or not empty
-            for path in dict.fromkeys([folder, *made]):
+        for path in dict.fromkeys([folder, *made]):
+            with suppress(OSError):  # gone already, or not empty
                 path.rmdir()
 
 
