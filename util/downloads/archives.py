@@ -166,7 +166,7 @@ def _unsplit_directory(file: IO[bytes], starts: list[int]) -> bytes:
     _, volume, place, length, entries = _read_end(file)
     size = file.seek(0, io.SEEK_END)
     file.seek(starts[volume] + place)
-    old = file.read(length)
+    old = file.read(min(length, size))
     new, at, head = bytearray(), 0, struct.calcsize(_ENTRY)
     for _ in range(entries):
         fields = list(struct.unpack_from(_ENTRY, old, at))
@@ -212,11 +212,11 @@ def _open(parts: Sequence[Path]) -> Iterator[zipfile.ZipFile]:
             if _read_end(stream)[0] > 1:
                 try:
                     directory = io.BytesIO(_unsplit_directory(stream, joined.starts()))
-                except (struct.error, IndexError):
+                except (struct.error, IndexError, OverflowError):
                     raise zipfile.BadZipFile("its directory is damaged") from None
                 stream = stack.enter_context(io.BufferedReader(_Joined([*files, directory]), _CHUNK))
             yield stack.enter_context(zipfile.ZipFile(stream))
-        except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError) as e:
+        except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, struct.error, UnicodeDecodeError, OverflowError, OSError) as e:
             if isinstance(e, OSError) and e.errno is not None:  # of the disk; those of damaged content have none
                 raise
             missing = f", or parts behind {parts[-1].name} are missing" if len(parts) > 1 else ""
@@ -282,7 +282,7 @@ def _check(archive: zipfile.ZipFile, parts: Sequence[Path]) -> dict[str, zipfile
         elif kind not in (0, stat.S_IFREG, stat.S_IFDIR):
             fault = "is a link" if kind == stat.S_IFLNK else "is a device or the like"
         if fault:
-            raise BadArchive(f"{shown} is not safe and nothing of it was unpacked: {info.orig_filename!r} in it {fault}")
+            raise BadArchive(f"{shown} is not safe and nothing of it was unpacked: {info.orig_filename[:80]!r} in it {fault}")
         if not steps or name.endswith("/") or kind == stat.S_IFDIR or any(step in _JUNK for step in steps):
             continue
         if info.flag_bits & 0x2041 or info.compress_type == 99:
