@@ -70,16 +70,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     folder = (o.checkpoints_dir or root() / "checkpoints") / ".checkpoints.download"
     with staging(folder, "waiting for another process that downloads checkpoints"):
         trees = gather(o.mirror.rstrip("/") or "/", folder, o.flownet2_dir)
-        found = find(trees, o)
-        if not found:
-            raise UserError(
-                f"{o.mirror} holds none of {', '.join(e.name for e in (*FLOWNET2.values(), PERSONS))}, nor folders head2head_<T>/ with a "
-                "generator (*_net_G.pth) in them; check --mirror"
-            )
-        for target in sorted(t for t in found if is_occupied(t)):
-            say(f"already there, so it stays: {target}")
-        new = {str(target): source for target, source in found.items() if not is_occupied(target)}
         try:
+            found = find(trees, o)
+            new = {str(target): source for target, source in found.items() if not is_occupied(target)}
+            for target in sorted(target for target in found if str(target) not in new):
+                say(f"already there, so it stays: {target}")
+            if not found:
+                raise UserError(
+                    f"{o.mirror} holds none of {', '.join(e.name for e in (*FLOWNET2.values(), PERSONS))}, nor folders head2head_<T>/ with "
+                    "a generator (*_net_G.pth) in them; check --mirror"
+                )
             for_each(sorted(new), lambda target: put(new[target], Path(target), folder), "downloads")
         finally:
             shutil.rmtree(folder)
@@ -91,10 +91,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def gather(mirror: str, folder: Path, flownet2_dir: Path | None) -> list[Path]:
     """Folders to look for checkpoints in: a local mirror, and `folder` with what was downloaded and unpacked. Raises: UserError."""
-    base, _, last = mirror.rpartition("/")
     names = [entry.name for entry in FLOWNET2.values()]
-    if is_url(mirror) and urlsplit(mirror).path.rpartition("/")[2] in names:
-        get_file(base, last, folder)
+    split = urlsplit(mirror)
+    above, _, last = split.path.rpartition("/")
+    if is_url(mirror) and last in names:
+        get_file(split._replace(path=above).geturl(), last, folder)
         return [folder]
     if not is_url(mirror) and (path := Path(mirror).expanduser()).name in names and path.is_file():
         check_space(folder, path.stat().st_size)
@@ -164,7 +165,10 @@ def put(source: Path, target: Path, folder: Path) -> None:
             if folder in source.parents:
                 shutil.move(source, ready)
             else:
-                shutil.copytree(source, ready) if source.is_dir() else shutil.copyfile(source, ready)
+                for path in [p for p in source.rglob("*") if p.is_file()] or [source]:
+                    copy = ready / path.relative_to(source)
+                    copy.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(path, copy)
         place(ready, target)
     finally:
         remove(ready)

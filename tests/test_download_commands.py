@@ -545,7 +545,13 @@ def test_checkpoints_that_are_none_are_refused(tmp_path, checkpoints, server):
         assert not (tmp_path / "runs").exists() and (run / "latest_net_G.pth").read_bytes() == fault
     server.files["/FlowNet2_checkpoint.pth.tar"] = b"<html>".ljust(100)
     with pytest.raises(UserError, match="it gives a web page|holds something else"):
-        checkpoints(f"{server.url}/FlowNet2_checkpoint.pth.tar")
+        checkpoints(f"{server.url}/FlowNet2_checkpoint.pth.tar?dl=1")
+    server.files["/FlowNet2_checkpoint.pth.tar"] = whole
+    with pytest.raises(UserError, match="does not fit FlowNet2.*fetch it again"):
+        checkpoints(f"{server.url}/FlowNet2_checkpoint.pth.tar?dl=1")
+    server.files["/x/checkpoints.zip"] = pack(tmp_path / "c.zip", {"readme.txt": b"1"}).read_bytes()
+    with pytest.raises(UserError, match="nor folders head2head_<T>"):
+        checkpoints(f"{server.url}/x")
     server.files["/checkpoints.zip"] = pack(tmp_path / "c.zip", {"latest_net_G.pth": whole}, "../head2head_Eve/").read_bytes()
     with pytest.raises(UserError, match="would be written outside of its folder; get it again"):
         checkpoints(f"{server.url}/checkpoints.zip")
