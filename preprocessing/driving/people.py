@@ -183,7 +183,11 @@ def profile_of_dataset(dataset: Dataset, name: str, split: str = "train") -> Tar
     """
     try:
         frames = find_frames(dataset, name, split, "--split")
-        return read_profile(dataset, frames, load_face_model(common_face_model(dataset, [frames], "auto")))
+        recorded = frames.record and frames.record.face_model
+        kind = common_face_model(dataset, [frames], "auto") if recorded else unrecorded_face_model(dataset, name, split)
+        if kind is None:
+            raise UserError("its coefficients are of no face model that is here")
+        return read_profile(dataset, frames, load_face_model(kind))
     except UserError as e:
         say(f"{name}: no target profile is made, so driving needs the dataset ({e})")
         return None
