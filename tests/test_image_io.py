@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from util.cli import UserError
-from util.image_io import encode_image, read_image, write_image
+from util.image_io import ImageStore, encode_image, read_image, write_image
 
 PICTURES = {
     "noise": np.random.default_rng(0).integers(0, 256, (37, 53, 3), np.uint8),
@@ -57,3 +57,16 @@ def test_a_damaged_file_is_said(tmp_path, content):
     path.write_bytes(content)
     with pytest.raises(UserError, match=r"000001\.png is not a readable image; delete it"):
         read_image(path)
+
+
+def test_a_store_remembers_as_much_as_its_memory_holds(tmp_path):
+    first, second = tmp_path / "1.png", tmp_path / "2.png"
+    store = ImageStore(PICTURES["noise"].nbytes + 10)
+    for path in (first, second):
+        store.write(path, PICTURES["noise"])
+        assert np.array_equal(read_image(path), PICTURES["noise"]) and np.array_equal(store.read(path), PICTURES["noise"])
+    first.unlink()
+    second.unlink()
+    assert np.array_equal(store.read(first), PICTURES["noise"])
+    with pytest.raises(UserError, match="there is no image"):
+        store.read(second)

@@ -6,6 +6,7 @@ import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Lock
 
 import cv2
 import numpy as np
@@ -115,3 +116,28 @@ def write_bytes(path: str | Path, data: bytes) -> None:
     """Write a file in one step: it is there whole, or not at all (also after a crash). Raises: UserError when it cannot be written."""
     with replacing(path) as part:
         part.write_bytes(data)
+
+
+class ImageStore:
+    """Writes images and remembers them as far as its memory goes, so that a later step of the same process need not read them again.
+
+    memory_bytes: for all images together; 0: they are only written and read. Remembered images must not be changed.
+    """
+
+    def __init__(self, memory_bytes: int = 0) -> None:
+        self._free = memory_bytes
+        self._images: dict[Path, np.ndarray] = {}
+        self._lock = Lock()
+
+    def write(self, path: Path, image: np.ndarray) -> None:
+        """As write_image."""
+        write_image(path, image)
+        with self._lock:
+            if image.nbytes <= self._free:
+                self._free -= image.nbytes
+                self._images[path] = np.array(image)
+
+    def read(self, path: Path) -> np.ndarray:
+        """As read_image."""
+        image = self._images.get(path)
+        return read_image(path) if image is None else image

@@ -19,7 +19,7 @@ from preprocessing.tracking.detectors import FaceDetector
 from preprocessing.tracking.follower import parse_face
 from util.ahead import map_ahead, usable_cores
 from util.cli import UserError, progress, say, warn
-from util.image_io import crop, write_bytes, write_image
+from util.image_io import ImageStore, crop, write_bytes
 from util.layout import KINDS, SPLITS, Dataset, Record
 from util.layout import Sequence as FrameSequence
 from util.numeric import fill_gaps
@@ -57,10 +57,17 @@ class CropSettings:
         return values
 
 
-def make_crops(o: CropSettings, dataset: Dataset, name: str, paths: list[Path], get_detector: Callable[[], FaceDetector]) -> None:
+def make_crops(
+    o: CropSettings,
+    dataset: Dataset,
+    name: str,
+    paths: list[Path],
+    get_detector: Callable[[], FaceDetector],
+    images: ImageStore | None = None,
+) -> None:
     """Detect and crop one identity, unless its frames are complete.
 
-    paths: its video files in order. get_detector: called when a face must be found.
+    paths: its video files in order. get_detector: called when a face must be found. images: remembers the crops.
     Raises: UserError when the videos cannot be read, or do not show one face well enough.
     """
     parts = open_parts(paths)
@@ -122,7 +129,7 @@ def make_crops(o: CropSettings, dataset: Dataset, name: str, paths: list[Path], 
     dataset.write_record(record)
     remove_outputs(dataset, name)
     write_track(dataset, record, layout, takes)
-    write_crops(dataset, record, parts, layout)
+    write_crops(dataset, record, parts, layout, images or ImageStore())
     dataset.write_record(record.with_step("detect", key))
     say(f"{name}: {n_train} train and {n_test} test frames, cut from {side} to {o.cropped_image_size} pixels a side")
     if bad := record.tell_bad_frames(layout.numbers):
@@ -202,7 +209,7 @@ def write_track(dataset: Dataset, record: Record, layout: Layout, takes: list[Ta
     write_bytes(dataset.track_path(record.name), file.getvalue())
 
 
-def write_crops(dataset: Dataset, record: Record, parts: list[Part], layout: Layout) -> None:
+def write_crops(dataset: Dataset, record: Record, parts: list[Part], layout: Layout, images: ImageStore) -> None:
     """Second pass: write the frames of both splits."""
     places: dict[int, FrameSequence] = {n: dataset.train_sequence(record.name, i) for i, own in enumerate(layout.train) for n in own}
     places |= dict.fromkeys(layout.test, dataset.sequence("test", record.name))
@@ -231,7 +238,7 @@ def write_crops(dataset: Dataset, record: Record, parts: list[Part], layout: Lay
 
     def write(job: tuple[int, np.ndarray]) -> None:
         number, frame = job
-        write_image(places[number].path("images", number), crop(frame, record.crop_box, record.crop_size))
+        images.write(places[number].path("images", number), crop(frame, record.crop_box, record.crop_size))
 
     # OpenCV and ISA-L work outside of Python's lock, so that threads help.
     writers = min(4, usable_cores())

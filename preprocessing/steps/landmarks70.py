@@ -15,7 +15,7 @@ from preprocessing.tracking.tracker import track_frames
 from util.ahead import map_ahead
 from util.cli import UserError, say, warn
 from util.identities import IdentityFrames, collect_frames
-from util.image_io import read_image, write_bytes
+from util.image_io import ImageStore, write_bytes
 from util.layout import Dataset, write_table
 from util.layout import Sequence as FrameSequence
 from util.numeric import fill_gaps
@@ -23,8 +23,8 @@ from util.numeric import fill_gaps
 MAX_MISSED = 0.25  # largest share of an identity's frames without a face
 
 
-def make_landmarks(dataset: Dataset, name: str, method: str | None, predict68: Predict68 | None) -> None:
-    """Landmarks of one identity, unless they are complete."""
+def make_landmarks(dataset: Dataset, name: str, method: str | None, predict68: Predict68 | None, images: ImageStore | None = None) -> None:
+    """Landmarks of one identity, unless they are complete. images: what make_crops remembers."""
     found = collect_frames(dataset, name)
     count = len(found.frames)
     record = found.record
@@ -39,7 +39,7 @@ def make_landmarks(dataset: Dataset, name: str, method: str | None, predict68: P
         if record.is_done("landmarks70", key) and found.is_complete("landmarks70") and dense_there:
             say(f"{name}: landmarks already complete ({count} frames)")
             return
-    dense, landmarks, states = find_landmarks(found, name, predict68, read_track(dataset, name, found.numbers))
+    dense, landmarks, states = find_landmarks(found, name, predict68, read_track(dataset, name, found.numbers), images or ImageStore())
     if record:  # from here on the old landmarks are replaced: what was made from them is out of date
         record = record.without_steps(*(step for step in record.steps if step != "detect"))
         dataset.write_record(record)
@@ -53,7 +53,7 @@ def make_landmarks(dataset: Dataset, name: str, method: str | None, predict68: P
 
 
 def find_landmarks(
-    found: IdentityFrames, name: str, predict68: Predict68 | None, boxes: np.ndarray | None
+    found: IdentityFrames, name: str, predict68: Predict68 | None, boxes: np.ndarray | None, store: ImageStore
 ) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """The landmarks of all frames, in pixels of the crop: dense float32 [N, 478, 3], and the 70, float32 [N, 70, 2]; and their states.
 
@@ -71,7 +71,7 @@ def find_landmarks(
             points68[k] = predict68(image, points)
 
     # One run over all sequences in order: the tracker keeps the face where one sequence ends and the next begins.
-    images = map_ahead(read_image, found.paths("images"), threads=1, depth=8)
+    images = map_ahead(store.read, found.paths("images"), threads=1, depth=8)
     tracked = track_frames(images, count, f"{name}: landmarks", read_more, boxes)
     missed = tracked.missed
     expected = found.usable

@@ -15,7 +15,7 @@ from preprocessing.fitting.video import Fit, fit_video
 from util.cli import UserError, say, warn
 from util.face.landmarks import INNER, interocular_distance
 from util.identities import IdentityFrames, collect_frames
-from util.image_io import read_image, write_image
+from util.image_io import ImageStore, read_image, write_image
 from util.layout import Dataset, continues, read_table, write_camera, write_table
 from util.layout import Sequence as FrameSequence
 
@@ -46,8 +46,16 @@ def choose_model(dataset: Dataset, everyone: list[str], names: list[str], asked:
     return kind
 
 
-def make_reconstruction(dataset: Dataset, name: str, kind: str, explicit: bool, renderer: str, models: dict[str, MorphableModel]) -> None:
-    """Reconstruct one identity, unless its reconstruction is complete. `models` caches loaded models."""
+def make_reconstruction(
+    dataset: Dataset,
+    name: str,
+    kind: str,
+    explicit: bool,
+    renderer: str,
+    models: dict[str, MorphableModel],
+    images: ImageStore | None = None,
+) -> None:
+    """Reconstruct one identity, unless its reconstruction is complete. `models` caches loaded models. images: what make_crops remembers."""
     found = collect_frames(dataset, name)
     record, count = found.record, len(found.frames)
     id_paths = [dataset.id_coeffs_path(split, name) for split in found.splits]
@@ -70,7 +78,7 @@ def make_reconstruction(dataset: Dataset, name: str, kind: str, explicit: bool, 
         models[kind] = load_face_model(kind)
     model = models[kind]
     say(f"{name}: fitting {kind} to {count} frames")
-    fit = fit_frames(model, found, name, landmarks, points)
+    fit = fit_frames(model, found, name, landmarks, points, images or ImageStore())
     error = landmark_error(model, fit, landmarks, points)
     say(f"{name}: landmark error {error:.4f} of the inter-ocular distance (51 inner points)")
     if error > POOR_ERROR:
@@ -90,7 +98,9 @@ def make_reconstruction(dataset: Dataset, name: str, kind: str, explicit: bool, 
     say(f"{name}: {count} NMFC images")
 
 
-def fit_frames(model: MorphableModel, found: IdentityFrames, name: str, landmarks: np.ndarray, points: np.ndarray) -> Fit:
+def fit_frames(
+    model: MorphableModel, found: IdentityFrames, name: str, landmarks: np.ndarray, points: np.ndarray, store: ImageStore
+) -> Fit:
     """Fit the model to the landmarks of all frames, then refine the fit with the images.
 
     landmarks: [N, L, 2] pixels. points: int [L], which dense points they are. Raises: UserError when the landmarks cannot be fitted.
@@ -101,7 +111,7 @@ def fit_frames(model: MorphableModel, found: IdentityFrames, name: str, landmark
     except ValueError as e:
         raise UserError(f"the landmarks of '{name}' cannot be fitted ({e}); run preprocessing/detect_landmarks70.py again") from None
     images = found.paths("images")
-    return refine(model, fit, landmarks, points, joined, lambda i: read_image(images[i]), usable=found.usable, desc=f"{name}: skin")
+    return refine(model, fit, landmarks, points, joined, lambda i: store.read(images[i]), usable=found.usable, desc=f"{name}: skin")
 
 
 def without_face(found: IdentityFrames) -> np.ndarray:
