@@ -9,7 +9,6 @@ of Python 3.11 too: pip finds them installed, in a layer that is laid over them,
 
 from __future__ import annotations
 
-import glob
 import json
 import os
 import re
@@ -39,20 +38,22 @@ def instructions(dockerfile: Path) -> Iterator[tuple[str, str]]:
         yield name, arguments.strip()
 
 
+def pattern(text: str) -> re.Pattern[str]:
+    """What a path of the Dockerfile or of .dockerignore stands for; it matches whole paths."""
+    words = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
+    return re.compile(re.sub(r"\*\*/|\*\*|\*|\?|[^*?]+", lambda m: words.get(m[0]) or re.escape(m[0]), text.strip("/")))
+
+
 def context(folder: Path) -> list[str]:
     """The files of a folder that an engine would be given, by its .dockerignore, as paths relative to it.
 
     Folders that are left out are not entered, so a rule may not take back a file inside of one.
     """
-    rules = []
-    for line in (folder / ".dockerignore").read_text().splitlines():
-        if line.strip() and not line.startswith("#"):
-            words = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
-            pattern = re.sub(r"\*\*/|\*\*|\*|\?|[^*?]+", lambda m: words.get(m[0]) or re.escape(m[0]), line.strip().lstrip("!").strip("/"))
-            rules.append((re.compile(pattern + "(?:/.*)?"), not line.startswith("!")))
+    lines = [line.strip() for line in (folder / ".dockerignore").read_text().splitlines()]
+    rules = [(pattern(line.lstrip("!") + "/**"), pattern(line.lstrip("!")), line[0] != "!") for line in lines if line and line[0] != "#"]
 
     def left_out(path: str) -> bool:
-        return next((leaves for pattern, leaves in reversed(rules) if pattern.fullmatch(path)), False)
+        return next((leaves for below, itself, leaves in reversed(rules) if itself.fullmatch(path) or below.fullmatch(path)), False)
 
     def walk(place: Path) -> Iterator[str]:
         for entry in sorted(place.iterdir()):
@@ -104,22 +105,16 @@ class Root:
         return self.folder / os.path.normpath(f"{self.workdir}/{path}" if not path.startswith("/") else path).lstrip("/")
 
     def copy(self, sources: Sequence[str], target: str) -> None:
+        """Copy the whole context, for '.', or single files into a folder or to a name."""
         to = self.inside(target)
         for source in sources:
-            found = [ROOT] if source == "." else [Path(p) for p in glob.glob(str(ROOT / source))]
-            for base in found:
-                below = "" if base == ROOT else base.relative_to(ROOT).as_posix()
-                for file in self.files:
-                    if file == below:
-                        place = to / Path(file).name if target.endswith("/") or to.is_dir() else to
-                    elif not below or file.startswith(below + "/"):
-                        place = to / (file[len(below) + 1 :] if below else file)
-                    else:
-                        continue
-                    place.parent.mkdir(parents=True, exist_ok=True)
-                    shutil.copy2(ROOT / file, place, follow_symlinks=False)
+            found = [file for file in self.files if source == "." or pattern(source).fullmatch(file)]
             if not found:
-                sys.exit(f"error: the Dockerfile copies {source}, which is not in the checkout")
+                sys.exit(f"error: the Dockerfile copies {source}, and .dockerignore leaves no such file")
+            for file in found:
+                place = to / file if source == "." else to / Path(file).name if target.endswith("/") else to
+                place.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(ROOT / file, place, follow_symlinks=False)
 
 
 def lend_packages(root: Root) -> None:
@@ -148,7 +143,11 @@ for name in re.findall(r"(?m)^[\w.-]+", "".join(p.read_text() for p in pathlib.P
         if name.lower() in map(str.lower, packages) and module.isidentifier() and not module.startswith("_"):
             importlib.import_module(module)
 """
-VULKAN = "from preprocessing.render.vulkan import _adapters as a; print('Vulkan:', [x.info['device'] for x in a()]); raise SystemExit(not a())"
+VULKAN = """
+from preprocessing.render.vulkan import _adapters
+print("Vulkan:", *[a.info["device"] for a in _adapters()])
+raise SystemExit(not _adapters())
+"""
 CHAIN = """
 python scripts/make_demo_video.py --frames 20 --size 256 --output datasets/small/original_videos/ann.mp4
 python preprocessing/detect.py --dataset_name small --original_videos_path datasets/small/original_videos --train_seq_length 10
@@ -202,6 +201,8 @@ def build_and_try(work: Path) -> None:
     for name, minor in (("null", 3), ("zero", 5), ("random", 8), ("urandom", 9)):
         subprocess.run(["mknod", "-m", "666", folder / "dev" / name, "c", "1", str(minor)], check=True)
     mount("tmpfs", folder / "dev/shm", "mode=1777")
+    mount("devpts", folder / "dev/pts", "newinstance,ptmxmode=0666")
+    (folder / "dev/ptmx").symlink_to("pts/ptmx")
 
     root = Root(folder)
     for instruction, arguments in lines:

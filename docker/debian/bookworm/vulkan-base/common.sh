@@ -3,7 +3,6 @@
 #
 # usage: source common.sh     gives HERE, ROOT, IMAGE, die, check_docker, has_gpu, docker_has_gpu
 set -euo pipefail
-# shellcheck disable=SC2034 # what is set here is used by the scripts that source it
 HERE="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 ROOT="$(cd "$HERE/../../../.." && pwd)"
 IMAGE=head2head:bookworm
@@ -25,7 +24,7 @@ check_docker() { # ends with one sentence where docker cannot be used
 
 has_gpu() { command -v nvidia-smi >/dev/null && nvidia-smi -L 2>/dev/null | grep -q '^GPU '; }
 
-docker_has_gpu() { # whether docker can pass an NVIDIA GPU into a container
-  command -v nvidia-ctk >/dev/null || command -v nvidia-container-runtime-hook >/dev/null ||
+docker_has_gpu() { # whether docker can pass an NVIDIA GPU into a container: NVIDIA's container toolkit is installed or known to it
+  command -v nvidia-container-runtime-hook >/dev/null ||
     docker info --format '{{json .Runtimes}}' 2>/dev/null | grep -q '"nvidia"'
 }
