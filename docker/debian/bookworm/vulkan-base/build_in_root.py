@@ -107,14 +107,13 @@ class Root:
     def copy(self, sources: Sequence[str], target: str) -> None:
         """Copy the whole context, for '.', or single files into a folder or to a name."""
         to = self.inside(target)
-        for source in sources:
-            found = [file for file in self.files if source == "." or pattern(source).fullmatch(file)]
-            if not found:
-                sys.exit(f"error: the Dockerfile copies {source}, and .dockerignore leaves no such file")
-            for file in found:
-                place = to / file if source == "." else to / Path(file).name if target.endswith("/") else to
-                place.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(ROOT / file, place, follow_symlinks=False)
+        found = [file for file in self.files if "." in sources or any(pattern(source).fullmatch(file) for source in sources)]
+        if not found:
+            sys.exit(f"error: the Dockerfile copies {' '.join(sources)}, and .dockerignore leaves no such file")
+        for file in found:
+            place = to / file if "." in sources else to / Path(file).name if target.endswith("/") else to
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / file, place, follow_symlinks=False)
 
 
 def lend_packages(root: Root) -> None:
