@@ -57,6 +57,7 @@ class Host:
         return self.checkout / PLACE
 
     def tool(self, name: str, text: str) -> None:
+        (self.bin / name).unlink(missing_ok=True)  # never through a link, into the machine's own
         (self.bin / name).write_text(text)
         (self.bin / name).chmod(0o755)
 
@@ -297,7 +298,6 @@ def bare(host):
     if "debian" not in Path("/etc/os-release").read_text():
         pytest.skip("not on Debian or Ubuntu")
     for tool in PREPARES:
-        (host.bin / tool).unlink(missing_ok=True)
         host.tool(tool, RECORDER)
     host.tool("sudo", '#!/usr/bin/env bash\nexec "$@"\n')
     host.tool("apt-cache", '#!/usr/bin/env bash\n[[ "$2" = docker-compose ]]\n')
