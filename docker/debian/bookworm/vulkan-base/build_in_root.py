@@ -155,7 +155,7 @@ python preprocessing/detect_landmarks70.py --dataset_name small
 TRIES = {  # run as a user without a name, through the image's entry point
     "every package can be imported": ["python", "-c", IMPORT_ALL],
     "Vulkan has a driver": ["python", "-c", VULKAN],
-    "Vulkan draws what it should": ["python", "-m", "pytest", "-n", "0", "-p", "no:cacheprovider", "-k", "vulkan", "tests/test_render.py"],
+    "Vulkan draws what it should": ["python", "-m", "pytest", "-n", "0", "-p", "no:cacheprovider", "-m", "vulkan", "tests/test_render.py"],
     "a face is found in a video": ["sh", "-ec", CHAIN],
     "the environment needs nothing more": ["sh", "-c", "test -z \"$(bash scripts/setup_env.sh 2>&1)\""],
     "Triton would find a compiler": ["sh", "-c", "echo '#include <Python.h>' | gcc -fsyntax-only -I /usr/include/python3.11 -x c -"],
