@@ -3,8 +3,12 @@
 #
 # usage: entrypoint.sh COMMAND [ARGUMENT...]
 set -euo pipefail
+closed=()
 for folder in /head2head/{datasets,checkpoints,results,preprocessing/files} /cache; do
-  [ -w "$folder" ] || echo "warning: user $(id -u):$(id -g) cannot write to $folder, which belongs to $(stat -c %u:%g "$folder" 2>/dev/null || echo nobody);" \
-    "start the container with run.sh, or with --user and the owner of the mounted folder" >&2
+  [ -w "$folder" ] || closed+=("$folder")
 done
+if [ ${#closed[@]} != 0 ]; then
+  owner="$(stat -c %u:%g "${closed[0]}" 2>/dev/null || echo nobody)"
+  echo "warning: user $(id -u):$(id -g) cannot write to ${closed[*]}, of $owner; start the container with run.sh, or as that user" >&2
+fi
 exec "$@"

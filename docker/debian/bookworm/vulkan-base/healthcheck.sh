@@ -15,6 +15,7 @@ if exec 3<>"/dev/tcp/127.0.0.1/$port"; then
   printf 'GET / HTTP/1.0\r\nHost: localhost\r\n\r\n' >&3
   status=""
   read -r -t 5 _ status _ <&3 || true
+  timeout 2 cat <&3 >/dev/null || true # the rest, or the page would take us for somebody who hung up
   [[ "$status" =~ ^[1-4][0-9][0-9]$ ]] || { echo "the page on port $port does not answer (status: ${status:-none})"; exit 1; }
   echo "the page on port $port answers"
 fi 2>/dev/null
