@@ -22,9 +22,8 @@ check_docker() { # ends with one sentence where docker cannot be used
   esac
 }
 
-has_gpu() { command -v nvidia-smi >/dev/null && nvidia-smi -L 2>/dev/null | grep -q '^GPU '; }
+has_gpu() { [[ "$(nvidia-smi -L 2>/dev/null)" == "GPU "* ]]; }
 
 docker_has_gpu() { # whether docker can pass an NVIDIA GPU into a container: NVIDIA's container toolkit is installed or known to it
-  command -v nvidia-container-runtime-hook >/dev/null ||
-    docker info --format '{{json .Runtimes}}' 2>/dev/null | grep -q '"nvidia"'
+  command -v nvidia-container-runtime-hook >/dev/null || [[ "$(docker info --format '{{json .Runtimes}}' 2>/dev/null)" == *'"nvidia"'* ]]
 }

@@ -44,7 +44,7 @@ docker image inspect "$IMAGE" >/dev/null 2>&1 || die "there is no image $IMAGE y
 
 # Whose files are written: the caller's. A rootless docker makes root of the container the caller.
 OWNER="$(id -u):$(id -g)"
-if docker info --format '{{json .SecurityOptions}}' 2>/dev/null | grep -q rootless; then
+if [[ "$(docker info --format '{{json .SecurityOptions}}' 2>/dev/null)" == *rootless* ]]; then
   OWNER=0:0
 elif [ "$(id -u)" = 0 ] && [ -n "${SUDO_UID:-}" ]; then
   OWNER="$SUDO_UID:${SUDO_GID:-$SUDO_UID}"
