@@ -13,5 +13,5 @@ fi
 "$PYTHON" -m ruff format --check .
 # SC2034: a script that is sourced sets variables for others
 find scripts docker .ci -name '*.sh' -print0 -o -path .ci/run -print0 |
-  xargs -0 "$VENV/bin/shellcheck" --external-sources --source-path=SCRIPTDIR --severity=warning --exclude=SC2034
-exec "$VENV/bin/hadolint" docker/debian/bookworm/vulkan-base/Dockerfile
+  xargs -0 "${PYTHON%/*}/shellcheck" --external-sources --source-path=SCRIPTDIR --severity=warning --exclude=SC2034
+exec "${PYTHON%/*}/hadolint" docker/debian/bookworm/vulkan-base/Dockerfile
