@@ -47,7 +47,7 @@ if command -v docker >/dev/null; then
 else
   fault=missing
   packages=docker.io
-  for package in docker-buildx docker-compose-v2 docker-compose; do # compose has one of two names
+  for package in docker-cli docker-buildx docker-compose-v2 docker-compose; do # what there is; compose has one of two names
     case "$packages" in *docker-compose*) continue ;; esac
     if packaged "$package"; then packages+=" $package"; fi
   done
