@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from types import ModuleType
 
 from util.cli import UserError
+from util.installation import this_interpreter
 
 
 @contextmanager
@@ -36,4 +37,7 @@ def load_solutions() -> ModuleType:
 
         return mediapipe.solutions
     except (ImportError, AttributeError) as e:
-        raise UserError(f"MediaPipe cannot be used ({e}); install it with: pip install --no-deps mediapipe==0.10.21") from None
+        fix = "install it with: pip install --no-deps mediapipe==0.10.21"
+        if not this_interpreter().has_tracker():
+            fix = f"version 0.10.21 has no package for {this_interpreter()}: use Python 3.10 to 3.12 on x86-64 Linux, Windows or on macOS"
+        raise UserError(f"MediaPipe cannot be used ({e}); {fix}") from None
