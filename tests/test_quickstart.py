@@ -38,8 +38,9 @@ def test_arguments_are_refused_in_one_sentence(arguments, code, message):
     assert refusal.value.code == code
 
 
-def test_arguments_are_checked_before_anything_is_installed(tmp_path):
+def test_arguments_are_checked_before_anything_is_installed(tmp_path, monkeypatch):
     """Both ways to call it, in a checkout without .venv."""
+    monkeypatch.setenv("PYTHON3", sys.executable)
     home = copy_scripts(tmp_path / "home")
     for command in (["bash", home / "scripts/quickstart.sh"], [*BARE, home / "scripts/quickstart.py"]):
         refused = subprocess.run([*command, "--minutes", "soon"], capture_output=True, text=True)
@@ -117,7 +118,9 @@ def test_the_chain_calls_every_step_in_its_order(tmp_path):
     done = subprocess.run(["bash", home / "scripts/quickstart.sh"], env={**os.environ, "GPUS": "2"}, capture_output=True, text=True)
     clip = home / "datasets/quickstart/original_videos/demo.mp4"
     assert done.returncode == 0 and "could not be had: going on with the embedded one" in done.stdout
-    assert f"> scripts/make_demo_video.py --output {clip}\n" in done.stdout and f" --name demo --original_videos_path {clip} " in done.stdout
+    assert (
+        f"> scripts/make_demo_video.py --output {clip}\n" in done.stdout and f" --name demo --original_videos_path {clip} " in done.stdout
+    )
     assert "> -m torch.distributed.run --standalone --nproc_per_node 2 train.py " in done.stdout
     assert "--preset preview --max_minutes 12\n" in done.stdout or "--preset preview --max_minutes 13\n" in done.stdout
 
@@ -132,7 +135,9 @@ def test_a_step_that_fails_ends_it_with_its_code(tmp_path):
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_step_is_waited_for_when_it_is_stopped(tmp_path, number, code):
     """What it saves then is not cut off. SIGTERM goes to the quickstart alone, Ctrl-C to all processes of the terminal."""
-    saving = "trap 'sleep 0.3; echo saved; exit 143' TERM; trap 'sleep 0.3; echo saved; exit 130' INT; echo begun; while :; do sleep 0.05; done"
+    saving = (
+        "trap 'sleep 0.3; echo saved; exit 143' TERM; trap 'sleep 0.3; echo saved; exit 130' INT; echo begun; while :; do sleep 0.05; done"
+    )
     home = fake_checkout(tmp_path / "home", train=saving)
     (tmp_path / "a.mp4").touch()
     command = [sys.executable, home / "scripts/quickstart.py", tmp_path / "a.mp4"]

@@ -24,7 +24,7 @@ RANGES = ("requirements.txt", "requirements-nodeps.txt")
 OLDEST, NEWEST = (3, 10), (3, 12)  # Pythons of requirements.lock, and the last one that the face tracker, MediaPipe, has packages for
 _NEEDED_BYTES = 8e9  # of the finished .venv and what pip downloads meanwhile, on Linux
 _WINDOWS = sys.platform == "win32"
-_ASK = "import json, platform, sys; print(json.dumps([sys.version_info[:2], sys.platform, platform.machine(), sys.executable]))"
+_ASK = "import json, platform, sys; print(json.dumps([sys.version_info[:2], sys.platform, platform.machine()]))"
 _LIST = "import importlib.metadata as m; print(*sorted({d.name for d in m.distributions() if d.name}), sep='\\n')"
 
 
@@ -84,12 +84,14 @@ def call(command: Sequence[str | Path], *, capture: bool = False, cwd: Path = RO
 
 def ask(python: str | Path) -> Interpreter | None:
     """What an interpreter is; None when it does not run, or is older than Python 3.10."""
+    if str(python) == sys.executable:
+        return this_interpreter()
     try:
         done = subprocess.run([str(python), "-c", _ASK], capture_output=True, text=True, timeout=60)
-        version, system, machine, path = json.loads(done.stdout)
+        version, system, machine = json.loads(done.stdout)
     except (OSError, ValueError, subprocess.SubprocessError):
         return None
-    return Interpreter(tuple(version), system, machine, path) if tuple(version) >= OLDEST else None
+    return Interpreter(tuple(version), system, machine, str(python)) if tuple(version) >= OLDEST else None
 
 
 def this_interpreter() -> Interpreter:
@@ -187,7 +189,7 @@ def _installed(python: Path) -> list[str]:
 
 
 def _has_pip(python: Path) -> bool:
-    return subprocess.run([python, "-m", "pip", "--version"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0
+    return subprocess.run([python, "-c", "import pip"], stderr=subprocess.DEVNULL).returncode == 0
 
 
 def _make_venv(root: Path) -> Interpreter:
