@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # What scripts need of the system before there is an environment: a Python, and Debian's packages. Sourced, or run to install packages.
 #
-# usage: source system.sh                        gives ROOT, PYTHON (of .venv), die, install_debian, find_python
+# usage: source system.sh                        gives ROOT, VENV, PYTHON (its), die, install_debian, find_python
 #        bash scripts/system.sh PACKAGE...       installs Debian packages; fails quietly where that cannot be done
 # environment: PYTHON3=/path/to/python3          the interpreter to make .venv from (found by itself otherwise)
 set -euo pipefail
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
-PYTHON="$ROOT/.venv/bin/python"
+VENV="$ROOT/.venv"
+PYTHON="$VENV/bin/python"
 
 die() { echo "error: $*" >&2; exit 1; }
 
