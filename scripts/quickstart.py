@@ -17,7 +17,7 @@ if __package__ in (None, ""):  # run as a file: make the repository's packages i
     sys.path[0] = str(Path(__file__).resolve().parents[1])
     import util.environment  # noqa: F401  (says what to do where Python is too old)
 
-from util.installation import ROOT, InstallationError, call, make_environment, planned_interpreter
+from util.installation import ROOT, TRACKER, InstallationError, call, make_environment, planned_interpreter
 
 USAGE = """\
 usage: bash scripts/quickstart.sh [VIDEO.mp4] [options]          (macOS, Windows: python scripts/quickstart.py ...)
@@ -181,7 +181,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     interpreter = planned_interpreter()
     if not interpreter.has_tracker():
-        raise Refused(f"the face tracker, MediaPipe 0.10.21, has no package for {interpreter}; README.md says what there is one for", 1)
+        raise Refused(f"the face tracker {TRACKER} has no package for {interpreter}; README.md says which systems it has one for", 1)
     run_chain(options, Chain(make_environment(), start))
 
 

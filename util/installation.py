@@ -21,7 +21,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 LOCK = ("requirements.lock",)
 RANGES = ("requirements.txt", "requirements-nodeps.txt")
-OLDEST, NEWEST = (3, 10), (3, 12)  # Pythons of requirements.lock, and the last one that the face tracker, MediaPipe, has packages for
+TRACKER = "MediaPipe 0.10.21"  # the face tracker, as in requirements-nodeps.txt
+OLDEST, NEWEST = (3, 10), (3, 12)  # Pythons of requirements.lock; NEWEST is also the last one that the tracker has packages for
 _NEEDED_BYTES = 8e9  # of the finished .venv and what pip downloads meanwhile, on Linux
 _WINDOWS = sys.platform == "win32"
 _ASK = "import json, platform, sys; print(json.dumps([sys.version_info[:2], sys.platform, platform.machine()]))"
@@ -49,7 +50,7 @@ class Interpreter:
         return OLDEST <= self.version <= NEWEST and (self.platform, self.machine) == ("linux", "x86_64")
 
     def has_tracker(self) -> bool:
-        """Whether MediaPipe, without which no video can be preprocessed, has a package for it; as in requirements-nodeps.txt."""
+        """Whether the tracker, without which no video can be preprocessed, has a package for it; as in requirements-nodeps.txt."""
         return self.version <= NEWEST and (self.platform == "darwin" or self.machine in ("x86_64", "AMD64"))
 
 
@@ -87,9 +88,9 @@ def ask(python: str | Path) -> Interpreter | None:
     if str(python) == sys.executable:
         return this_interpreter()
     try:
-        done = subprocess.run([str(python), "-c", _ASK], capture_output=True, text=True, timeout=60)
+        done = subprocess.run([str(python), "-c", _ASK], capture_output=True, text=True)
         version, system, machine = json.loads(done.stdout)
-    except (OSError, ValueError, subprocess.SubprocessError):
+    except (OSError, ValueError):
         return None
     return Interpreter(tuple(version), system, machine, str(python)) if tuple(version) >= OLDEST else None
 
@@ -153,7 +154,7 @@ def make_environment(latest: bool = False, root: Path = ROOT) -> Path:
     if not (latest or interpreter.has_lock()):
         _say(f"requirements.lock is not for {interpreter}: taking the newest versions that requirements.txt allows")
     if not interpreter.has_tracker():
-        _say(f"MediaPipe 0.10.21 has no package for {interpreter}: no video can be preprocessed; all other steps do without it")
+        _say(f"{TRACKER} has no package for {interpreter}: no video can be preprocessed; all other steps do without it")
     _say(f"Installing packages into {root / '.venv'} (PyTorch is large: a few minutes the first time)")
     mark.unlink(missing_ok=True)
     if latest or not interpreter.has_lock():
