@@ -25,6 +25,7 @@ if __package__ in (None, ""):  # run as a file: make the repository's packages i
 from data.driving_sequence import DrivingSequence
 from options.base_options import choose_identities
 from options.test_options import TestOptions, parse
+from util import VERSION
 from util.cli import UserError, run, say
 from util.hashing import sha256_of, sha256_of_all
 from util.identities import find_identity
@@ -131,7 +132,7 @@ def synthesise(
     )
     facts["device"] = device_name(device)
     facts["precision"] = str(dtype).removeprefix("torch.")
-    facts["torch"] = torch.__version__
+    facts |= {"head2head": VERSION, "torch": torch.__version__}
     results.finish(facts)
 
 

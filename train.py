@@ -25,6 +25,7 @@ if __package__ in (None, ""):  # run as a file: make the repository's packages i
 from data.integrity import tell_left_out
 from options.base_options import choose_identities
 from options.train_options import ARCHITECTURE, UNCRITICAL, TrainOptions, parse
+from util import VERSION
 from util.caches.flow import require_flows
 from util.caches.persons import require_persons
 from util.cli import UserError, be_quiet, run, say, warn
@@ -86,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     sizes = {"batch_size": options.batch_size or 2, "max_frames_per_gpu": options.max_frames_per_gpu, "ngf": options.ngf}
     with advice_when_out_of_memory(sizes), StopSignal() as stop:
         training = make_training(options, files, videos, device, dtype, processes)
-        recorded = {**options.as_dict(), **facts, "device": ", ".join([device_name(device)] * processes.size)}
+        recorded = {**options.as_dict(), **facts, "head2head": VERSION, "device": ", ".join([device_name(device)] * processes.size)}
         training.begin(beginning, recorded, options.which_epoch, options.load_pretrain)
         if processes.is_first:
             write_profiles(dataset, names, files)

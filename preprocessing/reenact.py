@@ -38,7 +38,15 @@ from preprocessing.driving.edits import Edit, check_edits, parse_edits
 from preprocessing.driving.heads import Driven
 from preprocessing.driving.motion import Motion, head_rotation, to_angles
 from preprocessing.driving.motion_files import read_arkit, read_template, save_template
-from preprocessing.driving.people import Frames, common_face_model, find_frames, identity_motion, load_profile, read_profile
+from preprocessing.driving.people import (
+    Frames,
+    common_face_model,
+    find_frames,
+    identity_motion,
+    load_profile,
+    read_profile,
+    unrecorded_face_model,
+)
 from preprocessing.driving.profile import TargetProfile
 from preprocessing.driving.retarget import drive, target_frames
 from preprocessing.face_models.morphable import MorphableModel
@@ -113,6 +121,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         o.target_id = find_identity(dataset, o.target_id, o.checkpoints_dir)
     o.source_id = find_identity(dataset, o.source_id)
     edits = parse_edits(o.edit)
+    if is_originals_pair(dataset, o):
+        why = "the coefficients are of no face model here, so the conditioning images that are there are kept"
+        warn(f"{o.target_id}_{o.source_id}: {why}; whether they are of head or of face reenactment is not recorded")
+        return 0
     target = find_target(dataset, o) if o.target_id else None
     source = find_frames(dataset, o.source_id, o.split_s, "--split_s") if o.source_id else None
     if o.drive is not None and not o.drive.is_file():
@@ -242,6 +254,19 @@ def is_complete(dataset: Dataset, target: str, source: str, key: dict[str, Any])
     whole = list(range(pair.frames[0], pair.frames[1] + 1))
     kinds = [k for k in KINDS if not (k == "source_images" and key["file"]) and not (k == "source_landmarks70" and key["no_eye_gaze"])]
     return all(dataset.pair(target, source).frames(k) == whole for k in kinds)
+
+
+def is_originals_pair(dataset: Dataset, o: argparse.Namespace) -> bool:
+    """Whether the original system made this pair, of people whose coefficients are of no face model here: it can only be kept.
+
+    Options that the original does not have ask for another pair.
+    """
+    if not (o.source_id and o.target_id) or o.target_run or o.edit or o.exaggerate != 1 or o.save_template or o.face_model != "auto":
+        return False
+    if dataset.read_pair(o.target_id, o.source_id) or not dataset.pair(o.target_id, o.source_id).frames("source_nmfcs"):
+        return False
+    people = ((o.source_id, o.split_s), (o.target_id, o.split_t))
+    return all(dataset.read_record(name) is None and unrecorded_face_model(dataset, name, split) is None for name, split in people)
 
 
 # ---- the frames ----

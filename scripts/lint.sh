@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Checks style and formatting; with --fix, mends what can be mended.
+# Checks style and formatting of the Python code, shell scripts and the Dockerfile; with --fix, mends what can be mended.
 #
 # usage: bash scripts/lint.sh [--fix]
 set -euo pipefail
@@ -10,4 +10,8 @@ if [ "${1:-}" = "--fix" ]; then
   exec "$PYTHON" -m ruff format .
 fi
 "$PYTHON" -m ruff check .
-exec "$PYTHON" -m ruff format --check .
+"$PYTHON" -m ruff format --check .
+# SC2034: a script that is sourced sets variables for others
+find scripts docker .ci -name '*.sh' -print0 -o -path .ci/run -print0 |
+  xargs -0 "${PYTHON%/*}/shellcheck" --external-sources --source-path=SCRIPTDIR --severity=warning --exclude=SC2034
+exec "${PYTHON%/*}/hadolint" docker/debian/bookworm/vulkan-base/Dockerfile

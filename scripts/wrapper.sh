@@ -2,8 +2,9 @@
 # What the wrappers around train.py and test.py share. Sourced, not run.
 #
 # usage: source wrapper.sh     after `usage` is defined, which it calls if one of the script's arguments asks for help;
-#                              gives ROOT, PYTHON, TRAIN, need_target_and_dataset and make_video
+#                              gives ROOT, PYTHON, TRAIN, need_target_and_dataset, value_of and make_video
 set -euo pipefail
+unset CDPATH # with it, cd prints where it goes
 for argument in "$@"; do # a sourced file sees the arguments of the script
   case "$argument" in -h | --help) usage; exit 0 ;; esac
 done
@@ -41,15 +42,21 @@ if [ "${GPUS:-1}" != 1 ]; then
   TRAIN=("$PYTHON" -m torch.distributed.run --standalone --nproc_per_node "$GPUS" "$ROOT/train.py")
 fi
 
-make_video() { # the video beside the frames that test.py wrote: TARGET or PAIR, then the options that test.py got
-  local folder="$1" name="head2head_$TARGET" epoch=latest results="$ROOT/results"
-  shift
+value_of() { # the last value that a command's options give one of them: --NAME DEFAULT OPTION...
+  local name="$1" value="$2"
+  shift 2
   while [ $# -gt 0 ]; do
-    case "$1" in
-      --name=* | --which_epoch=* | --results_dir=*) set -- "${1%%=*}" "${1#*=}" "${@:2}" ;;
-    esac
-    case "$1" in --name) name="$2" ;; --which_epoch) epoch="$2" ;; --results_dir) results="$2" ;; esac
+    case "$1" in "$name="*) value="${1#*=}" ;; "$name") value="${2:-}" ;; esac
     shift
   done
+  printf '%s\n' "$value"
+}
+
+make_video() { # the video beside the frames that test.py wrote: TARGET or PAIR, then the options that test.py got
+  local folder="$1" name epoch results
+  shift
+  name="$(value_of --name "head2head_$TARGET" "$@")"
+  epoch="$(value_of --which_epoch latest "$@")"
+  results="$(value_of --results_dir "$ROOT/results" "$@")"
   "$PYTHON" "$ROOT/scripts/images_to_video.py" --output_mode all --results_dir "$results/$DATASET/$name/${epoch}_epoch/test/$folder"
 }

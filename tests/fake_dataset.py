@@ -1,12 +1,13 @@
 """A small prepared dataset of a moving drawn face, for tests that need files but no real person."""
 
+import shutil
 from fractions import Fraction
 
 import cv2
 import numpy as np
 
 from util.image_io import write_image
-from util.layout import Dataset, Record, write_table
+from util.layout import Dataset, Record, write_camera, write_table
 
 FACE_MODEL = {"name": "mesh478", "version": "1"}
 STEPS = {"detect": {}, "landmarks70": {}, "reconstruct": {}}
@@ -67,6 +68,27 @@ def make_dataset(root, name="Ann", parts=2, part_length=8, test_frames=6, size=6
     if record:
         splits = {"train": parts * part_length, "test": test_frames}
         data.write_record(Record(name, fps, splits=splits, face_model=FACE_MODEL, crop_size=size, steps=STEPS))
+    return data
+
+
+def make_original(root, names=("Ann", "Bob"), dataset="fake", **changes):
+    """Write persons with everything that the original system wrote, and no record: images, NMFCs, landmarks, cameras, coefficients of
+    LSFM's number; and the second one driving the first. changes: of make_dataset."""
+    rng = np.random.default_rng(0)
+    for name in names:
+        data = make_dataset(root, name, record=False, dataset=dataset, **changes)
+        for split in ("train", "test"):
+            write_table(data.id_coeffs_path(split, name), rng.standard_normal((157, 1)))
+            for s in data.sequences(split, name):
+                for frame in s.frames():
+                    write_table(s.path("exp_coeffs", frame), rng.standard_normal((30, 1)))
+                    write_camera(s.path("misc", frame), 2e-4, np.diag([1.0, -1, -1]), np.array([32.0, 32, 0]))
+    pair, driver = data.pair(*names), data.sequence("test", names[1])
+    for frame in driver.frames():
+        for kind in ("images", "nmfcs", "landmarks70"):
+            copy = pair.path(f"source_{kind}", frame)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(driver.path(kind, frame), copy)
     return data
 
 

@@ -1,10 +1,11 @@
 """util/ahead.py: results computed ahead of the consumer."""
 
 import itertools
+import threading
 
 import pytest
 
-from util.ahead import map_ahead
+from util.ahead import map_ahead, read_ahead
 
 
 @pytest.mark.parametrize("threads", [1, 3])
@@ -26,3 +27,29 @@ def test_an_exception_comes_in_place_of_its_result():
     assert [next(results), next(results)] == [0.5, 1]
     with pytest.raises(ZeroDivisionError):
         next(results)
+
+
+def test_items_are_read_ahead_in_order_on_another_thread():
+    def items():
+        for i in range(20):
+            yield i, threading.get_ident()
+
+    found = list(read_ahead(items(), depth=3))
+    assert [i for i, _ in found] == list(range(20))
+    assert {thread for _, thread in found} != {threading.get_ident()}
+    assert list(read_ahead([])) == []
+
+
+def test_reading_ahead_is_bounded_and_passes_exceptions_on():
+    taken = []
+
+    def items():
+        for i in range(9):
+            taken.append(i)
+            yield 12 // (4 - i)
+
+    found = read_ahead(items(), depth=2)
+    assert next(found) == 3 and len(taken) <= 4
+    assert [next(found), next(found), next(found)] == [4, 6, 12]
+    with pytest.raises(ZeroDivisionError):
+        next(found)

@@ -10,9 +10,11 @@ import pytest
 from synthetic_videos import face_frame, write_video
 
 from preprocessing import detect
-from preprocessing.detect import main, parse, split_frames
+from preprocessing.detect import main, parse
+from preprocessing.steps.crops import split_frames
 from preprocessing.tracking.crop_box import choose_box, drifts, smooth_boxes
 from preprocessing.tracking.detectors import overlap
+from util import image_io
 from util.cli import UserError
 from util.image_io import crop, read_image
 from util.layout import Dataset, root
@@ -116,7 +118,7 @@ def test_changed_options_redo_the_step_and_drop_later_ones(video, detected, tmp_
 
 
 def test_an_interrupted_run_does_not_count_as_complete(video, detected, tmp_path, monkeypatch):
-    real, written = detect.write_image, []
+    real, written = image_io.write_image, []
 
     def full_disk(path, image):
         if len(written) == 25:
@@ -124,12 +126,12 @@ def test_an_interrupted_run_does_not_count_as_complete(video, detected, tmp_path
         written.append(path)
         real(path, image)
 
-    monkeypatch.setattr(detect, "write_image", full_disk)
+    monkeypatch.setattr(image_io, "write_image", full_disk)
     with pytest.raises(OSError, match="No space"):
         run(video, tmp_path, "--train_seq_length", "20")
     dataset = Dataset.open("D", tmp_path)
     assert dataset.read_record("AnnB").steps == {}
-    monkeypatch.setattr(detect, "write_image", real)
+    monkeypatch.setattr(image_io, "write_image", real)
     run(video, tmp_path, "--train_seq_length", "20")
     assert dataset.read_record("AnnB") == detected.read_record("AnnB")
     names = {p for p in all_files(detected) if "original_videos" not in p.parts}

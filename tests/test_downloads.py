@@ -1,22 +1,23 @@
-"""util/downloads.py, preprocessing/face_models/ict.py and scripts/download_files.py: against a local server, and on the real archive."""
+"""util/downloads/fetching.py against a local server; preprocessing/face_models/ict.py and scripts/download_files.py on the real archive."""
 
 import hashlib
-import http.server
 import shutil
 import subprocess
 import sys
 import tarfile
-import threading
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
+from file_server import Handler, serving
 
 from preprocessing.face_models import ict
 from preprocessing.face_models.registry import load_face_model, resolve_kind
 from util import downloads
 from util.cli import UserError
+from util.downloads import fetching
 
 ROOT = Path(__file__).resolve().parents[1]
 MIRROR = ROOT.parent / "shared" / "mirror"
@@ -24,91 +25,163 @@ DATA = np.random.default_rng(0).integers(0, 256, 700_000, np.uint8).tobytes()
 needs_mirror = pytest.mark.skipif(not MIRROR.is_dir(), reason=f"the archive's copy {MIRROR} is not here")
 
 
-class Server(http.server.BaseHTTPRequestHandler):
-    """Serves DATA at /file; /cut breaks off once; /busy is out of order once; /plain knows no ranges."""
-
-    log: list[tuple[str, str | None]] = []
-    seen: set[str] = set()
-
-    def do_GET(self):
-        asked = self.headers.get("Range")
-        self.log.append((self.path, asked))
-        first = self.path not in self.seen
-        self.seen.add(self.path)
-        if self.path == "/busy" and first:
-            return self.send_error(503)
-        if self.path not in ("/file", "/cut", "/busy", "/plain"):
-            return self.send_error(404)
-        start = int(asked[6:-1]) if asked and self.path != "/plain" else 0
-        if start >= len(DATA):
-            self.send_response(416)
-            self.send_header("Content-Range", f"bytes */{len(DATA)}")
-            self.send_header("Content-Length", "0")
-            return self.end_headers()
-        self.send_response(206 if start else 200)
-        if start:
-            self.send_header("Content-Range", f"bytes {start}-{len(DATA) - 1}/{len(DATA)}")
-        self.send_header("Content-Length", str(len(DATA) - start))
-        self.end_headers()
-        self.wfile.write(DATA[start:][: 300_000 if self.path == "/cut" and first else None])
-
-    def log_message(self, *args):
-        pass
-
-
 @pytest.fixture
 def server():
-    Server.log.clear()
-    Server.seen.clear()
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server) as running:
-        threading.Thread(target=running.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{running.server_address[1]}"
-        running.shutdown()
+    """Serves DATA at /file, and at a path for every way in which it goes wrong."""
+    with serving() as running:
+        for how in [name for name in vars(Handler) if not name.startswith(("_", "do_"))]:
+            path = "/" + how.replace("_", "-")
+            for once in ("", "-once"):
+                running.files[path + once] = DATA
+                running.how[path + once] = how.replace("_", " ") + once.replace("-", " ")
+        running.files["/file"] = DATA
+        yield running
 
 
 def test_fetch_whole_and_keep(server, tmp_path):
     target = tmp_path / "new" / "a.bin"
     digest = hashlib.sha256(DATA).hexdigest()
-    assert downloads.fetch(f"{server}/file", target, sha256=digest).read_bytes() == DATA
-    downloads.fetch(f"{server}/file", target, sha256=digest)
-    assert len(Server.log) == 1 and [p.name for p in target.parent.iterdir()] == ["a.bin"]
+    assert downloads.fetch(f"{server.url}/file", target, sha256=digest).read_bytes() == DATA
+    downloads.fetch(f"{server.url}/file", target, sha256=digest)
+    assert len(server.log) == 1 and [p.name for p in target.parent.iterdir()] == ["a.bin"]
 
 
 def test_fetch_goes_on_after_a_broken_connection(server, tmp_path):
-    target = downloads.fetch(f"{server}/cut", tmp_path / "a.bin", pauses_s=(0.0,))
+    target = downloads.fetch(f"{server.url}/cut-once", tmp_path / "a.bin", pauses_s=(0.0,))
     assert target.read_bytes() == DATA
-    assert Server.log == [("/cut", None), ("/cut", "bytes=300000-")]
+    assert server.log == [("/cut-once", None), ("/cut-once", "bytes=300000-")]
 
 
 def test_fetch_goes_on_in_a_later_call(server, tmp_path):
     with pytest.raises(UserError, match="run again to go on"):
-        downloads.fetch(f"{server}/cut", tmp_path / "a.bin", pauses_s=())
+        downloads.fetch(f"{server.url}/cut-once", tmp_path / "a.bin", pauses_s=())
     assert not (tmp_path / "a.bin").exists() and (tmp_path / "a.bin.part").stat().st_size == 300_000
-    assert downloads.fetch(f"{server}/cut", tmp_path / "a.bin", pauses_s=()).read_bytes() == DATA
-    assert Server.log[-1] == ("/cut", "bytes=300000-")
+    assert downloads.fetch(f"{server.url}/cut-once", tmp_path / "a.bin", pauses_s=()).read_bytes() == DATA
+    assert server.log[-1] == ("/cut-once", "bytes=300000-") and [p.name for p in tmp_path.iterdir()] == ["a.bin"]
+
+
+def test_fetch_does_not_give_up_while_something_comes(server, tmp_path):
+    server.files["/cut"] = DATA + DATA  # five tries, and one pause
+    assert downloads.fetch(f"{server.url}/cut", tmp_path / "a.bin", pauses_s=(0.0,)).read_bytes() == DATA + DATA
+    assert [asked for _, asked in server.log] == [None, *(f"bytes={n * 300_000}-" for n in range(1, 5))]
 
 
 def test_fetch_finishes_a_part_that_is_already_whole(server, tmp_path):
     (tmp_path / "a.bin.part").write_bytes(DATA)
-    assert downloads.fetch(f"{server}/file", tmp_path / "a.bin", pauses_s=()).read_bytes() == DATA
+    assert downloads.fetch(f"{server.url}/file", tmp_path / "a.bin", pauses_s=()).read_bytes() == DATA
 
 
-def test_fetch_starts_again_where_ranges_are_unsupported(server, tmp_path):
-    (tmp_path / "a.bin.part").write_bytes(b"old")
-    assert downloads.fetch(f"{server}/plain", tmp_path / "a.bin", pauses_s=()).read_bytes() == DATA
+@pytest.mark.parametrize("how", ["plain", "wrong-range", "nameless-range", "gzip", "file"])
+def test_fetch_begins_anew_where_the_rest_cannot_be_had(server, tmp_path, how):
+    """No ranges, ranges answered wrongly, in another encoding, a right range of another file; also when the part is too long."""
+    digest = hashlib.sha256(DATA).hexdigest()
+    for old in (b"old", bytes(len(DATA) + 5)):
+        (tmp_path / "a.bin.part").write_bytes(old)
+        assert downloads.fetch(f"{server.url}/{how}", tmp_path / "a.bin", sha256=digest, pauses_s=()).read_bytes() == DATA
+        (tmp_path / "a.bin").unlink()
+
+
+def test_a_page_in_between_costs_nothing_of_what_arrived(server, tmp_path):
+    (tmp_path / "a.bin.part").write_bytes(DATA[:1000])
+    with pytest.raises(UserError, match="web page.*what arrived is kept"):
+        downloads.fetch(f"{server.url}/page-once", tmp_path / "a.bin", pauses_s=())
+    assert downloads.fetch(f"{server.url}/page-once", tmp_path / "a.bin", pauses_s=()).read_bytes() == DATA
+    assert server.log[-1] == ("/page-once", "bytes=1000-")
+
+
+@pytest.mark.parametrize("how", ["tagged", "tagged-but-deaf"])
+def test_fetch_begins_anew_when_the_file_was_changed_between_two_tries(server, tmp_path, how):
+    with pytest.raises(UserError, match="run again to go on"):
+        downloads.fetch(f"{server.url}/{how}", tmp_path / "a.bin", pauses_s=())
+    server.files[f"/{how}"] = DATA[::-1]  # of the same size
+    assert downloads.fetch(f"{server.url}/{how}", tmp_path / "a.bin", pauses_s=()).read_bytes() == DATA[::-1]
+
+
+def test_fetch_goes_on_when_the_file_is_still_the_same(server, tmp_path):
+    assert downloads.fetch(f"{server.url}/tagged", tmp_path / "a.bin", pauses_s=(0.0,)).read_bytes() == DATA
+    assert server.log[-1] == ("/tagged", "bytes=300000-") and server.headers[-1]["If-Range"] == f'"{hash(DATA)}"'
+
+
+def test_fetch_goes_on_with_the_part_of_another_address_only_if_it_can_be_verified(server, tmp_path):
+    server.files["/file"] = DATA[::-1]
+    for digest, expected in ((None, DATA[::-1]), (hashlib.sha256(DATA[::-1]).hexdigest(), DATA[::-1])):
+        with pytest.raises(UserError, match="run again"):
+            downloads.fetch(f"{server.url}/cut", tmp_path / "a.bin", pauses_s=())
+        assert downloads.fetch(f"{server.url}/file", tmp_path / "a.bin", sha256=digest, pauses_s=()).read_bytes() == expected
+        (tmp_path / "a.bin").unlink()
+    asked = [asked for path, asked in server.log if path == "/file"]
+    assert asked == [None, "bytes=300000-", None]  # verified: tried, found wrong, begun anew
+
+
+@pytest.mark.parametrize("how", "slow silent reset busy later nothing unasked-range gzip-cut".split())
+def test_fetch_tries_again(server, tmp_path, monkeypatch, how):
+    monkeypatch.setattr(fetching, "TIMEOUT_S", 0.2)
+    assert downloads.fetch(f"{server.url}/{how}-once", tmp_path / "a.bin", pauses_s=(0.0,)).read_bytes() == DATA
+    assert len(server.log) == 2 and [p.name for p in tmp_path.iterdir()] == ["a.bin"]
+    assert how == "reset" or server.log[1][1] == ("bytes=300000-" if how == "slow" else None)  # what is not read yet is lost by a reset
+
+
+@pytest.mark.parametrize("how", "moved gzip unsized chunked".split())
+def test_fetch_takes_what_is_sent_in_another_way(server, tmp_path, how):
+    assert downloads.fetch(f"{server.url}/{how}", tmp_path / "a.bin", pauses_s=()).read_bytes() == DATA
+
+
+FAULTS = {
+    "none": "the server answers 404 Not Found",
+    "forbidden": "the server answers 403 Forbidden",
+    "busy": "the server answers 503",
+    "much-later": r"the server answers 429 .*, and asks to come back in 120 minutes",
+    "silent": "nothing came for 0 s",
+    "slow": r"nothing came for 0 s; what arrived is kept in .*a\.bin\.part, run again to go on",
+    "cut": r"the connection ended before the end of the file; what arrived is kept",
+    "reset": "Connection reset by peer",
+    "unsized-cut": "the connection ended before the end of the file; what arrived is kept",
+    "gzip-cut": "the connection ended before the end of the file$",
+    "page": r"it gives a web page \('Dropbox - File Deleted'\) instead of the file",
+    "page-of-another-kind": "it gives a web page instead of the file",
+    "nothing": "what it sends is empty",
+    "brotli": "it is sent in the encoding 'br', which was not asked for",
+    "circle": "it redirects in a circle, or to nowhere",
+    "to-a-file": "it redirects in a circle, or to nowhere",
+    "unasked-range": "it sends a part of the file though all of it was asked for",
+}
+
+
+@pytest.mark.parametrize("how", FAULTS)
+def test_fetch_says_in_one_sentence_what_is_wrong(server, tmp_path, monkeypatch, how):
+    monkeypatch.setattr(fetching, "TIMEOUT_S", 0.2)
+    url, target = f"{server.url}/{how}", tmp_path / "a.bin"
+    with pytest.raises(UserError, match=f"^cannot download {url}: {FAULTS[how]}") as e:
+        downloads.fetch(url, target, size=len(DATA), pauses_s=())
+    assert "\n" not in str(e.value) and not target.exists()
+    assert isinstance(e.value, downloads.Absent) == (how in ("none", "forbidden", "page", "page-of-another-kind"))
+    assert target.with_name("a.bin.part").exists() == ("is kept" in str(e.value))
+    if "is kept" not in str(e.value):
+        assert not list(tmp_path.iterdir())
 
 
 def test_fetch_tries_again_when_the_server_is_busy_but_not_when_the_file_is_missing(server, tmp_path):
-    assert downloads.fetch(f"{server}/busy", tmp_path / "a.bin", pauses_s=(0.0,)).read_bytes() == DATA
+    assert downloads.fetch(f"{server.url}/busy-once", tmp_path / "a.bin", pauses_s=(0.0,)).read_bytes() == DATA
     with pytest.raises(UserError, match="404"):
-        downloads.fetch(f"{server}/none", tmp_path / "b.bin", pauses_s=(0.0, 0.0))
-    assert [p for p, _ in Server.log].count("/none") == 1 and not list(tmp_path.glob("b.bin*"))
+        downloads.fetch(f"{server.url}/none", tmp_path / "b.bin", pauses_s=(0.0, 0.0))
+    assert [p for p, _ in server.log].count("/none") == 1 and not list(tmp_path.glob("b.bin*"))
 
 
 def test_fetch_refuses_another_file(server, tmp_path):
     with pytest.raises(UserError, match="not the expected file"):
-        downloads.fetch(f"{server}/file", tmp_path / "a.bin", sha256="0" * 64)
+        downloads.fetch(f"{server.url}/file", tmp_path / "a.bin", sha256="0" * 64)
+    with pytest.raises(UserError, match="it has 700000 bytes, not 5, so it is another file"):
+        downloads.fetch(f"{server.url}/file", tmp_path / "a.bin", size=5)
+    with pytest.raises(UserError, match=r"not the expected file \(700000 bytes, not 5\)"):
+        downloads.fetch(f"{server.url}/unsized", tmp_path / "a.bin", size=5)
     assert not list(tmp_path.iterdir())
+
+
+def test_two_that_want_the_same_file_wait_for_one_another(server, tmp_path):
+    with ThreadPoolExecutor() as pool:
+        files = list(pool.map(lambda _: downloads.fetch(f"{server.url}/slow-once", tmp_path / "a.bin"), range(3)))
+    assert {file.read_bytes() for file in files} == {DATA} and [p.name for p in tmp_path.iterdir()] == ["a.bin"]
+    assert server.log == [("/slow-once", None), ("/slow-once", "bytes=300000-")]
 
 
 def test_fetch_says_in_one_sentence_that_there_is_no_network(tmp_path):

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from synthetic_videos import face_frame, write_video
 
-from preprocessing import detect, detect_landmarks70
+from preprocessing import detect
 from preprocessing.detect_landmarks70 import main
 from preprocessing.face_models.dense_points import DENSE_INDICES, from_dense
+from preprocessing.steps import landmarks70
 from preprocessing.tracking.dlib_landmarks import DLIB_FILE, dlib_box
 from preprocessing.tracking.tracker import Tracker, track_frames
 from util.cli import UserError
@@ -174,7 +175,7 @@ def test_files_of_every_frame(prepared):
 
 def test_a_completed_step_returns_at_once(copy, monkeypatch, capsys):
     with monkeypatch.context() as m:
-        m.setattr(detect_landmarks70, "track_frames", lambda *_: pytest.fail("nothing must be found again"))
+        m.setattr(landmarks70, "track_frames", lambda *_: pytest.fail("nothing must be found again"))
         run(copy)
     assert "already complete" in capsys.readouterr().out
     # but not when a file is missing

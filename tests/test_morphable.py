@@ -81,6 +81,24 @@ def test_vertices_frame_by_frame_are_those_of_all_frames(model):
     np.testing.assert_allclose(found, model.in_image(identity, weights, cameras), atol=1e-3)
 
 
+def test_vertices_in_the_image_are_the_projected_ones_with_the_depth_bias(model):
+    rng = np.random.default_rng(3)
+    weights, identity = rng.random((2, len(model.expression_names))), rng.normal(size=len(model.identity_basis))
+    cameras = Cameras(np.array([8.0, 11]), rotation_matrix(rng.normal(0, 0.4, (2, 3))), np.array([[100.0, 90, 0], [-3, 5, 0]]))
+    expected = cameras.project(model.shape(identity, weights).astype(np.float64))
+    expected[..., 2] += cameras.scale[:, None] * model.depth_bias
+    np.testing.assert_allclose(model.in_image(identity, weights, cameras), expected, atol=1e-3)
+
+
+def test_a_model_without_unused_vertices_draws_the_same(model):
+    triangles = model.triangles[5 : len(model.triangles) : 3]
+    part = model.without_unused(triangles)
+    weights, identity = np.full(len(model.expression_names), 0.2), np.ones(len(model.identity_basis))
+    assert part.mean.shape[0] == len(np.unique(triangles)) and part.triangles.shape == triangles.shape
+    whole, own = (m.in_image(identity, weights[None], camera(10))[0] for m in (model, part))
+    assert np.array_equal(whole[triangles], own[part.triangles])
+
+
 def test_axes_and_size_of_a_head_in_centimetres(model):
     rest = points(model)
     assert rest[33, 0] < -3 < 3 < rest[263, 0]  # the subject's right eye has negative x

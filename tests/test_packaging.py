@@ -14,6 +14,8 @@ from packaging.utils import canonicalize_name
 
 from util.installation import NEWEST, OLDEST
 
+from util import VERSION
+
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("util", "preprocessing", "models", "data", "options", "live")
 
@@ -148,6 +150,43 @@ def test_readme_names_only_what_exists():
     for line in layout.splitlines():
         for path in re.findall(r"^\s*((?:[\w.-]+/)*[\w.-]+(?:/|\.py|\.sh|\.txt|\.toml))", line):
             assert (ROOT / path).exists(), f"the README's layout names {path}"
+
+
+def test_contributing_names_only_what_exists():
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    named = set(re.findall(r"\]\(([^)#]+)\)|((?:scripts|tests|util|docs|\.ci)/[\w./-]*\w)|`([\w.-]+\.(?:txt|toml))`", text))
+    paths = {path for groups in named for path in groups if path}
+    assert {".ci/run", "scripts/lint.sh", "docs/results.md", "util/layout.py", "requirements.txt"} <= paths
+    assert not [path for path in paths if not (ROOT / path).exists()]
+    assert "scripts/lint.sh" in (ROOT / ".ci/run").read_text() and "scripts/run_tests.sh" in (ROOT / ".ci/run").read_text()
+
+
+def test_the_version_stands_in_one_place():
+    assert re.fullmatch(r"\d+\.\d+\.\d+", VERSION)
+    pyprojecttoml = pytest.importorskip("setuptools.config.pyprojecttoml")
+    assert pyprojecttoml.read_configuration(ROOT / "pyproject.toml")["project"]["version"] == VERSION  # what an installed package says
+    told = subprocess.run([sys.executable, ROOT / "preprocessing/detect.py", "--version"], capture_output=True, text=True)
+    assert (told.returncode, told.stdout, told.stderr) == (0, f"Head2Head {VERSION}\n", "")
+    named = [p.relative_to(ROOT).as_posix() for p in python_files() if re.search(rf"[\"' ]{re.escape(VERSION)}[\"']", p.read_text())]
+    assert named == ["util/__init__.py"]
+
+
+def test_changelog_and_citation_are_of_this_version():
+    headings = re.findall(r"^## (.+)$", (ROOT / "CHANGELOG.md").read_text(), re.M)
+    assert headings[0] == "[Unreleased]"
+    released = [re.fullmatch(r"\[(\d+\.\d+\.\d+)\] - (\d{4}-\d{2}-\d{2})", heading).groups() for heading in headings[1:]]
+    assert released == sorted(released, key=lambda r: [*map(int, r[0].split("."))], reverse=True)  # newest first
+    citation = (ROOT / "CITATION.cff").read_text()
+    fields = dict(re.findall(r"^([a-z-]+): *(.*)$", citation, re.M))
+    assert (fields["version"], fields["date-released"]) == released[0] and fields["version"] == VERSION
+    # what version 1.2.0 of the format requires, and what a tool that cites reads
+    assert fields["cff-version"] == "1.2.0" and fields["type"] == "software" and fields["license"] == "MIT"
+    assert {"message", "title", "authors", "references"} <= fields.keys() and "\t" not in citation
+    paper = citation[citation.index("\nreferences:") :]
+    assert re.findall(r"family-names: (\w+)", paper) == ["Koujan", "Doukas", "Roussos", "Zafeiriou"]
+    assert all(
+        part in paper for part in ("- type: conference-paper", 'title: "Head2Head: Video-based', "year: 2020", "2005.10954", "name:")
+    )
 
 
 @pytest.mark.parametrize("script", sorted(p.relative_to(ROOT).as_posix() for p in (ROOT / "scripts").rglob("*.sh")))

@@ -240,7 +240,7 @@ def test_a_real_clip_is_met_by_both_models(tmp_path):
 def test_error_of_the_helper_is_the_measure():
     """What the command prints is the measure that test_fitting uses."""
     from preprocessing.fitting.video import fit_video
-    from preprocessing.reconstruct import landmark_error as measured
+    from preprocessing.steps.reconstruction import landmark_error as measured
 
     model = load_face_model("mesh478")
     seen = make_video(model, 12)[0]

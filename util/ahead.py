@@ -6,6 +6,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import repeat
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -35,3 +36,14 @@ def map_ahead(function: Callable[[Item], Result], items: Iterable[Item], *, thre
         finally:
             for future in waiting:
                 future.cancel()
+
+
+def read_ahead(items: Iterable[Item], depth: int = 4) -> Iterator[Item]:
+    """The items, computed on a thread of their own up to `depth` ahead of the consumer."""
+    end, iterator = object(), iter(items)
+    found = map_ahead(lambda _: next(iterator, end), repeat(None), threads=1, depth=depth)
+    for item in found:
+        if item is end:
+            found.close()
+            return
+        yield item

@@ -13,6 +13,8 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
+from util import VERSION
+
 T = TypeVar("T")
 _warned: set[str] = set()
 _quiet = False
@@ -61,7 +63,7 @@ def writing(path: str | Path) -> Iterator[None]:
 
 
 def run(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] | None = None) -> None:
-    """Call a command's `main(argv)` and leave the process with its exit code.
+    """Call a command's `main(argv)` and leave the process with its exit code. `--version` alone prints the version, for every command.
 
     A UserError is printed to stderr in one line without a traceback (exit code 1); Ctrl-C gives 130. Any other exception
     is a bug and keeps its traceback.
@@ -73,6 +75,9 @@ def run(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] 
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a name that the terminal cannot show is written with escapes, not an error
             stream.reconfigure(errors="backslashreplace")
+    if argv is None and sys.argv[1:] == ["--version"]:
+        print(f"Head2Head {VERSION}")
+        sys.exit()
     message = ""  # printed when the exception is gone, and with it the progress bars of its stack
     try:
         code = main(argv) or 0

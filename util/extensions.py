@@ -6,7 +6,6 @@ in the user's cache (folder()), under a name that holds a digest of its sources 
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import hashlib
 import os
@@ -18,11 +17,12 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from util.cli import say
+from util.part_files import only_one
 
 _TOOLKIT = Path("/usr/local/cuda")  # where the system's CUDA toolkit lies
 _WINDOWS = sys.platform == "win32"
@@ -125,7 +125,7 @@ class Extension:
         start = time.perf_counter()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with _only_one(path.with_suffix(".lock")):
+            with only_one(path.with_suffix(".lock")):
                 if not path.is_file() or force:  # another process may have built it while we waited
                     self._compile(compiler, arch, path)
         except OSError as e:
@@ -196,16 +196,3 @@ def _cause(output: str) -> str:
         return "its C++ core headers are missing; pip install 'cuda-toolkit[cccl]' of the same version"
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     return next((line for line in lines if re.search(r"\b(error|fatal|cannot)\b", line)), lines[-1] if lines else "it says nothing")[:300]
-
-
-@contextlib.contextmanager
-def _only_one(path: Path) -> Iterator[None]:
-    """Hold a lock between processes; the system drops it when its holder dies, so a killed build blocks nobody."""
-    try:
-        import fcntl
-    except ImportError:  # Windows: two processes may build the same at once, and either result is put in place whole
-        yield
-        return
-    with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Lock
 
 import cv2
 import numpy as np
+from isal import isal_zlib
 
 from util.cli import UserError, writing
 from util.part_files import begin_part
@@ -54,12 +57,34 @@ def resize_nmfc(image: np.ndarray, size: int) -> np.ndarray:
 
 def encode_image(image: np.ndarray, suffix: str = ".png", quality: int = 95) -> bytes:
     """Encode an RGB uint8 [H, W, 3] image; `quality` (0..100) is for .jpg."""
-    # PNG level 1: a third of the default's time for a tenth more bytes.
-    flags = [cv2.IMWRITE_PNG_COMPRESSION, 1] if suffix == ".png" else [cv2.IMWRITE_JPEG_QUALITY, quality]
-    ok, data = cv2.imencode(suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), flags)
+    if suffix == ".png":
+        return _encode_png(image)
+    ok, data = cv2.imencode(suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
     if not ok:
         raise ValueError(f"cannot encode an image of shape {image.shape} as {suffix}")
     return data.tobytes()
+
+
+def _encode_png(image: np.ndarray) -> bytes:
+    """PNG (W3C, third edition): every row as its difference to the row above, deflated by ISA-L.
+
+    A seventh of the time that OpenCV takes at its quickest level, for files of the same size.
+    """
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
+        raise ValueError(f"cannot encode an image of shape {image.shape} and type {image.dtype} as .png")
+    height, width = image.shape[:2]
+    rows = np.ascontiguousarray(image).reshape(height, -1)
+    filtered = np.empty((height, 1 + rows.shape[1]), np.uint8)
+    filtered[:, 0] = 2  # the filter "up"
+    filtered[0, 1:] = rows[0]
+    np.subtract(rows[1:], rows[:-1], out=filtered[1:, 1:])
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)  # 8 bits, RGB, not interlaced
+    chunks = ((b"IHDR", header), (b"IDAT", isal_zlib.compress(filtered, 1)), (b"IEND", b""))
+    packed = (
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", isal_zlib.crc32(data, isal_zlib.crc32(kind)))
+        for kind, data in chunks
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
 
 
 def write_image(path: str | Path, image: np.ndarray) -> None:
@@ -91,3 +116,28 @@ def write_bytes(path: str | Path, data: bytes) -> None:
     """Write a file in one step: it is there whole, or not at all (also after a crash). Raises: UserError when it cannot be written."""
     with replacing(path) as part:
         part.write_bytes(data)
+
+
+class ImageStore:
+    """Writes images and remembers them as far as its memory goes, so that a later step of the same process need not read them again.
+
+    memory_bytes: for all images together; 0: they are only written and read. Remembered images must not be changed.
+    """
+
+    def __init__(self, memory_bytes: int = 0) -> None:
+        self._free = memory_bytes
+        self._images: dict[Path, np.ndarray] = {}
+        self._lock = Lock()
+
+    def write(self, path: Path, image: np.ndarray) -> None:
+        """As write_image."""
+        write_image(path, image)
+        with self._lock:
+            if image.nbytes <= self._free:
+                self._free -= image.nbytes
+                self._images[path] = np.array(image)
+
+    def read(self, path: Path) -> np.ndarray:
+        """As read_image."""
+        image = self._images.get(path)
+        return read_image(path) if image is None else image

@@ -57,7 +57,10 @@ def find_frames(dataset: Dataset, name: str, split: str, option: str) -> Frames:
 
 
 def common_face_model(dataset: Dataset, people: Sequence[Frames], asked: str) -> str:
-    """The face model that all were fitted with. Raises: UserError when they differ, or from the one that was asked for."""
+    """The face model that all were fitted with. Raises: UserError when they differ, or from the one that was asked for.
+
+    Where no record names one: the one that was asked for, with auto the one that has as many coefficients, else what auto stands for.
+    """
     remedy = f"run preprocessing/reconstruct.py --dataset_name {dataset.home.name} --face_model"
     kinds: dict[str, str] = {}
     for f in people:
@@ -75,7 +78,27 @@ def common_face_model(dataset: Dataset, people: Sequence[Frames], asked: str) ->
     kind = next(iter(kinds.values()), None)
     if kind and asked not in ("auto", kind):
         raise UserError(f"{' and '.join(kinds)} were fitted with the face model {kind}, not {asked}; {remedy} {asked}, or leave it out")
+    if not kind and asked == "auto" and people:
+        kind = unrecorded_face_model(dataset, people[0].name, people[0].split)
     return kind or resolve_kind(asked)
+
+
+def unrecorded_face_model(dataset: Dataset, name: str, split: str) -> str | None:
+    """The face model that has as many coefficients as an identity without a record; None when none here has, or it has none."""
+    try:
+        identity = read_table(dataset.id_coeffs_path(split, name))
+        sequence = dataset.sequences(split, name)[0]
+        expression = read_table(sequence.path("exp_coeffs", sequence.frames("exp_coeffs")[0]))
+    except (UserError, IndexError):
+        return None
+    for kind in dict.fromkeys((resolve_kind("auto"), *FACE_MODELS)):
+        try:
+            model = load_face_model(kind)
+        except UserError:  # this one is not here
+            continue
+        if (len(model.identity_basis), len(model.expression_names)) == (len(identity), len(expression)):
+            return kind
+    return None
 
 
 def read_person(dataset: Dataset, f: Frames, model: MorphableModel) -> Person:
@@ -160,26 +183,14 @@ def profile_of_dataset(dataset: Dataset, name: str, split: str = "train") -> Tar
     """
     try:
         frames = find_frames(dataset, name, split, "--split")
-        kind = common_face_model(dataset, [frames], "auto")
-        if frames.record and frames.record.face_model:
-            return read_profile(dataset, frames, load_face_model(kind))
-        return _unrecorded_profile(dataset, frames, kind)
+        recorded = frames.record and frames.record.face_model
+        kind = common_face_model(dataset, [frames], "auto") if recorded else unrecorded_face_model(dataset, name, split)
+        if kind is None:
+            raise UserError("its coefficients are of no face model that is here")
+        return read_profile(dataset, frames, load_face_model(kind))
     except UserError as e:
         say(f"{name}: no target profile is made, so driving needs the dataset ({e})")
         return None
-
-
-def _unrecorded_profile(dataset: Dataset, frames: Frames, likely: str) -> TargetProfile:
-    """The profile of frames without a record: of the face model that has as many identity coefficients. Raises: UserError."""
-    count = len(read_table(dataset.id_coeffs_path(frames.split, frames.name)))
-    for kind in dict.fromkeys((likely, *FACE_MODELS)):
-        try:
-            model = load_face_model(kind)
-        except UserError:  # this one is not here
-            continue
-        if len(model.identity_basis) == count:
-            return read_profile(dataset, frames, model)
-    raise UserError(f"its {count} identity coefficients are of no face model that is here")
 
 
 def load_profile(path: Path) -> TargetProfile:

@@ -8,13 +8,30 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 
+from util.compiled import compiled
 from util.geometry import Cameras
 
 BATCH = 32  # frames whose vertices are computed at once
+
+
+@lru_cache(maxsize=1)
+def _place_function():
+    """Compiled: a fifth of the time that numpy needs for products with matrices of 3 x 3."""
+
+    def place(vertices, turn, translation, scale, depth_bias):
+        """Project vertices [N, V, 3] in place by turn [N, 3, 3] and translation [N, 3]; scale [N] * depth_bias [V] is added in depth."""
+        for n in range(vertices.shape[0]):
+            for v in range(vertices.shape[1]):
+                x, y, z = vertices[n, v, 0], vertices[n, v, 1], vertices[n, v, 2]
+                for axis in range(3):
+                    vertices[n, v, axis] = turn[n, axis, 0] * x + turn[n, axis, 1] * y + turn[n, axis, 2] * z + translation[n, axis]
+                vertices[n, v, 2] += scale[n] * depth_bias[v]
+
+    return compiled(place)
 
 
 @dataclass(frozen=True)
@@ -60,8 +77,9 @@ class MorphableModel:
 
         identity: [K_id]; expression: [N, K_exp].
         """
-        vertices = cameras.project(self.shape(identity, expression))
-        vertices[..., 2] += cameras.scale[:, None].astype(np.float32) * self.depth_bias
+        vertices = self.shape(identity, expression)
+        turn = (cameras.scale[:, None, None] * cameras.rotation).astype(np.float32)
+        _place_function()(vertices, turn, cameras.translation.astype(np.float32), cameras.scale.astype(np.float32), self.depth_bias)
         return vertices
 
     def in_images(self, identity: np.ndarray, expression: np.ndarray, cameras: Cameras) -> Iterator[np.ndarray]:
@@ -102,6 +120,22 @@ class MorphableModel:
             landmark_weights=np.concatenate([self.landmark_weights, trust]),
         )
         return more, ids
+
+    def without_unused(self, triangles: np.ndarray) -> MorphableModel:
+        """The model of these triangles [F, 3] alone, to be drawn: without the vertices that they do not need, and without landmarks."""
+        used, renumbered = np.unique(triangles, return_inverse=True)
+        return replace(
+            self,
+            mean=self.mean[used],
+            triangles=renumbered.reshape(-1, 3).astype(np.int32),
+            identity_basis=self.identity_basis[:, used],
+            expression_basis=self.expression_basis[:, used],
+            depth_bias=self.depth_bias[used],
+            landmark_ids=self.landmark_ids[:0],
+            landmark_triangles=self.landmark_triangles[:0],
+            landmark_barycentric=self.landmark_barycentric[:0],
+            landmark_weights=self.landmark_weights[:0],
+        )
 
     def nmfc_colours(self) -> np.ndarray:
         """Normalised mean face coordinates of every triangle: uint8 [F, 3].

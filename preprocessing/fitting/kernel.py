@@ -24,6 +24,8 @@ import numpy as np
 from preprocessing.face_models.dense_points import LEFT_EYE_CORNERS, RIGHT_EYE_CORNERS
 from preprocessing.face_models.morphable import MorphableModel
 from preprocessing.fitting.weights import RELATIONS, point_weights
+from util.ahead import map_ahead, usable_cores
+from util.compiled import compiled
 from util.geometry import Cameras, rotation_matrix
 
 NOISE = 0.02  # iod; errors of neighbouring points agree, so this is larger than the scatter of one
@@ -43,7 +45,7 @@ MAX_JITTER_STEPS = 5.0  # in CAMERA_STEPS; larger accelerations count as real mo
 CAMERA_STEPS = np.array([ROTATION_STEP] * 3 + [SCALE_STEP] + [SHIFT_STEP] * 2)  # of a camera's six unknowns
 
 _PAIRS = ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))
-_CHUNK = 256  # frames at a time where temporary arrays are large
+_CHUNK = 128  # frames at a time where temporary arrays are large
 
 
 def _grams(first: np.ndarray, second: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -84,7 +86,6 @@ class Linearised:
 @lru_cache(maxsize=1)
 def descend_function():
     """The compiled coordinate descent over expressions (numba is imported only when something is fitted)."""
-    from numba import njit
 
     def descend(gram, metric, slope, cross, pull, prior, smooth, step, low, high, joined, order, sweeps, expression):
         """Improve `expression` [N, K] in place, frame by frame: bounded least squares, cameras eliminated.
@@ -127,10 +128,49 @@ def descend_function():
             for i in range(count):
                 e[i] += d[i]
 
-    try:
-        return njit(cache=True)(descend)
-    except RuntimeError:  # numba finds no folder to keep the compiled code in
-        return njit(descend)
+    return compiled(descend)
+
+
+@lru_cache(maxsize=1)
+def linearise_function():
+    """The compiled sums over the rows of every frame (numba is imported only when something is fitted)."""
+
+    def linearise(seen, turned, top, translation, shifts, weights, trust, huber, blocks, pull, in_model):
+        """Write the camera's normal equations, and what the expression's and the identity's are made of.
+
+        seen [N, R, 2], turned [N, R, 3]: rows seen, and the model's without translation. top [N, 2, 3]: scaled rotation, its first rows;
+        translation [N, 3]; shifts, weights [R]; trust [N]. blocks [N, 6, 6], pull [N, 6]: see Linearised. in_model [N, 7, 3 R]: every row's
+        derivatives by the camera's unknowns, and its residual, weighted and turned back to the model's axes.
+        Residuals are shortened to `huber`: least squares on them is one step on Huber's loss.
+        """
+        for n in range(len(seen)):
+            blocks[n] = 0.0
+            pull[n] = 0.0
+            (xx, xy, xz), (yx, yy, yz) = top[n, 0], top[n, 1]
+            for r in range(len(shifts)):
+                x, y, z, shift = turned[n, r, 0], turned[n, r, 1], turned[n, r, 2], shifts[r]
+                right = seen[n, r, 0] - x - shift * translation[n, 0]
+                down = seen[n, r, 1] - y - shift * translation[n, 1]
+                length = np.sqrt(right * right + down * down)
+                short = huber / length if length > huber else 1.0
+                # derivatives by a small rotation (3), log scale, shift (2); then the residual
+                by_x = (0.0, z, -y, x, shift, 0.0, right * short)
+                by_y = (-z, 0.0, x, y, 0.0, shift, down * short)
+                weight = weights[r] * trust[n]
+                for i in range(7):
+                    wx, wy = weight * by_x[i], weight * by_y[i]
+                    in_model[n, i, 3 * r] = wx * xx + wy * yx
+                    in_model[n, i, 3 * r + 1] = wx * xy + wy * yy
+                    in_model[n, i, 3 * r + 2] = wx * xz + wy * yz
+                    if i < 6:
+                        for j in range(i + 1):
+                            blocks[n, i, j] += wx * by_x[j] + wy * by_y[j]
+                        pull[n, i] += wx * by_x[6] + wy * by_y[6]
+            for i in range(6):
+                for j in range(i):
+                    blocks[n, j, i] = blocks[n, i, j]
+
+    return compiled(linearise)
 
 
 class Kernel:
@@ -184,9 +224,6 @@ class Kernel:
         """Rows turned and scaled to image space, not shifted [N, R, 3]."""
         return shapes @ np.swapaxes(cameras.scale[:, None, None] * cameras.rotation, 1, 2)
 
-    def _shifted(self, cameras: Cameras) -> np.ndarray:
-        return self.shifts[:, None] * cameras.translation[:, None, :2]  # [N, R, 2]
-
     def linearise(
         self,
         seen: np.ndarray,
@@ -205,27 +242,33 @@ class Kernel:
             *(np.empty((count, 6, 6)), np.empty((count, 6)), np.empty((count, 6, k)), np.empty((count, k))),
             *(np.empty((count, 6)), np.empty((count, 6, k_id)), np.empty((count, k_id))),
         )
-        for part in chunks(count):
+        add_up = linearise_function()
+
+        def one(part: slice) -> None:
             camera, n = cameras[part], part.stop - part.start
             turned = self._turned(camera, self.shapes(person, expression[part]))
-            residual = _clip(seen[part] - turned[..., :2] - self._shifted(camera))
-            x, y, z = np.moveaxis(turned, -1, 0)
-            zero, shift = np.zeros_like(x), np.broadcast_to(self.shifts, x.shape)
-            jacobian = np.stack([zero, z, -y, x, shift, zero, -z, zero, x, y, zero, shift], -1).reshape(n, -1, 2, 6)
             top = camera.scale[:, None, None] * camera.rotation[:, :2]  # [n, 2, 3]
-            weight = self.weights[:, None] * trust[part, None, None]
-            weighted = (jacobian * weight[..., None]).reshape(n, -1, 6).swapaxes(1, 2)  # [n, 6, 2 R]
-            out.blocks[part] = weighted @ jacobian.reshape(n, -1, 6)
-            out.pull[part] = (weighted @ residual.reshape(n, -1, 1))[..., 0]
-            in_model = (weighted.reshape(n, -1, 2) @ top).reshape(n * 6, -1)  # [n 6, 3 R]
-            pulled = ((residual * weight) @ top).reshape(n, -1)
-            out.cross[part] = (in_model @ self.expression.flat.T).reshape(n, 6, k)
-            out.slope[part] = pulled @ self.expression.flat.T
+            in_model = np.empty((n, 7, turned.shape[1] * 3))  # six unknowns of the camera, then the residuals; times the weights
+            add_up(
+                *(np.ascontiguousarray(a, np.float64) for a in (seen[part], turned, top, camera.translation)),
+                *(self.shifts, self.weights, np.ascontiguousarray(trust[part], np.float64), HUBER),
+                *(out.blocks[part], out.pull[part], in_model),
+            )
+            flat = in_model.reshape(n * 7, -1)
+            products = (flat @ self.expression.flat.T).reshape(n, 7, k)
+            out.cross[part], out.slope[part] = products[:, :6], products[:, 6]
             if with_identity:
-                out.identity_cross[part] = (in_model @ self.identity.flat.T).reshape(n, 6, k_id)
-                out.identity_slope[part] = pulled @ self.identity.flat.T
+                products = (flat @ self.identity.flat.T).reshape(n, 7, k_id)
+                out.identity_cross[part], out.identity_slope[part] = products[:, :6], products[:, 6]
             q = np.swapaxes(top, 1, 2) @ top
             out.metric[part] = np.stack([q[:, a, b] for a, b in _PAIRS], 1) * trust[part, None]
+
+        parts = chunks(count)
+        if len(parts) == 1:  # a live frame: threads would take longer to start
+            one(parts[0])
+        else:  # numba and BLAS work outside of Python's lock
+            for _ in map_ahead(one, parts, threads=min(8, usable_cores()), depth=len(parts)):
+                pass
         return out
 
     def affine_cameras(self, seen: np.ndarray, shape: np.ndarray) -> Cameras:
@@ -261,8 +304,3 @@ def bend_weights(bend: np.ndarray) -> np.ndarray:
 
 def chunks(count: int) -> list[slice]:
     return [slice(i, min(i + _CHUNK, count)) for i in range(0, count, _CHUNK)]
-
-
-def _clip(residual: np.ndarray) -> np.ndarray:
-    """Residuals [..., 2] shortened to HUBER: least squares on them is one step on Huber's loss."""
-    return residual * np.minimum(1.0, HUBER / np.maximum(np.linalg.norm(residual, axis=-1, keepdims=True), 1e-12))

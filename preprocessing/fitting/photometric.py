@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -26,6 +27,7 @@ from preprocessing.fitting.video import Fit, SurfacePoints, fit_video
 from preprocessing.render import create_renderer
 from util.ahead import map_ahead, usable_cores
 from util.cli import progress
+from util.compiled import compiled
 from util.geometry import Cameras, rotation_matrix, rotation_vector
 from util.sampling import spread
 
@@ -81,7 +83,7 @@ def refine(
     head = _Head(model, fit.identity, frames[0].shape[:2])
 
     def fitted(chosen: np.ndarray, places: list[np.ndarray], follow: np.ndarray) -> Fit:
-        return fit_video(model, seen[chosen], points, follow, fit.identity, SurfacePoints(head.tracked, np.stack(places), head.offsets))
+        return fit_video(model, seen[chosen], points, follow, fit.identity, SurfacePoints(tracked, np.stack(places), head.offsets))
 
     start = replace(before, expression=before.expression[keys], cameras=before.cameras[keys])
     vertices = list(head.vertices(start))
@@ -89,11 +91,11 @@ def refine(
     chosen = surface_points(model, seen_by)
     if len(chosen) < MIN_POINTS:
         return fit
-    head.tracked = model.triangles[chosen]
-    head.offsets = np.zeros((len(head.tracked), 3))
+    tracked = model.triangles[chosen]
     shown = head.shown(vertices)
-    head.triangles, colours = model.triangles[shown], colours[shown]
-    looks = first = head.look(frames.__getitem__, vertices, colours)
+    colours = colours[shown]
+    head.reduce(model.triangles[shown], tracked)
+    looks = first = head.look(frames.__getitem__, head.vertices(start), colours)
     for _ in range(ROUNDS):
         now = fitted(keys, [x.places for x in looks], np.zeros(len(keys), bool))
         vertices = list(head.vertices(now))
@@ -125,6 +127,12 @@ class _Head:
         """Every frame's vertices in the image: float32 [V, 3]."""
         return self.model.in_images(self.identity, fit.expression, fit.cameras)
 
+    def reduce(self, triangles: np.ndarray, tracked: np.ndarray) -> None:
+        """From here on draw these triangles only, and track the middles of others."""
+        self.model = self.model.without_unused(np.concatenate([triangles, tracked]))
+        self.triangles, self.tracked = np.split(self.model.triangles, [len(triangles)])
+        self.offsets = np.zeros((len(tracked), 3))
+
     def shown(self, vertices: list[np.ndarray]) -> np.ndarray:
         """Which triangles are seen in any of these frames: bool [F], a third of some models; the others need not be drawn."""
         drawer = create_renderer("cpu", self.triangles, np.zeros(self.triangles.shape, np.uint8), self.size)
@@ -142,9 +150,8 @@ class _Head:
         height, width = self.size
 
         def colours(index: int) -> np.ndarray:
-            corners = _corners(vertices[index], self.triangles)
-            middle = _middles(corners)
-            weight = np.clip(_facing(corners) - _MIN_FACING, 0, 1)
+            middle = _middles(vertices[index], self.triangles)
+            weight = np.clip(_facing(vertices[index], self.triangles) - _MIN_FACING, 0, 1)
             x, y = middle.T
             weight *= (x > 0) & (x < width) & (y > 0) & (y < height)
             return np.column_stack([_at(frames[index], middle) * weight[:, None], weight])
@@ -184,14 +191,13 @@ class _Head:
             index, placed = item
             frame = frame_at(index)
             ids = drawer.draw_ids(placed)
-            front = _facing(_corners(placed, self.triangles)) > _MIN_FACING
+            front = _facing(placed, self.triangles) > _MIN_FACING
             drawn = np.append(front, False)[ids].view(np.uint8)  # -1, for none, is the last one
             picture = frame.copy()
             cv2.copyTo(drawer.paint(ids), drawn, picture)
             flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST).calc(*(_grey(x) for x in (picture, frame)), None)
-            corners = _corners(placed, self.tracked)
-            places = _middles(corners)
-            whole = (_at(drawn.astype(np.float32), places)[:, 0] > 0.9) & (_facing(corners) > _MIN_FACING)
+            places = _middles(placed, self.tracked)
+            whole = (_at(drawn.astype(np.float32), places)[:, 0] > 0.9) & (_facing(placed, self.tracked) > _MIN_FACING)
             away = _at(flow, places) * whole[:, None]
             distance, error = cv2.magnitude(*cv2.split(flow)), cv2.absdiff(picture, frame)
             return _Frame(places + over_relaxation * away, away, cv2.mean(distance, drawn)[0], sum(cv2.mean(error, drawn)[:3]) / 3)
@@ -266,21 +272,30 @@ def _grey(frame: np.ndarray) -> np.ndarray:
     return cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
 
 
-def _corners(vertices: np.ndarray, triangles: np.ndarray) -> np.ndarray:
-    """Corners of triangles: [3 (axes), 3 (corners), F]. Axis by axis, which is many times faster in numpy than row by row."""
-    return np.take(np.ascontiguousarray(vertices.T), triangles.T, axis=1)
+@lru_cache(maxsize=1)
+def _facing_function():
+    def facing(vertices, triangles, out):
+        for f in range(len(triangles)):
+            a, b, c = triangles[f, 0], triangles[f, 1], triangles[f, 2]
+            x1, y1, z1 = vertices[b, 0] - vertices[a, 0], vertices[b, 1] - vertices[a, 1], vertices[b, 2] - vertices[a, 2]
+            x2, y2, z2 = vertices[c, 0] - vertices[a, 0], vertices[c, 1] - vertices[a, 1], vertices[c, 2] - vertices[a, 2]
+            x, y, z = y1 * z2 - z1 * y2, z1 * x2 - x1 * z2, x1 * y2 - y1 * x2
+            out[f] = -z / max(np.sqrt(x * x + y * y + z * z), np.float32(1e-9))
+
+    return compiled(facing)
 
 
-def _facing(corners: np.ndarray) -> np.ndarray:
-    """Cosine between triangles' normals and the direction to the camera: [F]."""
-    (x1, y1, z1), (x2, y2, z2) = (corners[:, i] - corners[:, 0] for i in (1, 2))
-    x, y, z = y1 * z2 - z1 * y2, z1 * x2 - x1 * z2, x1 * y2 - y1 * x2
-    return -z / np.maximum(np.sqrt(x * x + y * y + z * z), 1e-9)
+def _facing(vertices: np.ndarray, triangles: np.ndarray) -> np.ndarray:
+    """Cosine between triangles' normals and the direction to the camera: float32 [F]."""
+    out = np.empty(len(triangles), np.float32)
+    _facing_function()(np.ascontiguousarray(vertices, np.float32), triangles, out)
+    return out
 
 
-def _middles(corners: np.ndarray) -> np.ndarray:
+def _middles(vertices: np.ndarray, triangles: np.ndarray) -> np.ndarray:
     """Middles of triangles in the image: [F, 2]."""
-    return corners[:2].sum(1).T / 3
+    x, y = np.ascontiguousarray(vertices[:, :2].T)[:, triangles.T].sum(1) / 3  # axis by axis: many times faster than row by row
+    return np.stack([x, y], 1)
 
 
 def _at(picture: np.ndarray, places: np.ndarray) -> np.ndarray:

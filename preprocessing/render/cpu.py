@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 import numba
 import numpy as np
 
 from preprocessing.render.common import SUBPIXEL_BITS, Renderer
 from util.ahead import map_ahead, usable_cores
+from util.compiled import compiled
 
 STEPS = 1 << SUBPIXEL_BITS
 HALF = STEPS // 2
@@ -22,15 +23,6 @@ _SIGNATURE = numba.void(
 )
 
 
-def _compiled(function: Callable) -> Callable:
-    """`function` compiled for _SIGNATURE, without the interpreter's lock, kept on disk for the next process."""
-    try:
-        return numba.njit(_SIGNATURE, nogil=True, cache=True)(function)
-    except RuntimeError:  # numba finds no folder to write to, neither beside this file nor in the home
-        return numba.njit(_SIGNATURE, nogil=True)(function)
-
-
-@_compiled
 def _rasterise(vertices, triangles, ids, depth):
     """Fill `ids` (int32 [H, W], -1 for none) and `depth` (float32 [H, W], infinity for none).
 
@@ -97,6 +89,9 @@ def _rasterise(vertices, triangles, ids, depth):
             ab_row += ab_x * STEPS
             bc_row += bc_x * STEPS
             ca_row += ca_x * STEPS
+
+
+_rasterise = compiled(_rasterise, _SIGNATURE)
 
 
 class CpuRenderer(Renderer):

@@ -6,8 +6,10 @@ import contextlib
 import functools
 import logging
 import os
+import sys
 import threading
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import numpy as np
 
@@ -40,6 +42,8 @@ struct Corner {{ @builtin(position) position: vec4f, @location(0) @interpolate(f
 _ROW_ALIGNMENT = 256  # bytes; WebGPU's rule for the rows of a picture copied into a buffer
 _lock = threading.Lock()  # one device and one set of buffers: one frame at a time
 _GPUS = ("DiscreteGPU", "IntegratedGPU")  # in the order of preference
+# Linux shows every GPU as one of these (the last one within WSL). Where there is none, the second that wgpu takes to load is saved.
+_DEVICE_FILES = ("dri/renderD*", "nvidia[0-9]*", "mali*", "dxg")
 
 
 @contextlib.contextmanager
@@ -77,6 +81,8 @@ def _adapters() -> tuple:
 
 def has_gpu() -> bool:
     """Whether there is a real GPU with a Vulkan driver, not just a driver that computes on the processor."""
+    if sys.platform == "linux" and not any(next(Path("/dev").glob(pattern), None) for pattern in _DEVICE_FILES):
+        return False
     adapters = _adapters()
     return bool(adapters) and adapters[0].info["adapter_type"] in _GPUS
 

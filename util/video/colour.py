@@ -20,6 +20,8 @@ from typing import Any
 
 import numpy as np
 
+from util.compiled import compiled
+
 # Numbers of ITU-T H.273 (matrix, primaries, transfer) and of FFmpeg (range, swscale's matrices)
 _PQ, _HLG = 16, 18
 _UNKNOWN = (0, 2, 3)  # reserved, unspecified, reserved; 0 as a matrix means RGB
@@ -149,9 +151,7 @@ def _tables(primaries: int, transfer: int) -> tuple[np.ndarray, np.ndarray, np.n
 
 @cache
 def _kernel() -> Any:
-    """The compiled conversion (numba is imported only when a video needs it)."""
-    from numba import njit
-
+    """The compiled conversion."""
     knee, room = np.float32(_KNEE), np.float32(1 - _KNEE)
     most = np.float32((_PEAK - _KNEE) / (1 - _KNEE))
     last = np.float32(_LEVELS - 1)
@@ -179,7 +179,4 @@ def _kernel() -> Any:
                 out[row, column, 1] = np.uint8(code[np.uint32(np.sqrt(min(g, one)) * last)])
                 out[row, column, 2] = np.uint8(code[np.uint32(np.sqrt(min(b, one)) * last)])
 
-    try:
-        return njit(cache=True, nogil=True, fastmath=True)(convert)
-    except RuntimeError:  # numba finds no folder to keep the compiled code in
-        return njit(nogil=True, fastmath=True)(convert)
+    return compiled(convert, fastmath=True)
