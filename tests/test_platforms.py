@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from util import environment, extensions, installation
+from util import environment, installation
 from util.ahead import usable_cores
 from util.caches.memory import quarter_of_memory
+from util.part_files import only_one
 
 ROOT = Path(__file__).resolve().parents[1]
 MODULES = {"curses", "fcntl", "grp", "posix", "pty", "pwd", "readline", "resource", "syslog", "termios", "tty"}
@@ -46,7 +47,7 @@ def test_only_these_places_use_what_windows_lacks():
     assert found == {
         ("util/ahead.py", "os.sched_getaffinity"),
         ("util/caches/memory.py", "os.sysconf"),
-        ("util/extensions.py", "fcntl"),
+        ("util/part_files.py", "fcntl"),
         ("scripts/bench/paste_back.py", "resource"),
     }
     example = (
@@ -62,11 +63,11 @@ def test_cores_and_memory_are_guessed(monkeypatch):
     assert 0 < quarter_of_memory() <= 2e9  # of the 8 GB that are assumed
 
 
-def test_native_code_is_built_without_file_locks(monkeypatch, tmp_path):
+def test_work_goes_on_without_file_locks(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "fcntl", None)
     with pytest.raises(ImportError):
         import fcntl  # noqa: F401
-    with extensions._only_one(tmp_path / "a.lock"):
+    with only_one(tmp_path / "a.lock"):
         assert not list(tmp_path.iterdir())
 
 
