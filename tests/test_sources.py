@@ -1,7 +1,6 @@
 """Names of videos, and the identities that they become and are found by."""
 
 import os
-import shutil
 import subprocess
 import sys
 from fractions import Fraction
@@ -10,6 +9,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from fake_checkout import fake_checkout
 from synthetic_videos import face_frame, write_video
 
 from preprocessing import detect
@@ -249,20 +249,7 @@ def test_the_wrappers_pass_the_identity_on(tmp_path):
 
 def test_the_quickstart_goes_on_with_the_same_identity(tmp_path):
     """The script, with commands that print what they get and the real find_identity.py; run again, it names nobody anew."""
-    home = tmp_path / "home"
-    (home / "scripts/test").mkdir(parents=True)
-    for part in ("quickstart.sh", "find_identity.py"):
-        (home / "scripts" / part).write_bytes((root() / "scripts" / part).read_bytes())
-    shutil.copytree(root() / "util", home / "util", ignore=shutil.ignore_patterns("__pycache__"))  # datasets/ lies beside it
-    (home / "options").symlink_to(root() / "options")
-    (home / "python").write_text(f'''#!/bin/sh
-case "$1" in -c) exit 1 ;; *find_identity.py) exec "{sys.executable}" "$@" ;; *detect.py) echo "$@" ;; esac
-''')
-    (home / "python").chmod(0o755)
-    (home / "scripts/setup_env.sh").write_text(f"ROOT={home} PYTHON={home}/python\n")
-    for part in ("train/train_on_target.sh", "test/test_self_reenactment_on_target.sh"):
-        (home / "scripts" / part).parent.mkdir(exist_ok=True)
-        (home / "scripts" / part).write_text("echo train $1\n")
+    home = fake_checkout(tmp_path / "home", detect='echo "$@"', train='echo "$@"')  # datasets/ lies in it
     data = Dataset.open("quickstart", home / "datasets")
     for given, identity in (("a_b.mp4", "ab"), ("ab.mp4", "ab-2"), ("-日 本.mp4", "日本"), ("no_suffix", "nosuffix"), ("a_b.mp4", "ab")):
         (tmp_path / given).touch()
@@ -270,6 +257,7 @@ case "$1" in -c) exit 1 ;; *find_identity.py) exec "{sys.executable}" "$@" ;; *d
             ["bash", str(home / "scripts/quickstart.sh"), given, "--minutes", "1"], cwd=tmp_path, capture_output=True, text=True
         )
         assert done.returncode == 0, done.stderr
-        assert f"--original_videos_path {tmp_path / given} --name {identity} " in done.stdout and f"train {identity}\n" in done.stdout
+        assert f" --name {identity} --original_videos_path {tmp_path / given} " in done.stdout
+        assert f" --target_id {identity} --name head2head_{identity} " in done.stdout
         if identity not in data.identities():
             add_identity(data, identity, tmp_path / given)

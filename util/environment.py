@@ -16,6 +16,8 @@ _next_hook = sys.excepthook
 
 def _remedy():
     place = "" if Path.cwd() == _ROOT else f"cd {_ROOT}, then: "
+    if sys.platform == "win32":
+        return f"run: {place}python scripts/setup_env.py, then: .venv\\Scripts\\activate"
     return f"run: {place}bash scripts/setup_env.sh, then: source .venv/bin/activate"
 
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from types import ModuleType
 
 from util.cli import UserError
+from util.installation import TRACKER, this_interpreter
 
 
 @contextmanager
@@ -36,4 +37,7 @@ def load_solutions() -> ModuleType:
 
         return mediapipe.solutions
     except (ImportError, AttributeError) as e:
-        raise UserError(f"MediaPipe cannot be used ({e}); install it with: pip install --no-deps mediapipe==0.10.21") from None
+        fix = f"install it with: pip install --no-deps {TRACKER.lower().replace(' ', '==')}"
+        if not this_interpreter().has_tracker():
+            fix = f"{TRACKER} has no package for {this_interpreter()}: take Python 3.10 to 3.12 on macOS, or on x86-64 Linux or Windows"
+        raise UserError(f"MediaPipe cannot be used ({e}); {fix}") from None

@@ -9,9 +9,9 @@ Prints frames/s, and the process's peak of resident memory, which must not grow 
 from __future__ import annotations
 
 import argparse
+import math
 import multiprocessing
 import os
-import resource
 import sys
 import tempfile
 import time
@@ -25,6 +25,11 @@ if __package__ in (None, ""):  # run as a file: make the repository's packages i
 
 import cv2
 import numpy as np
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
 
 from util.cli import run, say
 from util.hashing import sha256_of
@@ -83,7 +88,8 @@ def prepare(root: Path, count: int, back_and_forth: bool) -> Results:
 def measure(results: Results, queue: multiprocessing.Queue) -> None:
     began = time.perf_counter()
     write_paste_back(results)
-    queue.put((time.perf_counter() - began, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 if resource else math.nan
+    queue.put((time.perf_counter() - began, peak))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
