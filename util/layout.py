@@ -329,6 +329,10 @@ class Dataset:
         """An identity's face boxes: `numbers`, int32 [N], and `boxes`, float32 [N, 4], pixels of the crop, nan where not found."""
         return self.folder / "metadata" / name / "track.npz"
 
+    def lock_path(self, name: str) -> Path:
+        """Held by the process that works on an identity (util.locks); gone afterwards."""
+        return self.folder / "metadata" / f".{name}.lock"
+
     def read_record(self, name: str) -> Record | None:
         """The identity's dataset.json, or None for a dataset of the original system (it has none).
 

@@ -47,7 +47,7 @@ def find_videos(
                 raise UserError(f"there is no file {file}; check --parts and --original_videos_path")
     else:
         files = _videos_in(path)
-        groups = _grouped(path, files) if parts is None else {files[0].stem: files}
+        groups = grouped(path, files) if parts is None else {files[0].stem: files}
     if parts is not None and name is not None:
         identity, files = identity_name(name), next(iter(groups.values()))
         record = dataset.read_record(identity) if dataset else None
@@ -81,7 +81,7 @@ def _videos_in(folder: Path) -> list[Path]:
     return files
 
 
-def _grouped(folder: Path, files: list[Path]) -> dict[str, list[Path]]:
+def grouped(folder: Path, files: list[Path]) -> dict[str, list[Path]]:
     """Name -> its parts in order. Raises: UserError when two files would be the same part."""
     stems: dict[str, Path] = {}
     for file in files:
