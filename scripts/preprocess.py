@@ -36,13 +36,13 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as in reconstruct.py
 from tqdm import tqdm
 
 from options.dataset_options import add_dataset_options, open_dataset
-from preprocessing.face_models.registry import FACE_MODELS
+from preprocessing.face_models.registry import FACE_MODELS, model_files
 from preprocessing.steps.options import add_crop_options, crop_settings
 from preprocessing.steps.reconstruction import choose_model
 from preprocessing.steps.video import Outcome, StepSettings, Tools, attempt, complete_identities, preprocess_video
 from preprocessing.tracking.dlib_landmarks import DLIB_FILE
 from util.cli import DiskFull, UserError, printable, progress, run, say
-from util.layout import Dataset
+from util.layout import Dataset, root
 from util.video.search import search_videos
 from util.workers import Died, choose_workers, map_on_workers
 
@@ -117,8 +117,9 @@ def outcomes(o: argparse.Namespace, dataset: Dataset, settings: StepSettings, to
     if o.ray:
         from util.ray_tasks import map_on_ray
 
-        seen = [dataset.home, *{p.parent: p for _, paths in todo for p in paths}.values()]
-        return map_on_ray(work, todo, o.ray, seen, WORKER_BYTES)
+        code = [root() / "util", root() / "preprocessing", *model_files(settings.face_model)]
+        seen = list({p.parent: p for _, paths in todo for p in paths}.values()) + [settings.dlib_file] * (settings.landmarks == "dlib")
+        return map_on_ray(work, todo, o.ray, code=code, base=root(), folder=dataset.home, seen=seen, memory=WORKER_BYTES)
     if o.workers == 1:
         return ((item, work(item)) for item in todo)
     workers = min(len(todo), o.workers or choose_workers(len(todo), WORKER_BYTES))
