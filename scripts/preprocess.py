@@ -24,7 +24,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from functools import partial
 from itertools import groupby
-from operator import itemgetter
 from pathlib import Path
 
 if __package__ in (None, ""):  # run as a file: make the repository's packages importable
@@ -41,7 +40,7 @@ from preprocessing.steps.options import add_crop_options, crop_settings
 from preprocessing.steps.reconstruction import choose_model
 from preprocessing.steps.video import Outcome, StepSettings, Tools, attempt, complete_identities, preprocess_video
 from preprocessing.tracking.dlib_landmarks import DLIB_FILE
-from util.cli import DiskFull, UserError, printable, progress, run, say
+from util.cli import DiskFull, UserError, printable, progress, run, say, warn
 from util.layout import Dataset, root
 from util.video.search import search_videos
 from util.workers import Died, choose_workers, map_on_workers
@@ -138,6 +137,9 @@ def report(count: int, complete: int, todo: list[Todo], outcomes: Iterator[tuple
     with closing(outcomes), progress(desc="videos", total=len(todo), unit="video") as bar:
         for (name, _), outcome in outcomes:
             if isinstance(outcome, Died):
+                if not outcome.final:
+                    warn(f"{name}: {outcome.reason}")
+                    continue
                 outcome = Outcome(error=outcome.reason)
             tell(name, outcome)
             if outcome.disk_full:
@@ -165,11 +167,11 @@ def report(count: int, complete: int, todo: list[Todo], outcomes: Iterator[tuple
 
 def tell(name: str, outcome: Outcome) -> None:
     """Print what was said of an identity, all at once: several are worked on at a time."""
-    lines = [(f"warning: {message}" if is_warning else message, is_warning) for message, is_warning in outcome.messages]
-    lines += [(f"error: {outcome.error}", True)] * bool(outcome.error)
-    for is_error, own in groupby(lines, key=itemgetter(1)):
-        named = [text if text.startswith(f"{name}: ") else f"{name}: {text}" for text, _ in own]
-        tqdm.write(printable("\n".join(named)), file=sys.stderr if is_error else sys.stdout)
+    lines = [("warning: " if is_warning else "", message) for message, is_warning in outcome.messages]
+    lines += [("error: ", outcome.error)] * bool(outcome.error)
+    for is_plain, own in groupby(lines, key=lambda line: not line[0]):
+        texts = [kind + (text if text.startswith(f"{name}: ") else f"{name}: {text}") for kind, text in own]
+        tqdm.write(printable("\n".join(texts)), file=sys.stdout if is_plain else sys.stderr)
     sys.stdout.flush()
 
 

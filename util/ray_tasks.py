@@ -25,6 +25,7 @@ Result = TypeVar("Result")
 _PACKAGES = ("numpy", "scipy", "opencv-python-headless", "av", "mediapipe", "numba")
 _PROBE_S = 300  # for a machine to fetch the code and start its first process
 _REACH_S = 10
+_START = "start one: ray start --head, then on every other machine ray start --address=HOST:PORT; or use --workers on this machine"
 
 
 def map_on_ray(
@@ -49,6 +50,14 @@ def map_on_ray(
     _connect(ray, address, code, base)
     try:
         _check_machines(ray, folder, seen, memory)
+    except BaseException:
+        ray.shutdown()
+        raise
+    return _results(ray, work, items, memory)
+
+
+def _results(ray: ModuleType, work: Callable[[Item], Result], items: Sequence[Item], memory: float) -> Iterator[tuple[Item, Result | Died]]:
+    try:
         task = ray.remote(_run).options(num_cpus=1, memory=memory, max_retries=TRIES - 1, scheduling_strategy="SPREAD")
         waiting = {task.remote(work, item): item for item in items}
         while waiting:
@@ -65,6 +74,7 @@ def map_on_ray(
 
 def _import_ray() -> ModuleType:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "2")  # to connect: each lasts 40 s, and of itself Ray makes 20
     try:
         import ray
     except ImportError as e:
@@ -73,14 +83,13 @@ def _import_ray() -> ModuleType:
 
 
 def _connect(ray: ModuleType, address: str, code: Sequence[Path], base: Path) -> None:
-    host, _, port = address.rpartition(":")
-    if port.isdecimal():  # Ray itself tries for minutes
+    place = _address_of_auto() if address == "auto" else address
+    host, _, port = place.rpartition(":")
+    if port.isdecimal():  # a quick look, since Ray itself tries for minutes
         try:
             socket.create_connection((host.strip("[]"), int(port)), _REACH_S).close()
         except OSError as e:
-            raise UserError(
-                f"no Ray cluster can be reached at {address} ({e.strerror or e}); see the address that ray start --head printed"
-            ) from None
+            raise UserError(f"no Ray cluster can be reached at {place} ({e.strerror or e}); {_START}") from None
     with tempfile.TemporaryDirectory() as folder:
         for source in code:
             target = Path(folder) / source.relative_to(base)
@@ -93,10 +102,13 @@ def _connect(ray: ModuleType, address: str, code: Sequence[Path], base: Path) ->
         try:
             ray.init(address, runtime_env=environment, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, RuntimeError, ValueError) as e:
-            raise UserError(
-                f"no Ray cluster can be used at {address} ({_first_line(e)}); start one: ray start --head, then on every other machine "
-                "ray start --address=HOST:PORT; or use --workers on this machine"
-            ) from None
+            raise UserError(f"no Ray cluster can be used at {address} ({_first_line(e)}); {_START}") from None
+
+
+def _address_of_auto() -> str:
+    """What Ray takes for `auto`; '' when that is not known, so that Ray looks for it."""
+    noted = Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray/ray_current_cluster"
+    return os.environ.get("RAY_ADDRESS") or (noted.read_text().strip() if noted.is_file() else "")
 
 
 def _check_machines(ray: ModuleType, folder: Path, seen: Sequence[Path], memory: float) -> None:

@@ -25,9 +25,10 @@ _END_S = 5.0  # that a worker has to end before it is killed
 
 @dataclass(frozen=True)
 class Died:
-    """In place of an item's result: its worker died each time."""
+    """In place of an item's result: its worker died."""
 
     reason: str
+    final: bool = True  # False: the item is tried again, and something else comes of it later
 
 
 def thread_limits(cores: int) -> dict[str, str]:
@@ -55,7 +56,7 @@ def free_memory() -> float:
 
 
 def map_on_workers(work: Callable[[Item], Result], items: Sequence[Item], workers: int) -> Iterator[tuple[Item, Result | Died]]:
-    """Items with their results, as they are finished.
+    """Items with their results, as they are finished, and with a Died that is not final before an item is tried again.
 
     work: picklable, called in the workers; what it raises ends its worker. workers: number of processes, which share the cores.
     The workers end with the iterator, and when this process ends, however it does. Ctrl-C is for this process alone.
@@ -85,12 +86,13 @@ def map_on_workers(work: Callable[[Item], Result], items: Sequence[Item], worker
                     own.close()
                     process.join(_END_S)
                     deaths[item] += 1
-                    if deaths[item] < TRIES:
+                    final = deaths[item] == TRIES
+                    if not final:
                         waiting.append(item)  # last: others may need less memory
                     if waiting:
                         give(*_start(work, limits))
-                    if deaths[item] == TRIES:
-                        yield items[item], Died(f"its worker process died {TRIES} times ({_cause(process.exitcode)})")
+                    times = f"{TRIES} times" if final else "and it is tried again"
+                    yield items[item], Died(f"its worker process died {times} ({_cause(process.exitcode)})", final)
                 else:
                     give(own, process)
                     yield items[item], result
