@@ -48,6 +48,7 @@ from util.workers import Died, choose_workers, map_on_workers
 WORKER_BYTES = 1.2e9  # of memory: a worker was seen to take 0.5 to 0.9 GB (scripts/bench/preprocess.py)
 LOST_MACHINE_S = 120.0  # until network storage frees the locks of a machine that is lost
 MAX_NAMED = 20  # failed videos named at the end
+Todo = tuple[str, list[Path]]  # identity, its video files
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -107,12 +108,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     return report(len(videos), len(complete), todo, outcomes(o, dataset, settings, todo))
 
 
-Todo = tuple[str, list[Path]]  # identity, its video files
-
-
 def outcomes(o: argparse.Namespace, dataset: Dataset, settings: StepSettings, todo: list[Todo]) -> Iterator[tuple[Todo, Outcome | Died]]:
     """What becomes of each identity, as it is finished."""
-    work = partial(attempt_item, dataset, settings)
+    work = partial(attempt, dataset, settings)
     if o.ray:
         from util.ray_tasks import map_on_ray
 
@@ -124,10 +122,6 @@ def outcomes(o: argparse.Namespace, dataset: Dataset, settings: StepSettings, to
     workers = min(len(todo), o.workers or choose_workers(len(todo), WORKER_BYTES))
     say(f"{len(todo)} videos on {workers} processes")
     return map_on_workers(work, todo, workers)
-
-
-def attempt_item(dataset: Dataset, settings: StepSettings, item: Todo) -> Outcome:
-    return attempt(dataset, settings, *item)
 
 
 def report(count: int, complete: int, todo: list[Todo], outcomes: Iterator[tuple[Todo, Outcome | Died]]) -> int:

@@ -190,9 +190,9 @@ def test_a_video_that_changes_while_it_is_read_is_not_complete(videos, tmp_path)
 
 def test_a_bug_is_an_outcome_with_its_place(videos, tmp_path, monkeypatch):
     monkeypatch.setattr(video, "make_landmarks", lambda *_: np.zeros(2)[3])
-    outcome = attempt(Dataset.open("D", tmp_path), SETTINGS, "Bob", [videos / "Bob.mp4"])
+    outcome = attempt(Dataset.open("D", tmp_path), SETTINGS, ("Bob", [videos / "Bob.mp4"]))
     assert re.match(r"IndexError: index 3 .* \(test_preprocess.py, line \d+\)", outcome.error) and not outcome.disk_full
-    assert outcome.messages[-1][0].startswith("Bob: 5 train and ") or outcome.messages
+    assert any(message.startswith("Bob: 5 train and 3 test frames") for message, _ in outcome.messages)
 
 
 @contextmanager
@@ -250,7 +250,8 @@ def test_files_folders_patterns_and_lists(tmp_path, monkeypatch, capsys):
 
     ann, bob, x, odd = {"Ann": ["a/Ann.mp4", "a/Ann_2.mp4"]}, {"Bob": ["b/Bob.MP4"]}, {"x[1]": ["b/deep/x [1].mov"]}, {"odd": ["c/odd"]}
     assert found("a") == found("a/*") == found("a/*.mp4", "a/Ann.mp4", tmp_path / "a") == ann
-    assert "Ann: Ann.mp4 + Ann_2.mp4" in capsys.readouterr().out
+    out, err = capsys.readouterr()
+    assert "Ann: Ann.mp4 + Ann_2.mp4" in out and f"warning: not taken from {tmp_path / 'a'}: notes.doc (no video by its name" in err
     assert found("a/Ann_2.mp4") == {"Ann2": ["a/Ann_2.mp4"]}
     assert found("**/*.[mM]*") == found("**") == ann | bob | x
     assert found("b/deep/x [1].mov") == x and found("c/odd") == odd
@@ -357,9 +358,9 @@ def test_two_commands_never_work_on_one_identity(videos, copy, tmp_path):
     code = "import pathlib, sys, util.locks\nwith util.locks.locked(pathlib.Path(sys.argv[1]), 'Ann'): print('held', flush=True); input()"
     with subprocess.Popen([sys.executable, "-c", code, path], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         other.stdout.readline()
-        outcome = attempt(copy, SETTINGS, "Ann", [videos / "Ann.mp4"])
+        outcome = attempt(copy, SETTINGS, ("Ann", [videos / "Ann.mp4"]))
         assert outcome.error.startswith(f"'Ann' is being worked on by process {other.pid} on ") and "run again" in outcome.error
-        assert attempt(copy, SETTINGS, "Bob", [videos / "Bob.mp4"]).error == ""
+        assert attempt(copy, SETTINGS, ("Bob", [videos / "Bob.mp4"])).error == ""
         other.kill()
         other.wait()
     assert path.is_file()  # it was killed: the lock is free all the same

@@ -81,11 +81,14 @@ def preprocess_video(dataset: Dataset, name: str, paths: list[Path], settings: S
         return sum(record.splits.values()), _state(mark) != before[0]
 
 
-def attempt(dataset: Dataset, settings: StepSettings, name: str, paths: list[Path]) -> Outcome:
-    """As preprocess_video, with the tools of this process; errors and messages are part of what is returned."""
+def attempt(dataset: Dataset, settings: StepSettings, item: tuple[str, list[Path]]) -> Outcome:
+    """As preprocess_video, with the tools of this process; errors and messages are part of what is returned.
+
+    item: an identity and its video files.
+    """
     with collecting() as messages:
         try:
-            frames, made = preprocess_video(dataset, name, paths, settings, _tools(settings))
+            frames, made = preprocess_video(dataset, *item, settings, _tools(settings))
             return Outcome(frames, made, messages=messages)
         except UserError as e:
             return Outcome(error=str(e), disk_full=isinstance(e, DiskFull), messages=messages)

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from util.cli import UserError, file_error, say
+from util.cli import UserError, file_error, listed, say, warn
 from util.identities import VIDEO_SUFFIXES, assign_identities, composed
 from util.layout import Dataset
 from util.video.sources import grouped
@@ -49,6 +49,9 @@ def _all_files(named: Iterable[str | Path], base: Path, source: str = "") -> Ite
         if path.is_dir():
             if not (found := _videos_of(path)):
                 raise UserError(f"{source}there is no video in {path}; put one there ({', '.join(VIDEO_SUFFIXES)}), or name the files")
+            others = [p.name for p in sorted(path.iterdir()) if p.is_file() and p not in found and not p.name.startswith(".")]
+            if others:
+                warn(f"not taken from {path}: {listed(others)} (no video by its name; a file that is named itself is taken)")
             yield from found
         elif path.is_file() and path.suffix.lower() == LIST_SUFFIX and not source:
             yield from _listed_files(path)
