@@ -66,7 +66,7 @@ def _results(ray: ModuleType, work: Callable[[Item], Result], items: Sequence[It
                 try:
                     result = ray.get(reference)
                 except ray.exceptions.RayError as e:
-                    result = Died(f"Ray gave it up after {TRIES} tries ({_first_line(e)})")
+                    result = Died(f"its task on the Ray cluster failed ({_first_line(e)})")
                 yield item, result
     finally:
         ray.shutdown()  # ends the tasks too
@@ -120,13 +120,13 @@ def _check_machines(ray: ModuleType, folder: Path, seen: Sequence[Path], memory:
     write_bytes(mark, text.encode())
     try:
         own = versions()
-        answers = {}
+        answers = []
         for node in nodes:
             place = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
             task = ray.remote(probe).options(num_cpus=0, max_retries=0, scheduling_strategy=place)
-            answers[f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"] = task.remote(mark, text, seen)
+            answers.append((f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})", task.remote(mark, text, seen)))
         troubles = []
-        for name, reference in answers.items():
+        for name, reference in answers:
             try:
                 troubles += judge(name, ray.get(reference, timeout=_PROBE_S), own, folder)
             except ray.exceptions.RayError as e:
@@ -183,4 +183,5 @@ def judge(name: str, found: dict[str, Any], own: dict[str, str | None], folder: 
 
 
 def _first_line(error: BaseException) -> str:
+    error = getattr(error, "cause", None) or error  # what a task raised, without Ray's own text around it
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
