@@ -58,7 +58,7 @@ def demo_clips(folder: Path) -> list[Path]:
 
 
 def measure(videos: Sequence[Path], options: Sequence[str]) -> dict[str, Any]:
-    """One run of the command in an empty dataset. Memory is that of all its processes together, each one's own and shared parts."""
+    """One run of the command in an empty dataset. Memory is that of all its processes together, without those of a Ray cluster."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, root() / "scripts/preprocess.py", *videos, "--dataset_name", "bench", "--datasets_dir", folder, *options]
         start = time.perf_counter()
@@ -121,10 +121,8 @@ def ray_cluster(nodes: int) -> Iterator[str]:
 
 
 def row(what: str, f: dict[str, Any]) -> str:
-    return (
-        f"{what:12s} {f['seconds']:8.1f} {f['frames_read'] / f['seconds']:9.1f} {3600 * f['videos'] / f['seconds']:11.0f} "
-        f"{f['memory_bytes'] / 1e9:10.2f}"
-    )
+    memory = "-" if what.startswith("Ray") else f"{f['memory_bytes'] / 1e9:.2f}"
+    return f"{what:12s} {f['seconds']:8.1f} {f['frames_read'] / f['seconds']:9.1f} {3600 * f['videos'] / f['seconds']:12.0f} {memory:>11s}"
 
 
 def projection(f: dict[str, Any], read_bytes: int, videos: int, frames: int) -> dict[str, float]:
