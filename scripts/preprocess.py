@@ -45,7 +45,7 @@ from util.layout import Dataset, root
 from util.video.search import search_videos
 from util.workers import Died, choose_workers, map_on_workers
 
-WORKER_BYTES = 1.2e9  # of memory: a worker was seen to take 0.5 to 0.9 GB (scripts/bench/preprocess.py)
+WORKER_BYTES = 1.2e9  # of memory: 0.4 to 0.75 GB were seen (scripts/bench/preprocess.py), and pictures of 4K take more
 LOST_MACHINE_S = 120.0  # until network storage frees the locks of a machine that is lost
 MAX_NAMED = 20  # failed videos named at the end
 Todo = tuple[str, list[Path]]  # identity, its video files
