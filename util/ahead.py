@@ -14,7 +14,9 @@ Result = TypeVar("Result")
 
 
 def usable_cores() -> int:
-    """Cores that this process may run on."""
+    """Cores that this process may run on; in a worker process (util.workers) its share of them, which $HEAD2HEAD_CORES says."""
+    if share := os.environ.get("HEAD2HEAD_CORES"):
+        return int(share)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -18,6 +18,7 @@ from util import VERSION
 T = TypeVar("T")
 _warned: set[str] = set()
 _quiet = False
+_collected: list[tuple[str, bool]] | None = None  # messages of a block in `collecting`
 _ELSEWHERE = "choose a folder on another disk"
 _FILE_ERRORS = {  # what the system says of a file: the cause, and the fix
     errno.ENOSPC: ("the disk is full", "free some space and run again"),
@@ -117,9 +118,26 @@ def be_quiet() -> None:
     _quiet = True
 
 
+@contextlib.contextmanager
+def collecting() -> Iterator[list[tuple[str, bool]]]:
+    """Collect the messages of a block instead of printing them, and show no progress bars in it.
+
+    Gives the list that fills: each message, and whether it is a warning.
+    """
+    global _collected
+    before, _collected = _collected, []
+    try:
+        yield _collected
+    finally:
+        _collected = before
+
+
 def say(message: str) -> None:
     """Print a message line without breaking a progress bar."""
     if _quiet:
+        return
+    if _collected is not None:
+        _collected.append((message, False))
         return
     tqdm.write(printable(message), file=sys.stdout)
     sys.stdout.flush()
@@ -128,6 +146,9 @@ def say(message: str) -> None:
 def warn(message: str) -> None:
     """Print a warning line to stderr without breaking a progress bar."""
     if _quiet:
+        return
+    if _collected is not None:
+        _collected.append((message, True))
         return
     tqdm.write(printable(f"warning: {message}"), file=sys.stderr)
 
@@ -142,8 +163,8 @@ def warn_once(message: str) -> None:
 def progress(iterable: Iterable[T] | None = None, *, desc: str, total: int | None = None, unit: str = "frame") -> tqdm:
     """A progress bar with the time left; quiet updates when stderr is no terminal (a log file)."""
     interval = 0.2 if sys.stderr.isatty() else 10.0
-    desc = printable(desc)
-    return tqdm(iterable, desc=desc, total=total, unit=unit, mininterval=interval, dynamic_ncols=True, smoothing=0.05, disable=_quiet)
+    desc, off = printable(desc), _quiet or _collected is not None
+    return tqdm(iterable, desc=desc, total=total, unit=unit, mininterval=interval, dynamic_ncols=True, smoothing=0.05, disable=off)
 
 
 def add_flag(parser: argparse._ActionsContainer, name: str, default: bool, help: str) -> None:

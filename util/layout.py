@@ -311,6 +311,15 @@ class Dataset:
                         names.add(match["name"] if match and split == "train" else p.name)
         return sorted(names)
 
+    def identities_with(self, split: str, kinds: Sequence_[str]) -> set[str]:
+        """Identities whose sequences in a split are there in all of these kinds. One look for all of them; files are not counted."""
+        ids = []
+        for kind in kinds:
+            base = self.folder / split / kind
+            ids.append({p.name for p in base.iterdir()} if base.is_dir() else set())
+        names = {id: match["name"] if split == "train" and (match := _PART.fullmatch(id)) else id for id in set.union(*ids)}
+        return set(names.values()) - {names[id] for id in set.union(*ids) - set.intersection(*ids)}
+
     def id_coeffs_path(self, split: str, name: str) -> Path:
         return self.folder / split / "id_coeffs" / f"{name}.txt"
 
@@ -328,6 +337,10 @@ class Dataset:
     def track_path(self, name: str) -> Path:
         """An identity's face boxes: `numbers`, int32 [N], and `boxes`, float32 [N, 4], pixels of the crop, nan where not found."""
         return self.folder / "metadata" / name / "track.npz"
+
+    def lock_path(self, name: str) -> Path:
+        """Held by the process that works on an identity (util.locks); gone afterwards."""
+        return self.folder / "metadata" / f".{name}.lock"
 
     def read_record(self, name: str) -> Record | None:
         """The identity's dataset.json, or None for a dataset of the original system (it has none).

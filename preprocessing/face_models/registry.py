@@ -51,6 +51,13 @@ def model_version(kind: str, files_dir: str | Path | None = None) -> str:
     return {"ict": ict, "mesh478": mesh478}[kind].VERSION
 
 
+def model_files(kind: str) -> list[Path]:
+    """The files outside of the repository that a model is loaded from."""
+    files = default_files_dir()
+    named = {"ict": [ict.model_path(files)], "lsfm": [lsfm.model_path(files), lsfm.landmarks_path(files)]}
+    return [path for path in named.get(kind, []) if path.is_file()]
+
+
 def load_face_model(kind: str = "auto", files_dir: str | Path | None = None) -> MorphableModel:
     """Load a face model.
 

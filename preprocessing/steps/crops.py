@@ -57,6 +57,11 @@ class CropSettings:
         return values
 
 
+def crops_key(o: CropSettings, sha256s: list[str]) -> dict[str, Any]:
+    """What an identity's crops are made from. sha256s: of its video files in order."""
+    return {"version": 2, "sources": sha256s, **o.key()}
+
+
 def make_crops(
     o: CropSettings,
     dataset: Dataset,
@@ -74,7 +79,7 @@ def make_crops(
     for part in parts:
         for note in part.info.notes:
             say(f"{part.path.name}: {note}")
-    key = {"version": 2, "sources": [p.sha256 for p in parts], **o.key()}
+    key = crops_key(o, [p.sha256 for p in parts])
     old = dataset.read_record(name)
     present = {split: sum(len(s.frames()) for s in dataset.sequences(split, name)) for split in SPLITS}
     if old is None and any(present.values()):

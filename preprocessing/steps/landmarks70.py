@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import zipfile
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -16,11 +17,16 @@ from util.ahead import map_ahead
 from util.cli import UserError, say, warn
 from util.identities import IdentityFrames, collect_frames
 from util.image_io import ImageStore, write_bytes
-from util.layout import Dataset, write_table
+from util.layout import Dataset, Record, write_table
 from util.layout import Sequence as FrameSequence
 from util.numeric import fill_gaps
 
 MAX_MISSED = 0.25  # largest share of an identity's frames without a face
+
+
+def landmarks_key(method: str | None, record: Record | None) -> dict[str, Any]:
+    """What an identity's landmarks are made from. method: None for MediaPipe's. record: the identity's, None without one."""
+    return {"version": 2, "landmarks": method or "mediapipe", "detect": record.steps.get("detect") if record else None}
 
 
 def make_landmarks(dataset: Dataset, name: str, method: str | None, predict68: Predict68 | None, images: ImageStore | None = None) -> None:
@@ -31,7 +37,7 @@ def make_landmarks(dataset: Dataset, name: str, method: str | None, predict68: P
     if not record and method is None and found.is_complete("landmarks70"):
         say(f"{name}: keeping the landmarks that are there; --landmarks mediapipe would replace them")
         return
-    key = {"version": 2, "landmarks": method or "mediapipe", "detect": record.steps.get("detect") if record else None}
+    key = landmarks_key(method, record)
     if record:
         if key["detect"] is None:
             raise UserError(f"the frames of '{name}' are incomplete; run preprocessing/detect.py again")

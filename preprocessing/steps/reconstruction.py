@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from util.cli import UserError, say, warn
 from util.face.landmarks import INNER, interocular_distance
 from util.identities import IdentityFrames, collect_frames
 from util.image_io import ImageStore, read_image, write_image
-from util.layout import Dataset, continues, read_table, write_camera, write_table
+from util.layout import Dataset, Record, continues, read_table, write_camera, write_table
 from util.layout import Sequence as FrameSequence
 
 VERSION = 3  # of the fit; reconstructions of another version are made again
@@ -46,6 +47,12 @@ def choose_model(dataset: Dataset, everyone: list[str], names: list[str], asked:
     return kind
 
 
+def reconstruction_key(kind: str, record: Record | None) -> dict[str, Any]:
+    """What an identity's reconstruction is made from. kind: the face model. record: the identity's, None without one."""
+    key = {"version": VERSION, "face_model": {"name": kind, "version": model_version(kind)}}
+    return key | {"landmarks70": record.steps.get("landmarks70")} if record else key
+
+
 def make_reconstruction(
     dataset: Dataset,
     name: str,
@@ -60,11 +67,10 @@ def make_reconstruction(
     record, count = found.record, len(found.frames)
     id_paths = [dataset.id_coeffs_path(split, name) for split in found.splits]
     complete = found.is_complete("misc", "exp_coeffs", "nmfcs") and all(path.is_file() for path in id_paths)
-    key = {"version": VERSION, "face_model": {"name": kind, "version": model_version(kind)}}
+    key = reconstruction_key(kind, record)
     if record:
         if "landmarks70" not in record.steps:
             raise UserError(f"the landmarks of '{name}' are incomplete; run preprocessing/detect_landmarks70.py first")
-        key["landmarks70"] = record.steps["landmarks70"]
         if complete and record.is_done("reconstruct", key):
             say(f"{name}: reconstruction already complete ({count} frames, {kind})")
             return

@@ -47,7 +47,7 @@ def find_videos(
                 raise UserError(f"there is no file {file}; check --parts and --original_videos_path")
     else:
         files = _videos_in(path)
-        groups = _grouped(path, files) if parts is None else {files[0].stem: files}
+        groups = grouped(path, files) if parts is None else {files[0].stem: files}
     if parts is not None and name is not None:
         identity, files = identity_name(name), next(iter(groups.values()))
         record = dataset.read_record(identity) if dataset else None
@@ -81,8 +81,11 @@ def _videos_in(folder: Path) -> list[Path]:
     return files
 
 
-def _grouped(folder: Path, files: list[Path]) -> dict[str, list[Path]]:
-    """Name -> its parts in order. Raises: UserError when two files would be the same part."""
+def grouped(folder: Path, files: list[Path], by_option: bool = True) -> dict[str, list[Path]]:
+    """Name -> its parts in order, for files of a folder. by_option: whether --parts can say otherwise.
+
+    Raises: UserError when two files would be the same part.
+    """
     stems: dict[str, Path] = {}
     for file in files:
         if (other := stems.setdefault(composed(file.stem), file)) != file:
@@ -96,7 +99,8 @@ def _grouped(folder: Path, files: list[Path]) -> dict[str, list[Path]]:
             continue
         if len(firsts) == 2:
             one, two = (stems[s].name for s in firsts)
-            raise UserError(f"{one} and {two} in {folder} would both be part 1 of '{match['name']}'; rename one, or give --parts")
+            fix = "rename one, or give --parts" if by_option else "rename one"
+            raise UserError(f"{one} and {two} in {folder} would both be part 1 of '{match['name']}'; {fix}")
         groups.setdefault(match["name"], {1: stems[firsts[0]]})[int(match["part"])] = file
         later.add(stem)
     joined = {file for own in groups.values() for file in own.values()}
@@ -107,6 +111,7 @@ def _grouped(folder: Path, files: list[Path]) -> dict[str, list[Path]]:
             alike.setdefault(match[1], []).append(file.name)
     if look_alikes := [name for names in alike.values() if len(names) > 1 for name in names]:
         how = "give --parts if they are of one person, or call them NAME, NAME_2, NAME_3"
+        how = how if by_option else "call those of one person NAME, NAME_2, NAME_3"
         say(f"not joined, each an identity of its own: {listed(look_alikes)}; {how}")
     return {name: [own[k] for k in sorted(own)] for name, own in groups.items()} | {stem: [file] for stem, file in alone.items()}
 
