@@ -9,4 +9,7 @@ if ! ls /usr/share/vulkan/icd.d/*.json /etc/vulkan/icd.d/*.json >/dev/null 2>&1;
   install_debian mesa-vulkan-drivers libvulkan1 || echo "no Vulkan driver and no right to install one: the tests of the Vulkan renderer will be skipped"
 fi
 cd "$ROOT"
+# So that preprocessing on a cluster is tested as well.
+"$PYTHON" -c 'import ray' 2>/dev/null || "$PYTHON" -m pip install -q --require-hashes --no-deps -r requirements-ray.lock ||
+  echo "Ray cannot be installed: the tests of clusters will be skipped"
 exec "$PYTHON" -m pytest "$@"
