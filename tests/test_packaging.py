@@ -164,8 +164,10 @@ def test_contributing_names_only_what_exists():
 
 def test_the_version_stands_in_one_place():
     assert re.fullmatch(r"\d+\.\d+\.\d+", VERSION)
-    pyprojecttoml = pytest.importorskip("setuptools.config.pyprojecttoml")
-    assert pyprojecttoml.read_configuration(ROOT / "pyproject.toml")["project"]["version"] == VERSION  # what an installed package says
+    pytest.importorskip("setuptools")
+    # what an installed package says; in a process of its own, because setuptools must come before others that import distutils
+    code = "import setuptools.config.pyprojecttoml as p; print(p.read_configuration('pyproject.toml')['project']['version'])"
+    assert subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=ROOT, capture_output=True, text=True).stdout.strip() == VERSION
     told = subprocess.run([sys.executable, ROOT / "preprocessing/detect.py", "--version"], capture_output=True, text=True)
     assert (told.returncode, told.stdout, told.stderr) == (0, f"Head2Head {VERSION}\n", "")
     named = [p.relative_to(ROOT).as_posix() for p in python_files() if re.search(rf"[\"' ]{re.escape(VERSION)}[\"']", p.read_text())]

@@ -2,13 +2,16 @@
 
 import ast
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from worker_jobs import square_or_die
 
-from util import environment, installation
+from util import environment, installation, locks, workers
 from util.ahead import usable_cores
 from util.caches.memory import quarter_of_memory
 from util.part_files import only_one
@@ -47,7 +50,9 @@ def test_only_these_places_use_what_windows_lacks():
     assert found == {
         ("util/ahead.py", "os.sched_getaffinity"),
         ("util/caches/memory.py", "os.sysconf"),
+        ("util/locks.py", "fcntl"),
         ("util/part_files.py", "fcntl"),
+        ("util/workers.py", "signal.pthread_sigmask"),
         ("scripts/bench/paste_back.py", "resource"),
     }
     example = (
@@ -69,6 +74,17 @@ def test_work_goes_on_without_file_locks(monkeypatch, tmp_path):
         import fcntl  # noqa: F401
     with only_one(tmp_path / "a.lock"):
         assert not list(tmp_path.iterdir())
+
+
+def test_identities_and_workers_do_without_locks_and_signal_masks(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(locks, "fcntl", None)
+    with locks.locked(tmp_path / ".Ann.lock", "'Ann'"):
+        assert "knows no locks" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+    # for our module alone: Python's own uses it where it is there
+    monkeypatch.setattr(workers, "signal", SimpleNamespace(**{k: v for k, v in vars(signal).items() if k != "pthread_sigmask"}))
+    (square, *_), (other, *_) = (result for _, result in workers.map_on_workers(square_or_die, [(3, tmp_path, 0), (4, tmp_path, 0)], 2))
+    assert {square, other} == {9, 16}
 
 
 def test_the_benchmark_says_that_it_cannot_tell_the_memory():

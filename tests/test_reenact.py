@@ -334,7 +334,8 @@ def test_the_command_line_and_the_wrappers(place, tmp_path):
     dataset, _ = place
     make_run(tmp_path, "Ann", dataset="small", loadSize=64, face_model=dataset.read_record("Ann").face_model)
     places = ["--datasets_dir", ".", "--checkpoints_dir", "checkpoints", "--results_dir=results", "--gpu_ids", "-1", "--how_many", "4"]
-    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
+    own = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # taken where the checkout has no .venv
+    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "PATH": own}
     for script, mode in (("test_reenactment", "head"), ("test_face_reenactment", "face")):
         wrapper = ["bash", str(ROOT / f"scripts/test/{script}_from_source_to_target.sh")]
         words = ["Bob", "Ann", "small", *places, "--edit", "jawOpen=+0.1", "--renderer=cpu"]

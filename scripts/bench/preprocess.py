@@ -156,7 +156,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         named = o.videos or demo_clips(Path(folder))
         videos = [p for paths in search_videos(named, Dataset.open("bench", folder)).values() for p in paths]
         read_bytes = sum(p.stat().st_size for p in videos)
-        say(f"{len(videos)} videos on {usable_cores()} cores of {platform.node()}, load {os.getloadavg()[0]:.1f}")
+        load = getattr(os, "getloadavg", lambda: (float("nan"),))()[0]  # Windows has none
+        say(f"{len(videos)} videos on {usable_cores()} cores of {platform.node()}, load {load:.1f}")
         say(f"{'':12s}  seconds  frames/s  videos/hour  memory, GB")
         model = ["--face_model", o.face_model]
         for workers in o.workers:

@@ -12,7 +12,6 @@ keeps the hue; then sRGB (IEC 61966-2-1). Diffuse white becomes 244 of 255, 1000
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
@@ -20,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from util.ahead import usable_cores
 from util.compiled import compiled
 
 # Numbers of ITU-T H.273 (matrix, primaries, transfer) and of FFmpeg (range, swscale's matrices)
@@ -95,7 +95,7 @@ def to_rgb(frame: Any, colour: Colour, width: int, height: int) -> np.ndarray:
     deep = np.ascontiguousarray(frame.to_ndarray(format="rgb48le", **given))
     out = np.empty((height, width, 3), np.uint8)
     convert, tables = _kernel(), _tables(colour.primaries, colour.transfer)
-    bands = min(4, os.cpu_count() or 1)
+    bands = min(4, usable_cores())
     # Threads of Python: numba's own stand neither a second thread that calls them nor a fork.
     with ThreadPoolExecutor(bands) as pool:
         list(pool.map(lambda rows, band: convert(rows, *tables, band), np.array_split(deep, bands), np.array_split(out, bands)))

@@ -10,7 +10,6 @@ PyAV is imported when the first file is opened.
 from __future__ import annotations
 
 import math
-import os
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from util.ahead import usable_cores
 from util.cli import UserError
 from util.video.colour import Tags, colour_of, stream_tags, to_rgb
 from util.video.container import decode, decode_packet, demux, go_to, open_video, video_stream
@@ -133,7 +133,7 @@ def _read(path: str | Path, info: VideoInfo, size: tuple[int, int], first: int, 
         stream = video_stream(container, path)
         tags = stream_tags(stream)
         stream.thread_type = "AUTO"
-        stream.codec_context.thread_count = min(4, os.cpu_count() or 1)  # each thread holds frames of its own
+        stream.codec_context.thread_count = min(4, usable_cores())  # each thread holds frames of its own
         if seek and not go_to(container, stream, max(info.start_s, next_s - _SEEK_MARGIN_S)):
             return
         previous: tuple[float, Any] | None = None
