@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from util.cli import say
-from util.part_files import only_one
+from util.locks import only_one
 
 _TOOLKIT = Path("/usr/local/cuda")  # where the system's CUDA toolkit lies
 _WINDOWS = sys.platform == "win32"

@@ -10,11 +10,10 @@ import platform
 import re
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
-from util.cli import say, writing
+from util.cli import writing
 
 _PART = re.compile(r"\..+\.(?P<process>\d+)(@(?P<machine>.+))?\.part", re.DOTALL)  # without machine: of earlier versions
 _NAME_SHOWN = 40  # characters: with all else, a part's name stays below 255 bytes
@@ -70,38 +69,3 @@ def _is_alive(process: int) -> bool:
     except PermissionError:  # somebody else's
         pass
     return True
-
-
-@contextmanager
-def only_one(path: Path, waiting: str = "") -> Iterator[None]:
-    """Hold a lock between processes on a file, made with its folder if missing, which may be moved or removed under the lock.
-
-    The system drops it when its holder dies, so a killed process blocks nobody. waiting: said when another process holds it.
-    Raises: OSError when the file cannot be made.
-    """
-    try:
-        import fcntl
-    except ImportError:  # Windows: two processes may do the same at once
-        yield
-        return
-    while True:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if waiting:
-                    say(waiting)
-                fcntl.flock(file, fcntl.LOCK_EX)
-            except OSError:  # a file system without locks
-                pass
-            if _is_file_of(path, file.fileno()):  # its last holder has not moved it away
-                yield
-                return
-
-
-def _is_file_of(path: Path, descriptor: int) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False

@@ -11,7 +11,7 @@ from pathlib import Path
 from util.cli import UserError, listed, writing
 from util.identities import VIDEO_SUFFIXES
 from util.layout import SPLITS
-from util.part_files import only_one
+from util.locks import only_one
 
 _GENERATOR = re.compile(r".+_net_G\.pth")
 

@@ -22,7 +22,7 @@ from urllib.parse import quote
 from util.cli import UserError, progress, say, writing
 from util.downloads.space import check_space
 from util.hashing import sha256_of
-from util.part_files import only_one
+from util.locks import only_one
 
 CHUNK = 1 << 18
 TIMEOUT_S = 30.0  # without a byte
