@@ -5,6 +5,7 @@
 #        bash scripts/system.sh PACKAGE...       installs Debian packages; fails quietly where that cannot be done
 # environment: PYTHON3=/path/to/python3          the interpreter to make .venv from (found by itself otherwise)
 set -euo pipefail
+unset CDPATH # with it, cd prints where it goes
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 VENV="$ROOT/.venv"
 PYTHON="$VENV/bin/python"
