@@ -3,7 +3,7 @@
     python scripts/download_dataset.py --dataset head2headDataset                         preprocessed, to datasets/<D>/dataset/
     python scripts/download_dataset.py --dataset head2headDataset --original_videos       videos, to datasets/<D>/original_videos/
     python scripts/download_dataset.py --dataset head2headDataset --mirror DIR_OR_URL     from a copy, for machines without internet
-    python scripts/download_dataset.py --dataset faceforensicspp --from DIR               the 1,000 videos of FaceForensics++
+    python scripts/download_dataset.py --dataset faceforensicspp --from DIR               the 1,000 videos of FaceForensics++, preprocessed
 
 head2headDataset and head2headDatasetv2 come from the addresses that the original system published. Whether these still answer could not
 be tested. Where they do not, take a copy with --mirror, or make a dataset of your own videos: put them into datasets/<D>/original_videos/
@@ -14,7 +14,8 @@ split (dataset.z01, dataset.z02, ..., dataset.zip) or cut (dataset.zip.001, ...,
 
 FaceForensics++ is given out by its authors on request. Fill in the form at https://github.com/ondyari/FaceForensics, and fetch the original
 videos with the script that they send: its options are -d original -c c23 -t videos. Give the folder with --from. Its videos are linked, not
-copied, into datasets/faceforensicspp/original_videos/, of each the best quality that is there. Then preprocess them.
+copied, into datasets/faceforensicspp/original_videos/, of each the best quality that is there. Then scripts/preprocess.py takes them
+through all steps, with --workers or --ray if that is given: hours (docs/results.md); --original_videos leaves it to you.
 
 What is in place already is never touched. An interrupted run is gone on with by the same command.
 """
@@ -25,6 +26,7 @@ import argparse
 import os
 import shlex
 import shutil
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -41,7 +43,7 @@ from util.downloads.faceforensics import find_originals, link_videos
 from util.downloads.manifest import DATASETS
 from util.downloads.sources import obtain
 from util.identities import VIDEO_SUFFIXES
-from util.layout import Dataset
+from util.layout import Dataset, root
 
 FACEFORENSICS = (
     "FaceForensics++ is given out by its authors on request: fill in the form at https://github.com/ondyari/FaceForensics, fetch the "
@@ -58,17 +60,23 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--mirror", metavar="DIR_OR_URL", help="folder, archive or address to take instead of the official address")
     source.add_argument("--from", dest="source", type=Path, metavar="DIR", help="folder of FaceForensics++'s videos")
-    return parser.parse_args(argv)
+    parser.add_argument("--workers", type=int, metavar="N", help="with --from: as of scripts/preprocess.py")
+    parser.add_argument("--ray", metavar="ADDRESS", help="with --from: as of scripts/preprocess.py")
+    o = parser.parse_args(argv)
+    if o.source and o.dataset != "faceforensicspp":
+        raise UserError("--from takes FaceForensics++'s videos and goes with --dataset faceforensicspp; for archives there is --mirror")
+    if (o.workers or o.ray) and (not o.source or o.original_videos):
+        raise UserError("--workers and --ray are of the preprocessing of --from DIR; leave them out")
+    return o
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> int:
     o = parse(argv)
     dataset = Dataset.open(o.dataset, o.datasets_dir)
     if o.source:
-        if o.dataset != "faceforensicspp":
-            raise UserError("--from takes FaceForensics++'s videos and goes with --dataset faceforensicspp; for archives there is --mirror")
         link_videos(find_originals(o.source.expanduser()), dataset.original_videos)
-        return tell_videos(dataset, o.datasets_dir)
+        tell_videos(dataset, o.datasets_dir)
+        return 0 if o.original_videos else preprocess(dataset, o)
     target = dataset.original_videos if o.original_videos else dataset.folder
     if is_occupied(target):
         say(f"already there, so nothing is downloaded: {target}")
@@ -77,6 +85,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     else:
         download(dataset, target, o.mirror)
     (tell_videos if o.original_videos else tell_dataset)(dataset, o.datasets_dir)
+    return 0
+
+
+def preprocess(dataset: Dataset, o: argparse.Namespace) -> int:
+    """Take the videos through all steps, by the command for that. Returns its exit code."""
+    extra = [f"--workers={o.workers}"] * bool(o.workers) + [f"--ray={o.ray}"] * bool(o.ray)
+    places = ["--dataset_name", dataset.home.name, "--datasets_dir", str(dataset.home.parent)]
+    command = [sys.executable, str(root() / "scripts/preprocess.py"), str(dataset.original_videos), *places, *extra]
+    return subprocess.run(command).returncode
 
 
 def download(dataset: Dataset, target: Path, mirror: str | None) -> None:

@@ -18,6 +18,7 @@ import pytest
 import torch
 from fake_dataset import make_dataset
 from file_server import serving
+from synthetic_videos import face_frame, write_video
 
 from models.flownet2_pytorch import FlowNet2
 from scripts import download_checkpoints, download_dataset
@@ -26,6 +27,7 @@ from util.downloads import sources
 from util.downloads.archives import collect_parts, unpack
 from util.downloads.fetching import Absent
 from util.downloads.manifest import DATASETS, Entry
+from util.layout import Dataset
 
 ROOT = Path(__file__).resolve().parents[1]
 D = "head2headDataset"
@@ -431,7 +433,7 @@ def test_faceforensics_videos_are_linked_in_the_best_quality(tmp_path, fetch, mo
     (ours / "001.mp4").symlink_to(tmp_path / "gone")
     expected = {"000.mp4": b"raw 0", "001.mp4": b"c23 1", "002.mp4": b"c40 2", "003.mp4": b"my own"}
     for folder in (tmp_path / "ff", youtube):  # twice: the second changes nothing
-        said = fetch("--from", folder, dataset="faceforensicspp")
+        said = fetch("--from", folder, "--original_videos", dataset="faceforensicspp")
         assert files_of(ours) == expected and (ours / "000.mp4").samefile(youtube / "raw" / "videos" / "000.mp4")
         assert f"next: python scripts/preprocess.py {ours} --dataset_name faceforensicspp --datasets_dir" in said
         assert "4 of the 1000 videos; missing: 004.mp4" in said and "1 raw, 1 c23, 2 c40" in said
@@ -442,23 +444,38 @@ def test_faceforensics_videos_are_linked_in_the_best_quality(tmp_path, fetch, mo
 
     monkeypatch.setattr(os, "link", refuse)  # another disk
     (ours / "000.mp4").unlink()
-    fetch("--from", tmp_path / "ff", dataset="faceforensicspp")
+    fetch("--from", tmp_path / "ff", "--original_videos", dataset="faceforensicspp")
     assert (ours / "000.mp4").is_symlink() and files_of(ours) == expected
     monkeypatch.setattr(os, "symlink", refuse)
     (ours / "000.mp4").unlink()
-    fetch("--from", tmp_path / "ff", dataset="faceforensicspp")
+    fetch("--from", tmp_path / "ff", "--original_videos", dataset="faceforensicspp")
     assert not (ours / "000.mp4").is_symlink() and files_of(ours) == expected
 
 
 def test_faceforensics_from_a_plain_folder_and_from_none(tmp_path, fetch):
     (tmp_path / "ff").mkdir()
     with pytest.raises(UserError, match="holds no videos, neither in original_sequences"):
-        fetch("--from", tmp_path / "ff", dataset="faceforensicspp")
+        fetch("--from", tmp_path / "ff", "--original_videos", dataset="faceforensicspp")
     with pytest.raises(UserError, match="is not a folder; give the one"):
         fetch("--from", tmp_path / "none", dataset="faceforensicspp")
     (tmp_path / "ff" / "talk.mp4").write_text("1")
-    said = fetch("--from", tmp_path / "ff", dataset="faceforensicspp")
+    said = fetch("--from", tmp_path / "ff", "--original_videos", dataset="faceforensicspp")
     assert files_of(tmp_path / "out") == {"faceforensicspp/original_videos/talk.mp4": b"1"} and "missing" not in said
+
+
+def test_faceforensics_is_taken_through_preprocessing(tmp_path, fetch):
+    folder = tmp_path / "ff" / "original_sequences" / "youtube" / "c23" / "videos"
+    folder.mkdir(parents=True)
+    for number in range(2):
+        write_video(folder / f"{number:03}.mp4", (face_frame((128, 112), (62 + number + t / 4, 58), 0.45) for t in range(12)))
+    (folder / "002.mp4").write_bytes(b"no video")
+    command = ["--dataset", "faceforensicspp", "--datasets_dir", str(tmp_path / "out"), "--from", str(tmp_path / "ff"), "--workers", "1"]
+    assert download_dataset.main(command) == 1  # one video cannot be read
+    dataset = Dataset.open("faceforensicspp", tmp_path / "out")
+    assert dataset.identities() == ["000", "001"]
+    assert all(set(dataset.read_record(name).steps) == {"detect", "landmarks70", "reconstruct"} for name in dataset.identities())
+    with pytest.raises(UserError, match="--workers and --ray are of the preprocessing of --from DIR"):
+        fetch("--workers", "2")
 
 
 # ---- checkpoints ----

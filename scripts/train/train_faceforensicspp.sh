@@ -7,7 +7,8 @@ usage() {
 usage: bash scripts/train/train_faceforensicspp.sh [options of train.py]
 
 Trains on every person of datasets/faceforensicspp and writes checkpoints/faceforensicspp/head2head_faceforensicspp/.
-Needs preprocessing (detect, detect_landmarks70, reconstruct) to be done. Run it again to go on after an interruption.
+Needs preprocessing to be done: python scripts/preprocess.py FOLDER --dataset_name faceforensicspp (python scripts/download_dataset.py --help
+says how to get the videos). Run it again to go on after an interruption.
 Every person is learnt from equally, however long the videos are. Optical flow, masks and head measures are computed first where they
 are missing; on a machine without a GPU ahead of this: python scripts/prepare_training.py --dataset_name faceforensicspp
 

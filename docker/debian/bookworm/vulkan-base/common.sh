@@ -3,6 +3,7 @@
 #
 # usage: source common.sh     gives HERE, ROOT, IMAGE, die, check_docker, has_gpu, docker_has_gpu
 set -euo pipefail
+unset CDPATH # with it, cd prints where it goes
 HERE="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 ROOT="$(cd "$HERE/../../../.." && pwd)"
 IMAGE=head2head:bookworm
