@@ -2,6 +2,7 @@
 
 import ast
 import importlib.metadata
+import importlib.util
 import re
 import subprocess
 import sys
@@ -164,7 +165,8 @@ def test_contributing_names_only_what_exists():
 
 def test_the_version_stands_in_one_place():
     assert re.fullmatch(r"\d+\.\d+\.\d+", VERSION)
-    pytest.importorskip("setuptools")
+    if importlib.util.find_spec("setuptools") is None:
+        pytest.skip("setuptools is not installed")
     # what an installed package says; in a process of its own, because setuptools must come before others that import distutils
     code = "import setuptools.config.pyprojecttoml as p; print(p.read_configuration('pyproject.toml')['project']['version'])"
     assert subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=ROOT, capture_output=True, text=True).stdout.strip() == VERSION

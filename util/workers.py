@@ -63,12 +63,14 @@ def map_on_workers(work: Callable[[Item], Result], items: Sequence[Item], worker
     """
     waiting, deaths = deque(range(len(items))), Counter[int]()
     busy: dict[connection.Connection, tuple[multiprocessing.Process, int]] = {}
+    ending: list[multiprocessing.Process] = []
     limits = thread_limits(max(1, usable_cores() // max(1, workers)))
 
     def give(own: connection.Connection, process: multiprocessing.Process) -> None:
         """Give a worker the next item; where there is none, the closed pipe tells it to end."""
         if not waiting:
             own.close()
+            ending.append(process)
             return
         busy[own] = process, waiting.popleft()
         with suppress(OSError):  # it has died meanwhile: the pipe's end is seen below
@@ -100,7 +102,7 @@ def map_on_workers(work: Callable[[Item], Result], items: Sequence[Item], worker
         for own, (process, _) in busy.items():
             process.terminate()
             own.close()
-        for process, _ in busy.values():
+        for process in [*ending, *(process for process, _ in busy.values())]:
             process.join(_END_S)
             if process.is_alive():
                 process.kill()
