@@ -161,10 +161,11 @@ def warn_once(message: str) -> None:
 
 
 def progress(iterable: Iterable[T] | None = None, *, desc: str, total: int | None = None, unit: str = "frame") -> tqdm:
-    """A progress bar with the time left; quiet updates when stderr is no terminal (a log file)."""
+    """A progress bar with the time left; quiet updates when stderr is no terminal (a log file). Bytes ("B") are shown as kB, MB, GB."""
     interval = 0.2 if sys.stderr.isatty() else 10.0
     desc, off = printable(desc), _quiet or _collected is not None
-    return tqdm(iterable, desc=desc, total=total, unit=unit, mininterval=interval, dynamic_ncols=True, smoothing=0.05, disable=off)
+    how = {"unit": unit, "unit_scale": unit == "B", "mininterval": interval, "dynamic_ncols": True, "smoothing": 0.05, "disable": off}
+    return tqdm(iterable, desc=desc, total=total, **how)
 
 
 def add_flag(parser: argparse._ActionsContainer, name: str, default: bool, help: str) -> None:

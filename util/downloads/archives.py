@@ -239,7 +239,6 @@ def unpack(parts: Sequence[Path], folder: Path) -> None:
         members = _check(archive, parts)
         check_space(folder, sum(-(-info.file_size // _BLOCK) * _BLOCK for info in members.values()))
         bar = progress(desc=f"unpack {parts[-1].name}", total=sum(info.file_size for info in members.values()), unit="B")
-        bar.unit_scale = True
         made: set[Path] = set()
         with bar:
             for name, info in members.items():

@@ -178,7 +178,6 @@ def _transfer(wanted: _Wanted) -> None:
                 _write_note(wanted, reply, total, encoded)
             file = wanted.part.open("ab" if start else "wb", buffering=0)  # unbuffered: else closing it fails again on a full disk
         bar = progress(desc=f"download {wanted.target.name}", total=expected, unit="B")
-        bar.unit_scale = True
         bar.initial = bar.n = start  # so that the time left is that of this connection
         try:
             with bar, file:
