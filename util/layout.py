@@ -495,6 +495,10 @@ class Run:
             return found[0]
         return folder / f"{name}.npz"
 
+    def appearance_path(self, name: str) -> Path:
+        """Colours of a person that the run was trained on (util.face.appearance)."""
+        return self.checkpoints / "appearances" / f"{name}.npz"
+
     @property
     def options_path(self) -> Path:
         return self.checkpoints / "opt.txt"

@@ -1,0 +1,71 @@
+"""A person's colours: what colour each place of the head has, looked up by NMFC colour.
+
+An NMFC colour says which place of the head a pixel shows, whoever's head it is (docs/formats.md). A table from those colours, CELLS on each
+axis, to the person's mean colour there draws the person in any pose and expression: blurred, without light and hair, but with the right
+skin, lips and teeth. The generator sees that picture beside the NMFC image.
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from util.cli import UserError
+
+CELLS = 64  # on each axis; four grey levels of an NMFC image, about 4 mm of a head
+_SHIFT = 2  # bits of a grey level that a cell leaves out
+FORMAT = "head2head colours 1"
+
+
+def cell_of(nmfc: Any) -> Any:
+    """Index of the cell of each pixel: uint8 [..., 3] as an array or tensor of wider integers -> [...] in 0 .. CELLS ** 3 - 1."""
+    cells = nmfc >> _SHIFT
+    return (cells[..., 0] * CELLS + cells[..., 1]) * CELLS + cells[..., 2]
+
+
+@dataclass(frozen=True)
+class Appearance:
+    """The table of one person."""
+
+    colours: np.ndarray  # uint8 [CELLS ** 3, 3] RGB by `cell_of`; black in cells that no place of the head has
+
+    def __post_init__(self) -> None:
+        if self.colours.shape != (CELLS**3, 3) or self.colours.dtype != np.uint8:
+            raise ValueError(f"the colours are {self.colours.dtype} {list(self.colours.shape)}")
+
+    def image(self, nmfc: np.ndarray) -> np.ndarray:
+        """The person drawn by an NMFC image: uint8 [..., 3] -> uint8 [..., 3] RGB, black where there is no head."""
+        return self.colours[cell_of(nmfc.astype(np.int32))]
+
+    def to_bytes(self) -> bytes:
+        """The table as the content of an .npz file."""
+        file = io.BytesIO()
+        np.savez_compressed(file, format=FORMAT, colours=self.colours)
+        return file.getvalue()
+
+    @classmethod
+    def from_bytes(cls, data: bytes, file: str | Path) -> Appearance:
+        """Read what `to_bytes` wrote. file: its name, for the message. Raises: UserError when the content is damaged or something else."""
+        try:
+            with np.load(io.BytesIO(data), allow_pickle=False) as stored:
+                if str(stored["format"]) != FORMAT:
+                    raise ValueError(f"format {stored['format']}")
+                return cls(stored["colours"])
+        except (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile) as e:
+            raise UserError(f"{file} is damaged or of another version ({e}); train again, or copy it from where the run was trained") from None
+
+    @classmethod
+    def read(cls, path: Path) -> Appearance:
+        """Read a run's file. Raises: UserError when it is missing, damaged or something else."""
+        try:
+            return cls.from_bytes(path.read_bytes(), path)
+        except FileNotFoundError:
+            raise UserError(
+                f"{path} is missing: the generator needs the colours of the person it draws; "
+                "name a person that the run was trained on, or copy the whole folder of the run"
+            ) from None
