@@ -57,7 +57,7 @@ class Appearance:
                     raise ValueError(f"format {stored['format']}")
                 return cls(stored["colours"])
         except (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile) as e:
-            raise UserError(f"{file} is damaged or of another version ({e}); train again, or copy it from where the run was trained") from None
+            raise UserError(f"{file} is damaged or of another version ({e}); train again, or copy it from where the run was made") from None
 
     @classmethod
     def read(cls, path: Path) -> Appearance:
