@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from models import temporal
 from models.clip import Clip, to_rgb
 from models.head2head_model import Head2HeadModel, ModelOptions
-from models.losses import VGGLoss, feature_matching, gradient_loss, lsgan, warp_loss, weighted_sum
+from models.losses import VGGLoss, feature_matching, gradient_loss, lsgan, mean_difference, warp_loss, weighted_sum
 from models.moving_average import MovingAverage
 from models.ops import resample2d
 from models.roi import crop
@@ -44,6 +44,18 @@ def test_feature_matching_weights():
     # two scales, feature maps differ by 1 and 2 (the prediction does not count), n_layers = 1: 4 / 2 per layer, mean over the scales
     value = feature_matching(outputs(1.0, 1.0), outputs(0.0, 0.0))
     assert value.item() == pytest.approx((1 + 2) * 2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_mean_difference_is_the_l1_loss_in_float32(dtype):
+    x, y = (torch.randn(2, 16, 20, 30).to(dtype).requires_grad_() for _ in range(2))
+    with torch.no_grad():
+        x[0, 0] = y[0, 0]  # without a gradient there
+    value, want = mean_difference(x, y), F.l1_loss(x.float(), y.float())
+    assert value.dtype == torch.float32 and value.item() == pytest.approx(want.item(), rel=1e-6 if dtype == torch.float32 else 1e-4)
+    got = torch.autograd.grad(3 * value, x, retain_graph=True)[0]
+    torch.testing.assert_close(got, torch.autograd.grad(3 * want, x)[0], rtol=1e-6 if dtype == torch.float32 else 1e-2, atol=0)
+    assert torch.autograd.grad(value, y, allow_unused=True)[0] is None
 
 
 def test_feature_matching_leaves_the_real_side_alone():
