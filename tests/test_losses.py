@@ -374,6 +374,28 @@ def test_clip_carries_generated_frames_from_chunk_to_chunk():
     assert "D_T1_real" not in losses[0] and "D_T1_real" in losses[1] and "D_T2_real" not in losses[2]
 
 
+@pytest.mark.parametrize(
+    ("changes", "length"),
+    [
+        ({}, 18),
+        ({"n_scales_temporal": 1}, 2),
+        ({"n_scales_temporal": 0, "prev_output": False}, 1),
+        ({"n_scales_temporal": 0, "prev_output": False, "lambda_warp": 0.0}, 0),
+    ],
+)
+def test_no_more_history_is_kept_than_is_looked_at(changes, length):
+    clip, results = make_clip(length=14), []
+    for kept in (length, temporal.HISTORY):
+        torch.manual_seed(0)
+        model = Head2HeadModel(replace(TINY, **changes), CPU)
+        assert model.history_length == length
+        model.history_length = kept
+        steps = list(model.train_clip(clip))
+        results.append([*(torch.stack(list(losses.values())) for losses, _ in steps), *(fake for _, fake in steps)])
+    for a, b in zip(*results):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
+
+
 def test_learning_rate_reaches_every_network():
     model = Head2HeadModel(TINY, CPU)
     held = {id(p) for o in model.optimizers.values() for g in o.param_groups for p in g["params"]}
