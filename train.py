@@ -107,6 +107,7 @@ def choose_flow(options: TrainOptions, files: Run) -> FlowChoice:
 
 def open_videos(options: TrainOptions, dataset: Dataset, names: list[str]) -> VideoDataset:
     from data.clips import VideoDataset
+    from preprocessing.driving.head_mesh import HeadMeshes
 
     return VideoDataset(
         dataset,
@@ -114,9 +115,11 @@ def open_videos(options: TrainOptions, dataset: Dataset, names: list[str]) -> Vi
         options.loadSize,
         augment=options.augment,
         move_heads=options.move_heads,
-        perspective=options.perspective,
+        change_expressions=options.change_expressions,
+        appearance=getattr(options, "appearance", False),
         flows=partial(require_flows, method=options.flow, size=options.loadSize) if options.needs_flow else None,
         persons=partial(require_persons, dataset),
+        meshes=HeadMeshes(dataset),
     )
 
 
@@ -136,7 +139,7 @@ def prepare(
     from data.preparation import prepare as prepare_items
     from preprocessing.tracking.person_matte import create_person_mask
 
-    recipe = Recipe(options.loadSize, heads=bool(options.move_heads), perspective=options.perspective, make_mask=create_person_mask)
+    recipe = Recipe(options.loadSize, heads=bool(options.move_heads), make_mask=create_person_mask)
     if flow:
         make_estimate = partial(flow.make_estimate, device)
         recipe = replace(recipe, flow=flow.name, flow_made_from=flow.made_from, make_estimate=make_estimate)
