@@ -1,7 +1,7 @@
 """The whole idea on one page: load a trained person, give frames of a driver, get frames of the person.
 
     python example.py checkpoints/mine/head2head_ann driver.mp4 ann.mp4
-The run's folder is enough (latest_net_G.pth, opt.txt, profiles/ann.npz), without the dataset that it was trained on.
+The run's folder is enough (latest_net_G.pth, opt.txt, profiles/ann.npz, appearances/ann.npz), without the dataset that it was trained on.
 """
 
 import sys
@@ -25,6 +25,7 @@ from preprocessing.fitting.frame import FrameFitter
 from preprocessing.tracking.tracker import Tracker
 from util.cli import progress, run
 from util.device import choose_device, choose_precision
+from util.face.appearance import Appearance
 from util.layout import Run
 from util.video.reading import probe, read_frames
 from util.video.writing import VideoWriter
@@ -37,7 +38,8 @@ def drive_person(folder: Path, frames: Iterable[np.ndarray], fps: Fraction) -> I
     files = Run(folder, folder)
     profile, options, device = load_profile(files.profile_path()), read_run_options(files), choose_device()
     model, frames = profile.load_model(), iter(frames)
-    synthesizer = Synthesizer(files, options, "latest", device, choose_precision("auto", device))
+    appearance = Appearance.read(files.appearance_path(files.profile_path().stem)) if options["appearance"] else None
+    synthesizer = Synthesizer(files, options, "latest", device, choose_precision("auto", device), appearance)
     conditioner = Conditioner(model, profile.identity, options["loadSize"], crop_size=profile.size)
     with Tracker() as tracker:
         first = [tracker.step(frame) for frame in islice(frames, round(REFERENCE_S * fps))]

@@ -27,6 +27,7 @@ from options.base_options import choose_identities
 from options.test_options import TestOptions, parse
 from util import VERSION
 from util.cli import UserError, run, say
+from util.face.appearance import Appearance
 from util.hashing import sha256_of, sha256_of_all
 from util.identities import find_identity
 from util.layout import Dataset, Run
@@ -60,6 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
         raise UserError(f"--loadSize {size} must be a multiple of {2 ** run_options['n_downsample_G']}, as this run's generator halves it")
     sequence = DrivingSequence.open(dataset, target, source, size, options.how_many, run_options["eye_gaze"])
     face_model = _check_face_model(dataset, target, source, run_options, files.checkpoints)
+    appearance = Appearance.read(files.appearance_path(target)) if run_options["appearance"] else None
 
     results = Results(files.test_folder(sequence.sequence.id, options.which_epoch))
     key = {
@@ -69,6 +71,8 @@ def main(argv: Sequence[str] | None = None) -> int | None:
         "size": size,
         "precision": options.precision,
     }
+    if appearance:
+        key["appearance"] = sha256_of(files.appearance_path(target))
     left_out = dataset.bad_frames(target, "test", sequence.numbers) if source is None else []
     if left_out:  # other results than those of datasets without bad frames
         key["left_out"] = left_out
@@ -93,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     if facts is not None and facts["key"] == key:
         say(f"already complete: {results.folder}")
     else:
-        synthesise(options, files, run_options, sequence, results, wanted)
+        synthesise(options, files, run_options, appearance, sequence, results, wanted)
     _print_measures(results)
     say(f"frames: {results.folder}")
     if options.paste_back:
@@ -108,7 +112,13 @@ def main(argv: Sequence[str] | None = None) -> int | None:
 
 
 def synthesise(
-    options: TestOptions, files: Run, run_options: dict[str, Any], sequence: DrivingSequence, results: Results, facts: dict[str, Any]
+    options: TestOptions,
+    files: Run,
+    run_options: dict[str, Any],
+    appearance: Appearance | None,
+    sequence: DrivingSequence,
+    results: Results,
+    facts: dict[str, Any],
 ) -> None:
     """Synthesise all frames of a sequence and write them, with the measures if there is a truth; complete or not at all."""
     import torch
@@ -118,7 +128,7 @@ def synthesise(
 
     device = choose_device(options.gpu_ids)
     dtype = choose_precision(options.precision, device)
-    synthesizer = Synthesizer(files, run_options, options.which_epoch, device, dtype)
+    synthesizer = Synthesizer(files, run_options, options.which_epoch, device, dtype, appearance)
     results.begin()
     facts["kinds"], facts["frames_per_s"] = write_results(
         results,

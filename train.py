@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
         finish_again(files, options.niter_decay, {**options.as_dict(), **facts}, processes.is_first)
         return None
     if beginning == "new" and options.load_pretrain:
-        check_pretrained(options.load_pretrain, videos.face_model)
+        check_pretrained(options.load_pretrain, videos.face_model, options.as_dict())
     for name in names if len(names) <= MAX_NAMED else ():
         if left_out := tell_left_out(dataset, name):
             say(left_out)
@@ -91,6 +91,8 @@ def main(argv: Sequence[str] | None = None) -> int | None:
         training.begin(beginning, recorded, options.which_epoch, options.load_pretrain)
         if processes.is_first:
             write_profiles(dataset, names, files)
+            if options.appearance:
+                write_appearances(videos, names, files)
         code = training.run(stop, started)
     processes.disconnect()
     return code
@@ -116,7 +118,7 @@ def open_videos(options: TrainOptions, dataset: Dataset, names: list[str]) -> Vi
         augment=options.augment,
         move_heads=options.move_heads,
         change_expressions=options.change_expressions,
-        appearance=getattr(options, "appearance", False),
+        appearance=options.appearance,
         flows=partial(require_flows, method=options.flow, size=options.loadSize) if options.needs_flow else None,
         persons=partial(require_persons, dataset),
         meshes=HeadMeshes(dataset),
@@ -171,6 +173,12 @@ def write_profiles(dataset: Dataset, names: list[str], files: Run, lost_only: bo
             write_bytes(files.profile_path(name), profile.to_bytes())
             if lost_only:
                 warn(f"{files.profile_path(name)} was missing or damaged: written anew from the dataset")
+
+
+def write_appearances(videos: VideoDataset, names: list[str], files: Run) -> None:
+    """Write the persons' colours beside the checkpoint: the generator needs them."""
+    for name in names:
+        write_bytes(files.appearance_path(name), videos.appearance(name).to_bytes())
 
 
 def is_profile(path: Path) -> bool:

@@ -27,6 +27,9 @@ PUBLISHED_OPTIONS: dict[str, Any] = {
     "margin": 0,
     "prev_output": True,
     "eye_gaze": True,
+    "appearance": False,
+    "conditioning_frames": 3,
+    "upsample": "transposed",
     "ROI_size": 72,
 }
 _SHOWN = 10  # keys listed in a message

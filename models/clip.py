@@ -12,7 +12,7 @@ class Clip:
     """A batch of windows of the videos, on the device; T consecutive frames each, as bytes until they are needed."""
 
     real: Tensor  # uint8 [B, T, H, W, 3] RGB
-    conditioning: Tensor  # uint8 [B, T + 2, H, W, C] NMFC (and eye gaze), two frames before the first one first
+    conditioning: Tensor  # uint8 [B, T + 2, H, W, C] NMFC (eye gaze, appearance), two frames before the first one first
     corners: dict[str, Tensor]  # 'mouth', 'eyes' -> int64 [B, T, 2], left and top of the window in pixels
     flows: dict[int, Tensor]  # step s -> [B, T - s, 2, h, w] in pixels of the images; entry i warps frame i onto frame i + s
 

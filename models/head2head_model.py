@@ -31,7 +31,10 @@ class ModelOptions:
     n_blocks: int = 9
     margin: int = 0  # pixels beyond the picture that the generator works on
     prev_output: bool = True  # the generator sees its last two frames
-    eye_gaze: bool = True  # the generator sees the eye gaze image
+    eye_gaze: bool = True  # the networks see the eye gaze image
+    appearance: bool = False  # the generator sees the person's colours (util.face.appearance)
+    conditioning_frames: int = 3  # frames whose conditioning images the generator sees, the current one last
+    upsample: str = "transposed"  # or nearest, or shuffle: how the generator doubles the sides
     ndf: int = 64
     num_D: int = 2
     n_layers_D: int = 3
@@ -105,6 +108,11 @@ class Head2HeadModel(nn.Module):
         self.losses = Objective(self.discriminators, vgg, self.autocast, **{name: getattr(o, name) for name in names})
 
     @property
+    def conditioning_images(self) -> list[str]:
+        """The images that make up a clip's conditioning, by their names in a batch. The discriminators do not see the last, appearance."""
+        return ["nmfc", *["gaze"] * self.options.eye_gaze, *["appearance"] * self.options.appearance]
+
+    @property
     def networks(self) -> dict[str, nn.Module]:
         """Every network by the label of its file: G, D, Dm, De, D_T0..2."""
         return {"G": self.G, **self.discriminators}
@@ -138,8 +146,8 @@ class Head2HeadModel(nn.Module):
 
     def to_clip(self, batch: dict[str, Any]) -> Clip:
         """The clip of a batch (data.clip_stream) that is on the device already."""
-        conditioning = [batch["nmfc"], batch["gaze"]] if self.options.eye_gaze else [batch["nmfc"]]
-        return Clip(batch["image"], torch.cat(conditioning, dim=-1), batch["corners"], batch.get("flows", {}))
+        conditioning = torch.cat([batch[name] for name in self.conditioning_images], dim=-1)
+        return Clip(batch["image"], conditioning, batch["corners"], batch.get("flows", {}))
 
     def train_clip(self, clip: Clip) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
         """Train on a clip chunk by chunk.
@@ -176,11 +184,12 @@ class Head2HeadModel(nn.Module):
         n = chunk.conditioning.shape[1] - 2
         real = to_rgb(chunk.real)
         conditioning = chunk.conditioning.movedim(-1, 2).float() / 255
-        fake = self.generate(temporal.conditioning_windows(conditioning), chunk.history)
+        fake = self.generate(self.generator_input(conditioning), chunk.history)
         # Every loss hangs on this leaf, so one pass of the discriminators over it serves both sides: generator_loss is
         # differentiated by the frames alone, discriminator_loss by the discriminators' weights alone.
         frames = fake.detach().requires_grad_()
-        for_generator, for_discriminators = self.losses(chunk, real, conditioning[:, -n:], frames)
+        shown = conditioning[:, -n:, : conditioning_channels(self.options.eye_gaze)]
+        for_generator, for_discriminators = self.losses(chunk, real, shown, frames)
         generator_loss = weighted_sum(for_generator, self.losses.weights)
         discriminator_loss = weighted_sum(for_discriminators, self.losses.weights)
         (gradient,) = torch.autograd.grad(generator_loss, frames, retain_graph=True)
@@ -198,10 +207,16 @@ class Head2HeadModel(nn.Module):
         if self.average is not None:
             self.average.update(self.G)
 
+    def generator_input(self, conditioning: Tensor) -> Tensor:
+        """What the generator sees of the conditioning images [B, n + 2, C, H, W], 0..1: [B, n, input_nc, H, W]."""
+        o = self.options
+        return temporal.conditioning_windows(conditioning, o.conditioning_frames, conditioning_channels(o.eye_gaze))
+
     def generate(self, A: Tensor, history: Tensor) -> Tensor:
         """Generate consecutive frames.
 
-        A: [B, n, 3 C, H, W]. history: [B, any, 3, H, W] generated frames before them; zeros stand for frames that are not there.
+        A: [B, n, input_nc, H, W] (`generator_input`).
+        history: [B, any, 3, H, W] generated frames before them; zeros stand for frames that are not there.
         Returns: [B, n, 3, H, W] float32.
         """
         b, n = A.shape[:2]

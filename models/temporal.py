@@ -19,10 +19,16 @@ TRIPLET = 3
 HISTORY = (TRIPLET - 1) * max(STEPS)  # frames before the current one that the widest triplet reaches
 
 
-def conditioning_windows(conditioning: Tensor) -> Tensor:
-    """[B, T + 2, C, H, W] conditioning images -> [B, T, 3 C, H, W], each frame with the two before it, oldest first."""
-    frames = conditioning.shape[1] - (CONDITIONING_FRAMES - 1)
-    return torch.cat([conditioning[:, i : i + frames] for i in range(CONDITIONING_FRAMES)], dim=2)
+def conditioning_windows(conditioning: Tensor, frames: int = CONDITIONING_FRAMES, channels: int | None = None) -> Tensor:
+    """What the generator sees: each frame's conditioning images after those of the `frames` - 1 before it, oldest first.
+
+    conditioning: [B, T + 2, C, H, W]. channels: how many of C are shown of every frame (None: all); the others, the person's colours, say
+        nothing about an earlier frame that the first ones do not, and are shown of the frame itself alone.
+    Returns: [B, T, (frames - 1) channels + C, H, W].
+    """
+    length = conditioning.shape[1] - (CONDITIONING_FRAMES - 1)
+    earlier = (conditioning[:, -length - k : -k, :channels] for k in range(frames - 1, 0, -1))
+    return torch.cat([*earlier, conditioning[:, -length:]], dim=2)
 
 
 def chunks(length: int, size: int) -> Iterator[tuple[int, int]]:

@@ -10,10 +10,13 @@ from synthetic_videos import face_frame, write_video
 from test_retarget import make_person
 
 import example
+from models.checkpoints import read_run_options, write_run_options
 from preprocessing.driving.profile import TargetProfile
 from preprocessing.face_models.registry import load_face_model
 from util.cli import UserError
+from util.face.appearance import CELLS, Appearance
 from util.image_io import write_bytes
+from util.layout import Run
 from util.video.reading import probe, read_frames
 
 FPS = Fraction(10)
@@ -65,6 +68,29 @@ def test_the_head_follows(folder, monkeypatch):
     columns = np.array([np.nonzero(image.any((0, 2)))[0].mean() for image in made])
     assert np.corrcoef(columns, np.arange(COUNT))[0, 1] > 0.9
     assert np.abs(np.diff(columns[19:23])).max() < 0.3  # nobody is seen: it keeps still
+
+
+def test_a_run_that_draws_with_the_persons_colours(folder, tmp_path, monkeypatch):
+    alone = tmp_path / "ann"
+    shutil.copytree(folder, alone)
+    files, colours = Run(alone, alone), np.zeros((CELLS**3, 3), np.uint8)
+    write_run_options(files, {**read_run_options(files), "appearance": True})
+    write_bytes(files.appearance_path("Ann"), Appearance(colours).to_bytes())
+    given = []
+
+    class Recorder:
+        def __init__(self, run, options, epoch, device, dtype, appearance):
+            given.append(appearance)
+
+        def step(self, nmfc, gaze):
+            return nmfc
+
+    monkeypatch.setattr(example, "Synthesizer", Recorder)
+    next(example.drive_person(alone, driver_frames(), FPS))
+    assert np.array_equal(given[0].colours, colours)
+    files.appearance_path("Ann").unlink()
+    with pytest.raises(UserError, match=r"Ann\.npz is missing: the generator needs the colours"):
+        next(example.drive_person(alone, driver_frames(), FPS))
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Losses, windows, time structure, and the training step against a plain restatement of it."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -158,6 +160,9 @@ def test_conditioning_windows_are_the_last_three_frames_oldest_first():
     assert windows.shape == (2, 5, 18, 2, 2)
     assert windows[0, 0, :, 0, 0].tolist() == pytest.approx([t + c / 10 for t in (0, 1, 2) for c in range(6)])
     assert windows[1, 4, ::6, 0, 0].tolist() == [4, 5, 6]
+    assert temporal.conditioning_windows(frames, 1)[1, 4, :, 0, 0].tolist() == pytest.approx([6 + c / 10 for c in range(6)])
+    some = temporal.conditioning_windows(frames, 2, channels=4)  # the last two of the frame itself alone
+    assert some[0, 0, :, 0, 0].tolist() == pytest.approx([1 + c / 10 for c in range(4)] + [2 + c / 10 for c in range(6)])
 
 
 def test_chunks_cover_the_clip():
@@ -236,14 +241,14 @@ TINY = ModelOptions(
 )
 
 
-def make_clip(length=22, batch=2):
+def make_clip(length=22, batch=2, channels=6):
     rng = np.random.default_rng(0)
     landmarks = rng.uniform(5, SIZE - 5, (batch, length, 70, 2)).astype(np.float32)
     real = F.interpolate(torch.randn(batch * length, 3, 8, 8), size=(SIZE, SIZE), mode="bilinear").tanh().unflatten(0, (batch, length))
     real = ((real + 1) * 127.5).byte().movedim(2, -1)
     flows = {s: torch.randn(batch, max(0, length - s), 2, SIZE // 2, SIZE // 2).half() for s in (1, 3, 9)}
     corners = {r: torch.from_numpy(window(landmarks, r, ROI, SIZE, SIZE)) for r in ("mouth", "eyes")}
-    return Clip(real, torch.randint(256, (batch, length + 2, SIZE, SIZE, 6), dtype=torch.uint8), corners, flows)
+    return Clip(real, torch.randint(256, (batch, length + 2, SIZE, SIZE, channels), dtype=torch.uint8), corners, flows)
 
 
 def plain_step(model, clip, start, stop, history):
@@ -256,7 +261,8 @@ def plain_step(model, clip, start, stop, history):
 
     fakes = [*history.unbind(1)]
     for t in range(start, stop):
-        A = torch.cat([conditioning[:, t], conditioning[:, t + 1], conditioning[:, t + 2]], 1)
+        shown = [conditioning[:, t + 2 - k, :6] for k in reversed(range(o.conditioning_frames))]
+        A = torch.cat([*shown, conditioning[:, t + 2, 6:]], 1)  # the person's colours, if any, of the frame itself
         zeros = torch.zeros(B, 3, SIZE, SIZE)
         P = torch.cat([fakes[-2] if len(fakes) > 1 else zeros, fakes[-1] if fakes else zeros], 1).detach()
         fakes.append(model.G(A, P))
@@ -266,7 +272,7 @@ def plain_step(model, clip, start, stop, history):
     pairs = {label: [] for label in model.discriminators}
     warp = []
     for t in range(start, stop):
-        cond = conditioning[:, t + 2]
+        cond = conditioning[:, t + 2, :6]
         real, fake = torch.cat([cond, images[:, t]], 1), torch.cat([cond, at[t]], 1)
         pairs["D"].append((real, fake))
         for label, region in (("Dm", "mouth"), ("De", "eyes")):
@@ -305,10 +311,20 @@ def plain_step(model, clip, start, stop, history):
     return for_g, for_d
 
 
-@pytest.mark.parametrize(("start", "stop"), [(0, 4), (4, 8), (20, 22)])
-def test_step_takes_the_gradients_of_the_written_out_losses(start, stop):
-    model = Head2HeadModel(TINY, CPU)
-    clip = make_clip()
+@pytest.mark.parametrize(
+    ("start", "stop", "changes"),
+    [
+        (0, 4, {}),
+        (4, 8, {}),
+        (20, 22, {}),
+        (4, 8, {"appearance": True, "conditioning_frames": 1, "upsample": "nearest"}),
+        (0, 4, {"appearance": True}),
+        (0, 4, {"conditioning_frames": 2, "upsample": "shuffle"}),
+    ],
+)
+def test_step_takes_the_gradients_of_the_written_out_losses(start, stop, changes):
+    model = Head2HeadModel(replace(TINY, **changes), CPU)
+    clip = make_clip(channels=3 * len(model.conditioning_images))
     history = torch.rand(2, 22, 3, SIZE, SIZE)[:, max(0, start - temporal.HISTORY) : start] * 2 - 1
     for_g, for_d = plain_step(model, clip, start, stop, history)
     D_parameters = list(model.discriminators.parameters())
@@ -371,6 +387,21 @@ def test_variants():
     assert set(model.networks) == {"G", "D"} and model.G.model_down_img is None
     assert set(results[0][0]) == {"G_GAN_D", "G_feat_D", "D_real", "D_fake"}
     assert results[1][1].shape == (2, 2, 3, SIZE, SIZE)
+
+
+@pytest.mark.parametrize(
+    ("changes", "names"),
+    [
+        ({}, ["nmfc", "gaze"]),
+        ({"appearance": True}, ["nmfc", "gaze", "appearance"]),
+        ({"appearance": True, "eye_gaze": False}, ["nmfc", "appearance"]),
+    ],
+)
+def test_conditioning_of_a_batch(changes, names):
+    model = Head2HeadModel(replace(TINY, **changes), CPU)
+    batch = {name: torch.randint(256, (2, 6, SIZE, SIZE, 3), dtype=torch.uint8) for name in ("nmfc", "gaze", "appearance")}
+    clip = model.to_clip({**batch, "image": torch.zeros(2, 4, SIZE, SIZE, 3, dtype=torch.uint8), "corners": {}})
+    assert model.conditioning_images == names and torch.equal(clip.conditioning, torch.cat([batch[name] for name in names], -1))
 
 
 def test_bfloat16_autocast_gives_similar_losses():

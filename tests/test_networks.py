@@ -54,7 +54,23 @@ def norm(x):
     return (x - mean) / (var + 1e-5).sqrt()
 
 
-def reference_generator(w, A, P, n_downsampling, encoder_blocks, decoder_blocks):
+def reference_doubling(w, x, i, kind):
+    """Stage i of the decoder without its norm."""
+    if kind == "transposed":
+        key = f"model_up_img.{3 * i}"
+        return F.conv_transpose2d(x, w[f"{key}.weight"], w[f"{key}.bias"], stride=2, padding=1, output_padding=1)
+    if kind == "nearest":
+        key = f"model_up_img.{4 * i + 1}"
+        return F.conv2d(x.repeat_interleave(2, -1).repeat_interleave(2, -2), w[f"{key}.weight"], w[f"{key}.bias"], padding=1)
+    key = f"model_up_img.{4 * i}"
+    y = F.conv2d(x, w[f"{key}.weight"], w[f"{key}.bias"], padding=1)
+    out = y.new_zeros(len(y), y.shape[1] // 4, 2 * y.shape[2], 2 * y.shape[3])
+    for row, column in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        out[..., row::2, column::2] = y[:, 2 * row + column :: 4]
+    return out
+
+
+def reference_generator(w, A, P, n_downsampling, encoder_blocks, decoder_blocks, upsample="transposed"):
     """The generator, from a state dict and the description of the published architecture alone."""
 
     def conv(x, key, pad, **kw):
@@ -79,8 +95,7 @@ def reference_generator(w, A, P, n_downsampling, encoder_blocks, decoder_blocks)
     for i in range(decoder_blocks):
         x = block(x, f"model_res_img.{i}")
     for i in range(n_downsampling):
-        key = f"model_up_img.{3 * i}"
-        x = norm(F.conv_transpose2d(x, w[f"{key}.weight"], w[f"{key}.bias"], stride=2, padding=1, output_padding=1)).clamp(min=0)
+        x = norm(reference_doubling(w, x, i, upsample)).clamp(min=0)
     return torch.tanh(conv(x, "model_final_img.1", 3))
 
 
@@ -96,6 +111,26 @@ def test_generator_computes_the_published_function(mode, no_prev_output):
     assert got.shape == (2, 3, 24, 32)
     torch.testing.assert_close(got, want, atol=1e-4, rtol=0)
     assert all((b == (7 if b.is_floating_point() else 3)).all() for b in g.buffers())  # the stored statistics stay as they are
+
+
+@pytest.mark.parametrize("upsample", ["nearest", "shuffle"])
+def test_other_ways_of_upsampling(upsample):
+    g = randomise(small_generator(upsample=upsample))
+    A, P = torch.rand(2, 18, 24, 32), torch.rand(2, 6, 24, 32) * 2 - 1
+    with torch.no_grad():
+        torch.testing.assert_close(g(A, P), reference_generator(g.state_dict(), A, P, 2, 2, 1, upsample), atol=1e-4, rtol=0)
+    others = {k: v.shape for k, v in small_generator().state_dict().items() if "model_up_img" not in k}
+    assert {k: v.shape for k, v in g.state_dict().items() if "model_up_img" not in k} == others
+    with pytest.raises(ValueError, match="not 'bilinear'"):
+        small_generator(upsample="bilinear")
+
+
+def test_channels_that_a_generator_sees():
+    def channels(**options):
+        return build_generator({**PUBLISHED_OPTIONS, "ngf": 4, **options}).model_down_seg[1].in_channels
+
+    assert channels() == 18 and channels(eye_gaze=False) == 9 and channels(conditioning_frames=1) == 6
+    assert channels(appearance=True) == 21 and channels(appearance=True, conditioning_frames=2, eye_gaze=False) == 9
 
 
 def reference_discriminator(w, x, num_D, n_layers):

@@ -12,12 +12,16 @@ from fake_dataset import make_dataset
 from fake_run import ROOT, SIZE, make_run, run_test
 
 from models.checkpoints import write_tensors
+from models.head2head_model import Head2HeadModel, ModelOptions
+from models.synthesis import Synthesizer
 from util.cli import UserError
+from util.face.appearance import CELLS, Appearance
 from util.face.eye_gaze import draw_eye_gaze
-from util.image_io import read_image, write_image
+from util.image_io import read_image, write_bytes, write_image
 from util.layout import read_table
 from util.metrics import MEASURES, frame_measures, heatmap
 from util.results.folder import KINDS, Results
+from util.tensors import to_image
 
 FRAMES = list(range(16, 22))  # after two parts of 8
 
@@ -160,6 +164,55 @@ def test_runs_of_other_designs(tmp_path):
     with torch.no_grad():
         expected = generator(A)[0].permute(1, 2, 0).numpy()
     assert np.abs(read_image(results.path("fake", 16)) - (expected + 1) * 127.5).max() <= 1
+
+
+VARIANTS = [
+    {},
+    {"conditioning_frames": 1, "upsample": "nearest", "appearance": True},
+    {"conditioning_frames": 2, "upsample": "shuffle", "margin": 8},
+    {"appearance": True, "eye_gaze": False, "prev_output": False},
+]
+
+
+@pytest.mark.parametrize("changes", VARIANTS, ids=" ".join)
+def test_synthesizer_draws_what_the_model_in_training_generates(tmp_path, changes):
+    run, generator, run_options = make_run(tmp_path, **changes)
+    rng = np.random.default_rng(0)
+    nmfcs, gazes = (rng.integers(0, 256, (4, SIZE, SIZE, 3), dtype=np.uint8) for _ in range(2))
+    appearance = Appearance(rng.integers(0, 256, (CELLS**3, 3), dtype=np.uint8)) if changes.get("appearance") else None
+    synthesizer = Synthesizer(run, run_options, "latest", torch.device("cpu"), torch.float32, appearance)
+    drawn = [synthesizer.step(nmfc, gaze) for nmfc, gaze in zip(nmfcs, gazes)]
+
+    names = ("ngf", "n_downsample_G", "n_blocks", *VARIANTS[1], *VARIANTS[2], *VARIANTS[3])
+    model = Head2HeadModel(ModelOptions(**{name: run_options[name] for name in names}, ndf=4), torch.device("cpu"))
+    model.G.load_state_dict(generator.state_dict())
+    images = {"nmfc": nmfcs, "gaze": gazes}
+    if appearance:
+        images["appearance"] = np.stack([appearance.image(nmfc) for nmfc in nmfcs])
+    # a clip that begins with its first frame: that frame's conditioning stands for those before it
+    batch = {k: torch.from_numpy(np.concatenate([v[:1], v[:1], v]))[None] for k, v in images.items()}
+    conditioning = model.to_clip({**batch, "image": None, "corners": {}}).conditioning.movedim(-1, 2) / 255
+    with torch.no_grad():
+        made = model.generate(model.generator_input(conditioning), torch.zeros(1, 0, 3, SIZE, SIZE))[0]
+    for a, b in zip(drawn, made):
+        assert np.abs(a.astype(int) - to_image(b)).max() <= 1
+    assert np.std(drawn[-1]) > 10
+
+
+def test_a_run_that_sees_the_persons_colours(tmp_path):
+    make_dataset(tmp_path, "Ann", test_frames=2)
+    run, _, run_options = make_run(tmp_path, appearance=True)
+    with pytest.raises(UserError, match=r"Ann\.npz is missing: the generator needs the colours of the person it draws"):
+        run_test(tmp_path, "--no_report")
+    with pytest.raises(ValueError, match="needs the person's appearance"):
+        Synthesizer(run, run_options, "latest", torch.device("cpu"), torch.float32)
+    pictures = []
+    for seed in (0, 1):  # other colours: results are made again, and differ
+        colours = np.random.default_rng(seed).integers(0, 256, (CELLS**3, 3), dtype=np.uint8)
+        write_bytes(run.appearance_path("Ann"), Appearance(colours).to_bytes())
+        run_test(tmp_path, "--no_report")
+        pictures.append(read_image(results_of(run).path("fake", 16)))
+    assert (pictures[0] != pictures[1]).any()
 
 
 def test_an_epoch_has_its_own_folder(place):

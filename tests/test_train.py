@@ -416,6 +416,26 @@ def test_other_options_or_frames_are_not_mixed_into_a_run(command, datasets, tmp
         train.main([*base(datasets, tmp_path, "Bob"), "--name", "head2head_Ann", *TINY])
 
 
+def test_a_run_of_an_older_version_goes_on(command, monkeypatch):
+    """Its opt.txt does not name the settings that came later; they are as published."""
+    with monkeypatch.context() as m:
+        stop_after(m, 1)
+        command()
+    options = json.loads(command.run.options_path.read_text())
+    older = {k: v for k, v in options.items() if k not in ("appearance", "conditioning_frames", "upsample")}
+    command.run.options_path.write_text(json.dumps(older))
+    with pytest.raises(UserError, match="--upsample was transposed, is nearest"):
+        command("--upsample", "nearest", "--continue_train")
+    assert command() is None and state(command.run)["finished"]
+
+
+def test_lean_networks(command):
+    assert command("--upsample", "shuffle", "--conditioning_frames", "1", "--no_prev_output", "--niter", "1", "--niter_decay", "0") is None
+    generator = build_generator(read_run_options(command.run))
+    load_weights(generator, command.run.network_path("G"))
+    assert generator.model_down_seg[1].in_channels == 6
+
+
 def test_pretrained_networks_and_bare_weights(command, datasets, tmp_path, capsys):
     """Several persons first, then one from there; a folder with weights alone is continued with a warning."""
     everybody = [a for a in base(datasets, tmp_path) if a not in ("--target_id", "Ann")]
@@ -428,8 +448,11 @@ def test_pretrained_networks_and_bare_weights(command, datasets, tmp_path, capsy
         weights = state(pretrained)["average"]["network"] if label == "G" else state(pretrained)["networks"][label]
         for key, value in weights.items():
             torch.testing.assert_close(state(command.run)["networks"][label][key], value, rtol=0, atol=1e-6)
-    with pytest.raises(UserError, match="wrong shape"):
-        train.main([*base(datasets, tmp_path, "Bob"), *TINY, "--ngf", "8", "--load_pretrain", str(pretrained.checkpoints)])
+    bob = [*base(datasets, tmp_path, "Bob"), *TINY, "--load_pretrain", str(pretrained.checkpoints)]
+    with pytest.raises(UserError, match=r"another build \(--ngf was 4, is 8; --upsample was transposed, is nearest\); use the same"):
+        train.main([*bob, "--ngf", "8", "--upsample", "nearest"])
+    with pytest.raises(UserError, match="D.pth does not fit MultiscaleDiscriminator; wrong shape"):
+        train.main([*bob, "--ndf", "8"])
 
     run = command.run
     run.state_path.unlink()

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from models.networks.layers import InstanceNorm2d, ResnetBlock, apply_layers, init_weights
 
-CONDITIONING_FRAMES = 3  # frames of conditioning images that the generator sees, the current one last
+CONDITIONING_FRAMES = 3  # frames of conditioning images that a generator sees at most, the current one last; clips carry that many
 PREVIOUS_FRAMES = 2  # generated frames that it sees
 
 
@@ -23,6 +23,18 @@ def _encoder(input_nc: int, ngf: int, n_downsampling: int, n_blocks: int) -> nn.
     return nn.Sequential(*layers)
 
 
+def _doubled(kind: str, input_nc: int, output_nc: int) -> list[nn.Module]:
+    """Layers that double the sides: a transposed convolution (published); or a 3x3 convolution after the nearest-neighbour doubling, or
+    before the pixel shuffle (Shi et al. 2016). Engines for CPUs are slow at the first."""
+    if kind == "transposed":
+        return [nn.ConvTranspose2d(input_nc, output_nc, 3, stride=2, padding=1, output_padding=1)]
+    if kind == "nearest":
+        return [nn.Upsample(scale_factor=2), nn.Conv2d(input_nc, output_nc, 3, padding=1)]
+    if kind == "shuffle":
+        return [nn.Conv2d(input_nc, 4 * output_nc, 3, padding=1), nn.PixelShuffle(2)]
+    raise ValueError(f"upsample is 'transposed', 'nearest' or 'shuffle', not {kind!r}")
+
+
 class Generator(nn.Module):
     """Two encoders (conditioning A, previous frames P), summed, and a decoder.
 
@@ -31,6 +43,7 @@ class Generator(nn.Module):
     no_prev_output: without the encoder of P; P is then ignored.
     margin: columns that the network works on beyond the pictures' right edge; they are cut off. Instance normalisation makes such networks
         put one strong spot into a picture, by which they steer a map's statistics (Karras et al. 2020); here is a place for it.
+    upsample: how the decoder doubles the sides, 'transposed' (with the published state-dict names), 'nearest' or 'shuffle'.
     The residual blocks are shared out: n_blocks - n_blocks // 2 in each encoder, n_blocks // 2 in the decoder.
     """
 
@@ -44,6 +57,7 @@ class Generator(nn.Module):
         n_blocks: int = 9,
         no_prev_output: bool = False,
         margin: int = 0,
+        upsample: str = "transposed",
     ):
         super().__init__()
         self.margin = margin
@@ -56,11 +70,7 @@ class Generator(nn.Module):
         up = []
         for i in reversed(range(n_downsampling)):
             nc = ngf * 2**i
-            up += [
-                nn.ConvTranspose2d(nc * 2, nc, 3, stride=2, padding=1, output_padding=1),
-                InstanceNorm2d(nc),
-                nn.ReLU(inplace=True),
-            ]
+            up += [*_doubled(upsample, nc * 2, nc), InstanceNorm2d(nc), nn.ReLU(inplace=True)]
         self.model_up_img = nn.Sequential(*up)
         self.model_final_img = nn.Sequential(nn.ReflectionPad2d(3), nn.Conv2d(ngf, output_nc, 7), nn.Tanh())
         init_weights(self)
@@ -68,7 +78,8 @@ class Generator(nn.Module):
     def forward(self, A: Tensor, P: Tensor | None = None) -> Tensor:
         """Generate one frame.
 
-        A: [B, input_nc, H, W] conditioning of the last three frames, oldest first, 0..1; H and W multiples of 2^n_downsampling.
+        A: [B, input_nc, H, W] conditioning of the last frames, oldest first, 0..1 (models.temporal.conditioning_windows); H and W
+            multiples of 2^n_downsampling.
         P: [B, prev_output_nc, H, W] the last two generated frames, oldest first, -1..1; zeros before the first frame.
         Returns: [B, output_nc, H, W] in -1..1.
         """
@@ -92,14 +103,14 @@ class Generator(nn.Module):
 
 
 def conditioning_channels(eye_gaze: bool) -> int:
-    """Channels of one frame's conditioning images: NMFC (3), and eye gaze (3) when it is used."""
+    """Channels of the conditioning images that all networks see of a frame: NMFC (3), and eye gaze (3) when it is used."""
     return 6 if eye_gaze else 3
 
 
 def build_generator(run_options: Mapping[str, Any]) -> Generator:
     """The generator of a run, from models.checkpoints.read_run_options (or the training options as a mapping)."""
     return Generator(
-        CONDITIONING_FRAMES * conditioning_channels(run_options["eye_gaze"]),
+        run_options["conditioning_frames"] * conditioning_channels(run_options["eye_gaze"]) + 3 * run_options["appearance"],
         3,
         PREVIOUS_FRAMES * 3,
         ngf=run_options["ngf"],
@@ -107,4 +118,5 @@ def build_generator(run_options: Mapping[str, Any]) -> Generator:
         n_blocks=run_options["n_blocks"],
         no_prev_output=not run_options["prev_output"],
         margin=run_options["margin"],
+        upsample=run_options["upsample"],
     )

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from models.checkpoints import (
+    PUBLISHED_OPTIONS,
     check_keys,
     file_fault,
     generator_remedy,
@@ -24,6 +25,8 @@ from models.training.progress import Progress
 from models.training.run_state import mend, optimizers_fit, read_state, set_aside
 from util.cli import UserError, say, warn
 from util.layout import Run
+
+_FREE_OF_WEIGHTS = ("loadSize", "margin", "ROI_size")  # options that leave the weights' shapes and meaning as they are
 
 
 def check_run(
@@ -58,6 +61,7 @@ def check_run(
             f"{files.checkpoints} was trained on other frames than dataset {options['dataset_name']} holds now; delete that folder, or "
             f"choose another --name (with --load_pretrain {files.checkpoints} to start from its networks)"
         )
+    before = {**PUBLISHED_OPTIONS, **before}  # an older version had fewer options
     fixed = architecture if continues else [k for k in options if k not in free]
     changed = [f"--{k} was {before.get(k)}, is {now[k]}" for k in fixed if before.get(k) != now[k]]
     if changed:
@@ -123,13 +127,16 @@ def finish_again(files: Run, niter_decay: int, recorded: dict[str, Any], is_firs
     tell_finished(files, state["epochs"], niter_decay)
 
 
-def check_pretrained(folder: Path, face_model: dict[str, str] | None) -> None:
-    """Check that the run in `folder` (--load_pretrain) saw the colours of the face model that this dataset's NMFCs were drawn with.
+def check_pretrained(folder: Path, face_model: dict[str, str] | None, options: dict[str, Any]) -> None:
+    """Check that the run in `folder` (--load_pretrain) saw the colours of the face model that this dataset's NMFCs were drawn with, and
+    that its generator is of the same build as this command's.
 
     face_model: the dataset's, name and version; None when nothing records it. Where one side does not say, there is a warning.
-    Raises: UserError when the two differ: the same colour would mean different points of the face.
+    options: all options of the command by name.
+    Raises: UserError when the face models differ (the same colour would mean different points of the face), or the recorded options do.
     """
-    theirs = read_run_options(Run(folder, folder)).get("face_model")
+    before = read_run_options(Run(folder, folder))
+    theirs = before.get("face_model")
     if not theirs or not face_model:
         silent = f"the run {folder}" if not theirs else "the dataset"
         warn(f"--load_pretrain: {silent} does not say which face model its NMFC images were drawn with; it must be the same for both")
@@ -139,6 +146,12 @@ def check_pretrained(folder: Path, face_model: dict[str, str] | None) -> None:
             f"--load_pretrain {folder} was trained with face model {a}, but this dataset was fitted with {b}, which has other colours; "
             f"run preprocessing/reconstruct.py with --face_model {theirs.get('name')} on this dataset, or leave --load_pretrain out"
         )
+    if recorded_options(Run(folder, folder)) is None:
+        return  # the weights' shapes decide
+    build = [k for k in PUBLISHED_OPTIONS if k not in _FREE_OF_WEIGHTS]
+    changed = [f"--{k} was {before[k]}, is {options[k]}" for k in build if before[k] != options[k]]
+    if changed:
+        raise UserError(f"--load_pretrain {folder} holds a generator of another build ({'; '.join(changed)}); use the same options")
 
 
 def load_state(model: Head2HeadModel, files: Run, schedule: Schedule, is_first: bool = True) -> Progress:

@@ -202,7 +202,7 @@ class Training:
     def show(self, clip: Clip, fake: torch.Tensor) -> None:
         """Put the last frame of a clip on the page."""
         if self.log is not None:
-            self.log.pictures(self.progress.steps, clip, fake)
+            self.log.pictures(self.progress.steps, clip, self.model.conditioning_images, fake)
             self.shown = time.monotonic()
 
     def state_bytes(self) -> int:

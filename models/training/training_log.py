@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -60,10 +60,13 @@ class TrainingLog:
         done = max(min(1.0, p.frames / self._total_frames), p.share)
         self._bar.update(round(_BAR_STEPS * done) - self._bar.n)
 
-    def pictures(self, step: int, clip: Clip, fake: torch.Tensor) -> None:
-        """Show the last frame of a clip. fake: [B, n, 3, H, W] generated frames, the last of which is the clip's last."""
+    def pictures(self, step: int, clip: Clip, names: Iterable[str], fake: torch.Tensor) -> None:
+        """Show the last frame of a clip.
+
+        names: of its conditioning images. fake: [B, n, 3, H, W] generated frames, the last of which is the clip's last.
+        """
         pictures = {"real": clip.real[0, -1].cpu().numpy(), "fake": to_image(fake[0, -1])}
-        pictures |= dict(zip(("nmfc", "gaze"), (x.cpu().numpy() for x in clip.conditioning[0, -1].split(3, dim=-1))))
+        pictures |= dict(zip(names, (x.cpu().numpy() for x in clip.conditioning[0, -1].split(3, dim=-1))))
         self._page.images(step, pictures)
         if self._board:
             self._board.add_image("sample", np.concatenate(list(pictures.values()), axis=1), step, dataformats="HWC")

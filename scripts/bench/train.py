@@ -77,7 +77,7 @@ def measure(kind: str, batch: int, o: argparse.Namespace, device: torch.device, 
     options = parse(["--dataset_name", "bench", "--preset", kind, "--loadSize", str(o.loadSize)])
     literal = kind == "literal"
     model = make_model(options, device, torch.float32 if literal else torch.bfloat16, vgg)
-    chunk = random_chunk(batch, options.loadSize, device)
+    chunk = random_chunk(batch, options.loadSize, device, channels=3 * len(model.conditioning_images))
     frames = batch * (chunk.conditioning.shape[1] - 2)
     flow = FlowNet2().to(device).eval() if literal else None
     torch.cuda.empty_cache()
@@ -97,7 +97,7 @@ def measure(kind: str, batch: int, o: argparse.Namespace, device: torch.device, 
     @torch.no_grad()
     def generate() -> None:
         conditioning = chunk.conditioning.movedim(-1, 2).float() / 255
-        model.generate(temporal.conditioning_windows(conditioning), chunk.history)
+        model.generate(model.generator_input(conditioning), chunk.history)
 
     begun = time.perf_counter()
     for _ in range(3):  # as it is, recorded, replayed
@@ -142,8 +142,8 @@ def make_model(options: TrainOptions, device: torch.device, dtype: torch.dtype, 
     return Head2HeadModel(ModelOptions(**chosen), device, dtype, vgg, graphs=options.cuda_graphs)
 
 
-def random_chunk(batch: int, size: int, device: torch.device, frames: int = 4) -> Chunk:
-    """Frames in the middle of a clip, where all losses are computed."""
+def random_chunk(batch: int, size: int, device: torch.device, frames: int = 4, channels: int = 6) -> Chunk:
+    """Frames in the middle of a clip, where all losses are computed. channels: of the conditioning images."""
     window = temporal.HISTORY + frames
 
     def pictures(count: int, channels: int) -> torch.Tensor:
@@ -151,7 +151,7 @@ def random_chunk(batch: int, size: int, device: torch.device, frames: int = 4) -
 
     return Chunk(
         real=pictures(window, 3),
-        conditioning=pictures(frames + 2, 6),
+        conditioning=pictures(frames + 2, channels),
         corners={r: torch.full((batch, frames, 2), size // 3, device=device) for r in ("mouth", "eyes")},
         flows={s: torch.randn(batch, window - s, 2, size // 2, size // 2, device=device).half() for s in STEPS},
         history=torch.rand(batch, temporal.HISTORY, 3, size, size, device=device) * 2 - 1,
