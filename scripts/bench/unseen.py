@@ -5,9 +5,10 @@
 
 For each preprocessed person (both splits together, bad frames left out) and each kind:
 
-mouth       trained on the runs of frames in which the gap between the lips is at most its median, tested on those beyond the 85th percentile
-pose        trained on the runs in which yaw and pitch are both in the inner half of their ranges, tested on the frames in which one is
-            outside of the inner 80 %; a range lies between the 1st and the 99th percentile of the frames
+mouth       trained on the runs of frames in which the gap between the lips is at most its median, tested on the runs in which it is
+            beyond its 85th percentile
+pose        trained on the runs in which yaw and pitch are both in the inner half of their ranges, tested on the runs in which one of
+            them is outside of the inner 80 %; a range lies between the 1st and the 99th percentile of the frames
 
 restricted  the network trained so
 oracle      the same recipe, trained on as many frames, in runs of similar lengths, drawn from all but the tested stretches
@@ -17,9 +18,9 @@ way         with --before: (before - now) / (before - oracle before), how much o
 No training frame is nearer than 3 frames to a tested one; training runs have 10 frames or more. Persons who do not move enough are told
 of and left out. The measures are means over single frames, the same for all; those over time would go across the gaps between stretches.
 
-Writes datasets/<D>_unseen (hard links), and with the real commands checkpoints/<D>_unseen/<recipe>_<NAME>-<kind>[-oracle], its results, and
-beside those a picture of real, restricted and oracle frames: results/<D>_unseen/<recipe>_<NAME>-<kind>.png. The same command goes on from
-what is finished.
+Writes datasets/<D>_unseen (hard links; with --tested half <D>_unseen_half), and with the real commands the runs
+checkpoints/<D>_unseen/<recipe>_<NAME>-<kind>[-oracle], their results, and beside those the messages (.log) and a picture of real, restricted
+and oracle frames: results/<D>_unseen/<recipe>_<NAME>-<kind>.png. The same command goes on from what is finished.
 """
 
 from __future__ import annotations
@@ -44,6 +45,8 @@ if __package__ in (None, ""):  # run as a file: make the repository's packages i
 import cv2
 import numpy as np
 
+from options.train_options import TrainOptions
+from options.train_options import parse as parse_training
 from scripts.bench.unseen_frames import EXTENTS, Choice, Extent, Subject, Unsuitable, frames_of
 from util.ahead import usable_cores
 from util.cli import UserError, run, say
@@ -83,16 +86,11 @@ class Case:
 
     def facts(self) -> dict[str, Any]:
         """JSON-able: the numbers of frames, the bounds, how far each network's training frames go, and the frames chosen."""
-        counts = {"train": len(frames_of(self.choice.restricted)), "oracle": len(frames_of(self.choice.oracle)), "test": len(self.measured)}
+        counts = {"train": len(frames_of(self.choice.restricted)), "test": len(self.measured)}
         seen = {network: float(self.extent.size[frames_of(getattr(self.choice, network))].max()) for network in NETWORKS}
         chosen = {part: [list(s) for s in getattr(self.choice, part)] for part in ("tested", *NETWORKS)}
-        return {
-            "frames": counts,
-            "bounds": self.extent.facts,
-            "farthest_trained": seen,
-            "farthest_tested": float(self.sizes.max()),
-            **chosen,
-        }
+        sizes = {"farthest_trained": seen, "least_tested": float(self.sizes.min()), "farthest_tested": float(self.sizes.max())}
+        return {"frames": counts, "bounds": self.extent.facts, **sizes, **chosen}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -101,7 +99,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     names = [find_identity(dataset, name) for name in o.names] or identities_with_frames(dataset, None)
     for name in names:
         identities_with_frames(dataset, name)
-    derived = Dataset.open(f"{o.dataset}_unseen", o.datasets_dir)
+    derived = Dataset.open(derived_name(o), o.datasets_dir)
     persons: dict[str, dict[str, Any]] = {}
     cases: list[Case] = []
     for name in names:
@@ -122,7 +120,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not o.only_prepare:
         work = [(case, network) for case in cases for network in NETWORKS]
         with ThreadPoolExecutor(o.parallel) as pool:
-            failed = [failure for failure in pool.map(lambda job: train_and_test(o, derived, job[0].identity(job[1])), work) if failure]
+            failed = [failure for failure in pool.map(lambda job: train_and_test(o, job[0].identity(job[1])), work) if failure]
         if failed:
             raise UserError("; ".join(failed))
         for case in cases:
@@ -145,7 +143,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--tested",
         choices=tuple(TESTED),
         default="all",
-        help="test all stretches beyond; or half, every other, so that the oracle sees the rest",
+        help="all stretches beyond (default), or half: every other, and the oracle may see the rest",
     )
     parser.add_argument("--train", default="", metavar="ARGS", help='options of train.py, as one text: --train="--no_vgg --max_minutes 3"')
     parser.add_argument("--recipe", default="now", metavar="R", help="name of the trainings with these options (default: now)")
@@ -160,6 +158,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     o = parser.parse_args(argv)
     if o.parallel < 1:
         raise UserError(f"--parallel {o.parallel} must be at least 1")
+    parse_training([*shlex.split(o.train), "--dataset_name", o.dataset])  # mistakes are told now
     if not o.recipe or "/" in o.recipe or "\\" in o.recipe:
         raise UserError(f"--recipe '{o.recipe}' is no usable name; give a plain name without slashes")
     return o
@@ -176,38 +175,40 @@ def prepare(subject: Subject, kind: str, derived: Dataset, every: int) -> Case:
 
 
 def describe(case: Case) -> str:
-    facts = case.facts()
-    unit = " cm" if case.kind == "mouth" else " of the range"
+    facts, unit = case.facts(), "cm" if case.kind == "mouth" else "of half the range"
+    seen, counts = facts["farthest_trained"], facts["frames"]
     return (
-        f"{case.name}, {case.kind}: {facts['frames']['train']} frames to train on (up to {facts['farthest_trained']['restricted']:.2f}{unit}; "
-        f"the oracle's up to {facts['farthest_trained']['oracle']:.2f}), {facts['frames']['test']} to test "
-        f"({case.sizes.min():.2f} to {case.sizes.max():.2f}{unit})"
+        f"{case.name}, {case.kind}: {counts['train']} frames to train on, up to {seen['restricted']:.2f} {unit} (the oracle's up to "
+        f"{seen['oracle']:.2f}); {counts['test']} to test, {facts['least_tested']:.2f} to {facts['farthest_tested']:.2f}"
     )
 
 
 # ---- the real commands ----
 
 
-def train_and_test(o: argparse.Namespace, derived: Dataset, identity: str) -> str | None:
-    """Train, test and evaluate one identity, each as a process of its own. Returns: what failed, None if nothing did."""
-    places = {f"--{what}_dir": getattr(o, f"{what}_dir") for what in ("datasets", "checkpoints", "results")}
-    given = {name: [name, str(path)] for name, path in places.items() if path}
-    person = ["--dataset_name", derived.home.name, "--target_id", identity, "--name", f"{o.recipe}_{identity}"]
-    person += [*given.get("--datasets_dir", []), *given.get("--checkpoints_dir", [])]
-    folder = results_of(o, identity).folder
-    steps = [["train.py", *shlex.split(o.train), *person]] if not o.skip_training else []
-    steps += [
-        ["test.py", *person, *given.get("--results_dir", []), "--no_report"],
-        ["scripts/evaluate.py", str(folder), *given.get("--datasets_dir", []), *given.get("--checkpoints_dir", [])],
+def train_and_test(o: argparse.Namespace, identity: str) -> str | None:
+    """Prepare, train, test and evaluate one identity, each in a process of its own. Returns: what failed, None if nothing did."""
+    datasets, checkpoints, results = (
+        [f"--{what}_dir", str(path)] if (path := getattr(o, f"{what}_dir")) else [] for what in ("datasets", "checkpoints", "results")
+    )
+    person = ["--dataset_name", derived_name(o), "--target_id", identity, *datasets]
+    of_run = [*person, "--name", f"{o.recipe}_{identity}", *checkpoints]
+    training = [
+        ["scripts/prepare_training.py", *preparation(parse_training([*shlex.split(o.train), *of_run])), *person],  # not counted as minutes
+        ["train.py", *shlex.split(o.train), *of_run],
+    ]
+    testing = [
+        ["test.py", *of_run, *results, "--no_report"],
+        ["scripts/evaluate.py", str(results_of(o, identity).folder), *datasets, *checkpoints],
     ]
     log = sheet_path(o, identity).with_suffix(".log")
     log.parent.mkdir(parents=True, exist_ok=True)
     say(f"{identity}: {'tested' if o.skip_training else 'trained and tested'}; messages: {log}")
     environment = os.environ | thread_limits(max(1, usable_cores() // o.parallel))
     with log.open("wb") as file:
-        for command, *arguments in steps:
+        for command, *arguments in [*(() if o.skip_training else training), *testing]:
             done = subprocess.run(
-                [sys.executable, str(root() / command), *arguments], stdout=file, stderr=subprocess.STDOUT, env=environment, cwd=Path.cwd()
+                [sys.executable, str(root() / command), *arguments], stdout=file, stderr=subprocess.STDOUT, env=environment
             )
             if done.returncode:
                 last = [line for line in log.read_text(errors="replace").splitlines() if line.strip()][-1:]
@@ -216,8 +217,20 @@ def train_and_test(o: argparse.Namespace, derived: Dataset, identity: str) -> st
     return None
 
 
+def preparation(options: TrainOptions) -> list[str]:
+    """What scripts/prepare_training.py is to be told, so that a training with these options finds everything."""
+    flags = ["--heads" if options.move_heads else "--no_heads", "--perspective" if options.perspective else "--no_perspective"]
+    flow = ["--flow", options.flow if options.needs_flow else "none", "--faceflow" if options.faceflow else "--no_faceflow"]
+    flow += ["--flownet2_checkpoint", str(options.flownet2_checkpoint)] if options.flownet2_checkpoint else []
+    return ["--loadSize", str(options.loadSize), "--gpu_ids", options.gpu_ids, "--workers", "0", *flags, *flow]
+
+
+def derived_name(o: argparse.Namespace) -> str:
+    return f"{o.dataset}_unseen" + ("_half" if o.tested == "half" else "")
+
+
 def run_of(o: argparse.Namespace, identity: str) -> Run:
-    return Run.open(f"{o.dataset}_unseen", f"{o.recipe}_{identity}", o.checkpoints_dir, o.results_dir)
+    return Run.open(derived_name(o), f"{o.recipe}_{identity}", o.checkpoints_dir, o.results_dir)
 
 
 def results_of(o: argparse.Namespace, identity: str) -> Results:
@@ -254,9 +267,8 @@ def way(before: dict[str, Any], now: dict[str, Any]) -> dict[str, float]:
     """
     shares = {}
     for name in WAY:
-        start, end, here = (
-            some.get(network, {}).get(name) for some, network in ((before, "restricted"), (before, "oracle"), (now, "restricted"))
-        )
+        start, end = (before.get(network, {}).get(name) for network in NETWORKS)
+        here = now["restricted"][name]
         if None not in (start, end, here) and start > end:
             shares[name] = (start - here) / (start - end)
     return shares
