@@ -19,8 +19,8 @@ No training frame is nearer than 3 frames to a tested one; training runs have 10
 of and left out. The measures are means over single frames, the same for all; those over time would go across the gaps between stretches.
 
 Writes datasets/<D>_unseen (hard links; with --tested half <D>_unseen_half), and with the real commands the runs
-checkpoints/<D>_unseen/<recipe>_<NAME>-<kind>[-oracle], their results, and beside those the messages (.log) and a picture of real, restricted
-and oracle frames: results/<D>_unseen/<recipe>_<NAME>-<kind>.png. The same command goes on from what is finished.
+checkpoints/<D>_unseen/<recipe>_<NAME>-<kind>[-oracle], their results, and beside those the messages (.log) and a picture of real,
+restricted and oracle frames: results/<D>_unseen/<recipe>_<NAME>-<kind>.png. The same command goes on from what is finished.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class Case:
         seen = {network: float(self.extent.size[frames_of(getattr(self.choice, network))].max()) for network in NETWORKS}
         chosen = {part: [list(s) for s in getattr(self.choice, part)] for part in ("tested", *NETWORKS)}
         sizes = {"farthest_trained": seen, "least_tested": float(self.sizes.min()), "farthest_tested": float(self.sizes.max())}
-        return {"frames": counts, "bounds": self.extent.facts, **sizes, **chosen}
+        return {"frames": counts, "bounds": self.extent.facts, **sizes, "chosen": chosen}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -115,7 +115,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             persons.setdefault(name, {})[kind] = facts = case.facts()
             say(describe(case))
             former = before.get(name, {}).get(kind, {})
-            if "tested" in former and any(former[part] != facts[part] for part in ("tested", *NETWORKS)):
+            if former.get("chosen", facts["chosen"]) != facts["chosen"]:
                 raise UserError(f"{o.before} is of other frames of {name} ({kind}) than those chosen now; measure the earlier recipe again")
     if not o.only_prepare:
         work = [(case, network) for case in cases for network in NETWORKS]
