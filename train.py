@@ -91,6 +91,8 @@ def main(argv: Sequence[str] | None = None) -> int | None:
         training.begin(beginning, recorded, options.which_epoch, options.load_pretrain)
         if processes.is_first:
             write_profiles(dataset, names, files)
+            if options.appearance:
+                write_appearances(videos, names, files)
         code = training.run(stop, started)
     processes.disconnect()
     return code
@@ -107,6 +109,7 @@ def choose_flow(options: TrainOptions, files: Run) -> FlowChoice:
 
 def open_videos(options: TrainOptions, dataset: Dataset, names: list[str]) -> VideoDataset:
     from data.clips import VideoDataset
+    from preprocessing.driving.head_mesh import HeadMeshes
 
     return VideoDataset(
         dataset,
@@ -114,9 +117,11 @@ def open_videos(options: TrainOptions, dataset: Dataset, names: list[str]) -> Vi
         options.loadSize,
         augment=options.augment,
         move_heads=options.move_heads,
-        perspective=options.perspective,
+        change_expressions=options.change_expressions,
+        appearance=options.appearance,
         flows=partial(require_flows, method=options.flow, size=options.loadSize) if options.needs_flow else None,
         persons=partial(require_persons, dataset),
+        meshes=HeadMeshes(dataset),
     )
 
 
@@ -136,7 +141,7 @@ def prepare(
     from data.preparation import prepare as prepare_items
     from preprocessing.tracking.person_matte import create_person_mask
 
-    recipe = Recipe(options.loadSize, heads=bool(options.move_heads), perspective=options.perspective, make_mask=create_person_mask)
+    recipe = Recipe(options.loadSize, heads=bool(options.move_heads), make_mask=create_person_mask)
     if flow:
         make_estimate = partial(flow.make_estimate, device)
         recipe = replace(recipe, flow=flow.name, flow_made_from=flow.made_from, make_estimate=make_estimate)
@@ -168,6 +173,12 @@ def write_profiles(dataset: Dataset, names: list[str], files: Run, lost_only: bo
             write_bytes(files.profile_path(name), profile.to_bytes())
             if lost_only:
                 warn(f"{files.profile_path(name)} was missing or damaged: written anew from the dataset")
+
+
+def write_appearances(videos: VideoDataset, names: list[str], files: Run) -> None:
+    """Write the persons' colours beside the checkpoint: the generator needs them."""
+    for name in names:
+        write_bytes(files.appearance_path(name), videos.appearance(name).to_bytes())
 
 
 def is_profile(path: Path) -> bool:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from data.augmentation.head_motion import move_heads
+from data.augmentation.head_motion import look_up, move_heads
 from data.clips import ClipIndex, VideoDataset
 from data.loader import choose_clips, load_clips
 from util.face.roi import REGIONS, window
@@ -47,7 +47,8 @@ class ClipStream:
         part, parts: of `parts` processes that share the stream, the number of this one. In every round the processes take
             consecutive batches, whose clips are all cut to the shortest of the round, so that all processes take the same steps.
         Yields: the dict of VideoDataset with a batch dimension B in front, on the device, heads moved where that is asked for; and
-            corners, {region: int64 [B, T, 2]}: left and top of the mouth's and the eyes' windows.
+            corners, {region: int64 [B, T, 2]}: left and top of the mouth's and the eyes' windows; and, where the videos give colours,
+            appearance uint8 [B, T + 2, H, W, 3]: the person drawn by the NMFC images.
         """
         rounds = itertools.count(first, batch_size * parts)
         indices = (self._own_part(range(i, i + batch_size * parts), n_frames, batch_size, part) for i in rounds)
@@ -64,7 +65,10 @@ class ClipStream:
     def _on_device(self, batch: dict[str, Any]) -> dict[str, Any]:
         corners = self._windows(batch["landmarks"].numpy())
         batch = to_device({**batch, "corners": corners}, self._device)
-        return move_heads(batch) if "motion" in batch else batch
+        batch = move_heads(batch) if "motion" in batch else batch
+        if "colours" in batch:
+            batch["appearance"] = look_up(batch.pop("colours"), batch["nmfc"])
+        return batch
 
     def _windows(self, landmarks: np.ndarray) -> dict[str, torch.Tensor]:
         """Corners of the windows, int64 [B, T, 2], of landmarks [B, T, 70, 2]."""

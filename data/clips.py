@@ -8,15 +8,29 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from data.augmentation.head_motion import head_fields, move_points, no_motion, random_head_motion
+from data.augmentation.expressions import random_expressions
+from data.augmentation.head_motion import HeadMotion, head_fields, move_points, no_motion, random_head_motion
+from data.augmentation.mesh_motion import Fit, HeadMesh, change_mesh
 from data.augmentation.transforms import jitter_landmarks, jitter_nmfc, random_jitter, resize_image
 from data.frames import Frames, frames_nbytes, read_frames
-from data.heads import Person, SequenceHeads, compute_sequence_heads, find_head, read_sequence_heads, shapes_nbytes, stored_sequence_heads
+from data.heads import (
+    Person,
+    SequenceHeads,
+    compute_sequence_heads,
+    find_appearance,
+    find_outline,
+    read_fit,
+    read_sequence_heads,
+    shapes_nbytes,
+    stored_sequence_heads,
+)
 from data.integrity import TrainingRun, common_face_model, tell_left_out, training_sequences, usable_runs
 from util.caches.memory import Budget, KeyedLocks, OnceCache, quarter_of_memory
 from util.caches.persons import Persons
 from util.cli import UserError
+from util.face.appearance import CELLS, Appearance
 from util.face.eye_gaze import draw_eye_gaze
+from util.image_io import resize_nmfc
 from util.layout import Dataset
 from util.layout import Sequence as FrameSequence
 
@@ -27,6 +41,8 @@ if TYPE_CHECKING:
 FlowReader = Callable[[FrameSequence], dict[int, np.ndarray]]
 # By an identity's name.
 PersonReader = Callable[[str], Persons]
+# By an identity's name: its face model, None where it is not known.
+MeshReader = Callable[[str], HeadMesh | None]
 
 CONTEXT = 2  # frames of conditioning before the current one: the generator looks at three
 
@@ -52,18 +68,19 @@ class VideoDataset:
       landmarks  float32 [T, 70, 2]        x, y in pixels at load size, without jitter
       motion     with `move_heads`: what move_heads (data.augmentation) needs to move the head in image, nmfc and flows;
                  gaze and landmarks are where it will be
+      colours    uint8 [CELLS ** 3, 3]  with `appearance`: the person's (util.face.appearance)
       flows      {step: float16 [T - step, 2, h, w]}  with `flows` only; entry i warps frame i of the clip onto frame i + step
 
     dataset, names: whose sequences.
     load_size: side of the images in pixels; stored images of another size are resized.
     augment: jitter the conditioning (data.augmentation.transforms.random_jitter).
     move_heads: share of the clips, 0..1, in which the head is moved, in frames and conditioning alike; needs `persons`.
-    perspective: move them as the person's camera sees it, by the head's measured depth; else as a camera far away
-        would, by the face model's own axes.
+    change_expressions: share of the moved clips, 0..1, in which the expression changes too, where the face model is known.
+    appearance: give the person's colours with every clip.
     cache_gb: keep decoded frames, flow, masks and shapes of heads in memory up to this many gigabytes (None: a quarter of the memory
         there is, at most 16). Sequences beyond that are read again for every clip; their head shapes are cached on disk.
     flows: reads a sequence's cached flow.
-    persons: reads the cached masks of an identity.
+    persons: reads the cached masks of an identity. meshes: its face model.
     Raises: UserError, before any image is decoded, when there is nothing to train on or a sequence is incomplete.
     """
 
@@ -75,10 +92,12 @@ class VideoDataset:
         *,
         augment: bool = True,
         move_heads: float = 0.0,
-        perspective: bool = False,
+        change_expressions: float = 0.0,
+        appearance: bool = False,
         cache_gb: float | None = None,
         flows: FlowReader | None = None,
         persons: PersonReader | None = None,
+        meshes: MeshReader | None = None,
     ):
         self.load_size = load_size
         self.sequences: list[FrameSequence] = []
@@ -97,9 +116,11 @@ class VideoDataset:
         self.face_model = common_face_model(dataset, names)
         self._augment = augment
         self._move_heads = move_heads
-        self._perspective = perspective
+        self._change_expressions = change_expressions
+        self._with_appearance = appearance
         self._flows = flows
         self._persons = persons if move_heads else None
+        self._meshes = meshes or (lambda name: None)
         self._dataset = dataset
         self._first_frames = _first_frames(self._names, self._numbers)
         budget = Budget(quarter_of_memory() if cache_gb is None else cache_gb * 1e9)
@@ -111,6 +132,9 @@ class VideoDataset:
         self._storing: KeyedLocks[int] = KeyedLocks()
         # by identity
         self._person_cache: OnceCache[str, Person] = OnceCache(budget)
+        self._appearance_cache: OnceCache[str, Appearance] = OnceCache(budget)
+        # by sequence
+        self._fit_cache: OnceCache[int, Fit] = OnceCache(budget)
 
     @property
     def lengths(self) -> list[int]:
@@ -145,9 +169,7 @@ class VideoDataset:
         jitter = random_jitter(rng, self.load_size)
         motion = None
         if self._persons is not None:
-            heads, motion = self._move(sequence, slice(first, last), own, rows, rng)
-            if heads.any():
-                landmarks = np.stack([move_points(f, x, self.load_size) for f, x in zip(heads, landmarks)]).astype(np.float32)
+            nmfcs, landmarks, motion = self._move(sequence, slice(first, last), frames, own, rows, rng)
         places = landmarks[own]
         if self._augment:
             nmfcs = np.stack([jitter_nmfc(x, jitter) for x in nmfcs])
@@ -162,22 +184,83 @@ class VideoDataset:
         if self._flows is not None:
             item["flows"] = {s: torch.from_numpy(f.copy()) for s, f in flows.items()}
         if motion is not None:
-            item["motion"] = {k: torch.from_numpy(v) for k, v in motion.items()}
+            item["motion"] = {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in motion.items()}
+        if self._with_appearance:
+            item["colours"] = torch.from_numpy(self.appearance(self._names[sequence]).colours)
         return item
 
     def _move(
-        self, sequence: int, part: slice, own: slice, rows: np.ndarray, rng: np.random.Generator
-    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """A motion for the head, or none by chance: the fields of a sequence's frames `part`, and what move_heads needs."""
-        known = self._heads(sequence)
-        masks = known.masks[part]
-        rest = {"masks": masks[own].copy(), "background": known.background}
+        self, sequence: int, part: slice, frames: Frames, own: slice, rows: np.ndarray, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+        """A motion for the head in a sequence's frames `part`, or none by chance.
+
+        Returns: NMFC images and landmarks of the frames as they are to be, and the `motion` of move_heads.
+        """
+        name, size = self._names[sequence], self.load_size
+        known, mesh = self._heads(sequence), self._meshes(name)
+        masks, fit = known.masks[part], None if mesh is None else self._fit(sequence)
+        motion = {"masks": masks[own], "background": known.background}
+        if fit is not None:
+            motion |= {"filmed": frames.nmfcs[own], "colours": self.appearance(name).colours}
+        count, kept = len(masks), slice(own.start, None)
         if rng.random() >= self._move_heads:
-            still = no_motion(len(masks))
-            return still, {"frames": still[own], "nmfcs": still[rows], **rest}
-        shapes = known.shapes[part]
-        heads, meshes = head_fields(random_head_motion(rng), shapes, self.load_size, known.perspective)
-        return heads, {"frames": heads[own] * shapes.fade[own][..., None], "nmfcs": meshes[rows], **rest}
+            motion["frames"] = no_motion(count)[kept]
+            if fit is None:
+                motion["nmfcs"] = no_motion(count)[rows]
+            else:
+                motion["sources"] = np.zeros((count - own.start, size // 2, size // 2, 3), np.float32)
+            return frames.nmfcs, frames.landmarks, motion
+        drawn, shapes = random_head_motion(rng), known.shapes[part]
+        heads = head_fields(drawn, shapes, size)
+        motion["frames"] = (heads * shapes.fade[..., None])[kept]
+        if fit is None:
+            motion["nmfcs"] = heads[rows]
+            landmarks = np.stack([move_points(f, x, size) for f, x in zip(heads, frames.landmarks)]).astype(np.float32)
+            return frames.nmfcs, landmarks, motion
+        return self._change(mesh, fit[part], drawn, known.shapes.fade[part], frames, rng, own, motion)
+
+    def _change(
+        self,
+        mesh: HeadMesh,
+        fit: Fit,
+        drawn: HeadMotion,
+        fade: np.ndarray,
+        frames: Frames,
+        rng: np.random.Generator,
+        own: slice,
+        motion: dict[str, np.ndarray],
+    ) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+        """As `_move`, with the mesh drawn anew."""
+        expression = fit.expression
+        if rng.random() < self._change_expressions:
+            expression = random_expressions(rng, mesh.names, mesh.bounds, expression)
+        changed = change_mesh(mesh, fit, expression, drawn, fade, self.load_size // 2)
+        nmfcs = np.stack([resize_nmfc(x, self.load_size) for x in changed.nmfcs])
+        landmarks = (frames.landmarks + changed.moved * self.load_size).astype(np.float32)
+        return nmfcs, landmarks, motion | {"sources": changed.sources[own.start :]}
+
+    def appearance(self, name: str) -> Appearance:
+        """The colours of an identity."""
+
+        def make() -> Appearance:
+            mesh = self._meshes(name)
+            return find_appearance(self._dataset, name, self._frames_of(name), None if mesh is None else mesh.mouth)
+
+        return self._appearance_cache.get_or_make(name, make, lambda _: 3 * CELLS**3)
+
+    def _fit(self, sequence: int) -> Fit | None:
+        """What the face model found in a sequence."""
+        kept = self._fit_cache.peek(sequence)
+        if kept is None:
+            frames = [(self.sequences[sequence], n) for n in self._numbers[sequence]]
+            kept = read_fit(self._dataset, self._names[sequence], frames)
+            if kept is not None:
+                self._fit_cache.get(sequence, kept.nbytes, lambda: kept)
+        return kept
+
+    def _frames_of(self, name: str) -> list[tuple[FrameSequence, int]]:
+        """All training frames of an identity."""
+        return [(s, n) for s, numbers, other in zip(self.sequences, self._numbers, self._names) if other == name for n in numbers]
 
     def _frames(self, sequence: int, first: int, last: int) -> Frames:
         frames = self._whole_sequence(sequence)
@@ -220,9 +303,8 @@ class VideoDataset:
     def _person(self, name: str) -> Person:
         def make() -> Person:
             found = self._persons(name)
-            frames = [(s, n) for s, numbers, other in zip(self.sequences, self._numbers, self._names) if other == name for n in numbers]
-            head = find_head(self._dataset, name, frames, found.masks, self._perspective)
-            return Person(found.masks, resize_image(found.background, self.load_size), head)
+            outline = find_outline(self._dataset, name, self._frames_of(name), found.masks)
+            return Person(found.masks, resize_image(found.background, self.load_size), outline)
 
         return self._person_cache.get_or_make(name, make, lambda person: person.nbytes)
 

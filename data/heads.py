@@ -9,16 +9,22 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from data.augmentation.head_geometry import GRID, Head, measure_head
+from data.appearance import FRAMES, measure_appearance
+from data.augmentation.head_geometry import GRID, outline_depth
 from data.augmentation.head_shapes import HeadShapes, head_shapes
+from data.augmentation.mesh_motion import Fit
 from data.frames import READERS, read_frames, read_landmarks, read_square
 from util.caches.keyed_file import read_keyed, write_keyed
-from util.layout import Dataset, read_camera, usable_frames
+from util.cli import UserError
+from util.face.appearance import Appearance, MouthParts
+from util.geometry import Cameras
+from util.layout import Dataset, read_camera, read_table, usable_frames
 from util.layout import Sequence as FrameSequence
 from util.sampling import spread
 
-HEAD_VERSION = 1  # raise it when heads must be measured again
-SHAPES_VERSION = 1  # raise it when head shapes must be computed again
+HEAD_VERSION = 2  # raise it when heads must be measured again
+SHAPES_VERSION = 2  # raise it when head shapes must be computed again
+APPEARANCE_VERSION = 1  # raise it when a person's colours must be measured again
 _HEAD_FRAMES = 100  # frames that a head is measured from: enough for all poses of a video, and read in a second
 _SHAPES = tuple(f.name for f in fields(HeadShapes))
 
@@ -29,7 +35,7 @@ class Person:
 
     masks: np.ndarray  # uint8 [N, any, any], 255 where the person is
     background: np.ndarray  # uint8 [H, H, 4] at load size, as in util.caches.persons
-    head: Head
+    outline: float  # depth of the head's outline, as in data.augmentation.head_geometry
 
     @property
     def nbytes(self) -> int:
@@ -42,53 +48,80 @@ class SequenceHeads:
 
     masks: np.ndarray  # uint8 [N, any, any], 255 where the person is
     background: np.ndarray  # uint8 [H, H, 4] at load size
-    perspective: float  # as in data.augmentation.head_geometry.Head
     shapes: HeadShapes
 
 
 def shapes_nbytes(count: int) -> int:
-    """Bytes that the shapes of `count` frames take in memory: 64 KiB a frame."""
-    return count * 4 * (4 * GRID * GRID + 4)
+    """Bytes that the shapes of `count` frames take in memory: 32 KiB a frame."""
+    return count * 4 * (2 * GRID * GRID + 2)
 
 
-def find_head(dataset: Dataset, name: str, frames: Sequence[tuple[FrameSequence, int]], masks: np.ndarray, perspective: bool) -> Head:
-    """An identity's head: from its file, if that was made from these frames, else measured now and written there.
+def find_outline(dataset: Dataset, name: str, frames: Sequence[tuple[FrameSequence, int]], masks: np.ndarray) -> float:
+    """Depth of an identity's outline: from its file, if that was made from these frames, else measured now and written there.
 
     frames: all training frames; those that do not show the person well are left out. masks: uint8 [frames, any, any], 255 where the person
-        is. perspective: as in `measure_head`.
+        is.
     Raises: UserError when a file is missing or damaged.
     """
     good = usable_frames(dataset.read_record(name), [number for _, number in frames])
     frames, masks = [frame for frame, is_good in zip(frames, good) if is_good], masks[good]
     chosen = spread(len(frames), _HEAD_FRAMES)
-    cameras = [frames[i][0].path("misc", frames[i][1]) for i in chosen]
-    if not perspective or not all(path.is_file() for path in cameras):
-        cameras = []
-    digest = hashlib.blake2b(f"{HEAD_VERSION} {perspective} {len(frames)}".encode(), digest_size=16)
-    for sequence, number in (frames[i] for i in chosen):
-        for kind in ("nmfcs", "landmarks70"):
-            digest.update(_digest_of_file(sequence, kind, number))
-    for path in cameras:
-        digest.update(path.read_bytes())
+    digest = _digest(f"{HEAD_VERSION} {len(frames)}", [frames[i] for i in chosen], ("nmfcs", "landmarks70"))
     digest.update(np.ascontiguousarray(masks[chosen]))
-    path, key = dataset.heads_path(name, perspective), digest.hexdigest()
-    found = read_keyed(path, ("box", "outline", "perspective"), key)
+    path, key = dataset.heads_path(name), digest.hexdigest()
+    found = read_keyed(path, ("outline",), key)
     if found is not None:
-        return Head(found["box"] if found["box"].size else None, float(found["outline"]), float(found["perspective"]))
-
+        return float(found["outline"])
     with ThreadPoolExecutor(READERS) as pool:
         nmfcs = list(pool.map(lambda i: read_square(frames[i][0], "nmfcs", frames[i][1], None), chosen))
     landmarks = [read_landmarks(frames[i][0], "landmarks70", frames[i][1]) for i in chosen]
-    fitted = np.array([scale * rotation for scale, rotation, _ in map(read_camera, cameras)]) if cameras else None
-    head = measure_head(np.stack(nmfcs), np.stack(landmarks), masks[chosen], fitted, perspective=perspective)
-    box = np.empty(0) if head.box is None else np.asarray(head.box, np.float64)
-    write_keyed(path, key, box=box, outline=np.float64(head.outline), perspective=np.float64(head.perspective))
-    return head
+    outline = outline_depth(np.stack(nmfcs), np.stack(landmarks), masks[chosen])
+    write_keyed(path, key, outline=np.float64(outline))
+    return outline
+
+
+def find_appearance(dataset: Dataset, name: str, frames: Sequence[tuple[FrameSequence, int]], mouth: MouthParts | None) -> Appearance:
+    """An identity's colours: from its file, if that was made from these frames, else measured now and written there.
+
+    frames: as in `find_outline`. mouth: None where the face model is not known. Raises: UserError when a file is missing or damaged.
+    """
+    good = usable_frames(dataset.read_record(name), [number for _, number in frames])
+    frames = [frame for frame, is_good in zip(frames, good) if is_good]
+    frames = [frames[i] for i in spread(len(frames), FRAMES)]
+    digest = _digest(f"{APPEARANCE_VERSION}", frames, ("images", "nmfcs"))
+    if mouth is not None:
+        for array in (mouth.colours, mouth.parts, mouth.depths):
+            digest.update(np.ascontiguousarray(array))
+    path, key = dataset.appearance_path(name), digest.hexdigest()
+    found = read_keyed(path, ("colours",), key)
+    if found is not None:
+        return Appearance(found["colours"])
+    with ThreadPoolExecutor(READERS) as pool:
+        images, nmfcs = (
+            np.stack(list(pool.map(lambda frame, kind=kind: read_square(frame[0], kind, frame[1], None), frames)))
+            for kind in ("images", "nmfcs")
+        )
+    appearance = measure_appearance(images, nmfcs, mouth)
+    write_keyed(path, key, colours=appearance.colours)
+    return appearance
+
+
+def read_fit(dataset: Dataset, name: str, frames: Sequence[tuple[FrameSequence, int]]) -> Fit | None:
+    """What the face model found in frames of an identity's training split; None where that is not there (as in parts of old datasets)."""
+    path = dataset.id_coeffs_path("train", name)
+    files = [[sequence.path(kind, number) for sequence, number in frames] for kind in ("exp_coeffs", "misc")]
+    if not path.is_file() or not all(file.is_file() for kind in files for file in kind):
+        return None
+    cameras = [read_camera(file) for file in files[1]]
+    expression = [read_table(file)[:, 0] for file in files[0]]
+    if len({len(e) for e in expression}) > 1:
+        raise UserError(f"{files[0][0].parent} has frames of different face models; run preprocessing/reconstruct.py again")
+    return Fit(read_table(path)[:, 0], np.array(expression), Cameras(*(np.array(part) for part in zip(*cameras))))
 
 
 def compute_sequence_heads(nmfcs: np.ndarray, landmarks: np.ndarray, masks: np.ndarray, person: Person) -> SequenceHeads:
     """nmfcs: uint8 [N, H, H, 3]. landmarks: [N, 70, 2] in pixels. masks: those of these frames."""
-    return SequenceHeads(masks, person.background, person.head.perspective, head_shapes(nmfcs, landmarks, masks, person.head))
+    return SequenceHeads(masks, person.background, head_shapes(nmfcs, landmarks, masks, person.outline))
 
 
 def stored_sequence_heads(
@@ -98,10 +131,8 @@ def stored_sequence_heads(
 
     For what memory has no room for: reading the shapes takes a tenth of the time that computing them takes.
     """
-    digest = hashlib.blake2b(f"{SHAPES_VERSION} {load_size} {len(numbers)} {person.head}".encode(), digest_size=16)
-    for number in numbers:
-        for kind in ("nmfcs", "landmarks70"):
-            digest.update(_digest_of_file(sequence, kind, number))
+    frames = [(sequence, number) for number in numbers]
+    digest = _digest(f"{SHAPES_VERSION} {load_size} {len(numbers)} {person.outline}", frames, ("nmfcs", "landmarks70"))
     digest.update(np.ascontiguousarray(masks))
     digest.update(person.background)
     key = digest.hexdigest()
@@ -109,18 +140,27 @@ def stored_sequence_heads(
     if heads is None:
         frames = read_frames(sequence, numbers, load_size)
         heads = compute_sequence_heads(frames.nmfcs, frames.landmarks, masks, person)
-        arrays = {"masks": masks, "background": person.background, "perspective": np.float64(heads.perspective), **vars(heads.shapes)}
+        arrays = {"masks": masks, "background": person.background, **vars(heads.shapes)}
         write_keyed(sequence.head_shapes_path(load_size), key, **arrays)
     return heads, key
 
 
 def read_sequence_heads(sequence: FrameSequence, load_size: int, key: str) -> SequenceHeads | None:
     """What stored_sequence_heads wrote; None when the file is missing, damaged, or has another key."""
-    found = read_keyed(sequence.head_shapes_path(load_size), ("masks", "background", "perspective", *_SHAPES), key)
+    found = read_keyed(sequence.head_shapes_path(load_size), ("masks", "background", *_SHAPES), key)
     if found is None:
         return None
     shapes = HeadShapes(**{name: found[name] for name in _SHAPES})
-    return SequenceHeads(found["masks"], found["background"], float(found["perspective"]), shapes)
+    return SequenceHeads(found["masks"], found["background"], shapes)
+
+
+def _digest(made_by: str, frames: Sequence[tuple[FrameSequence, int]], kinds: Sequence[str]) -> hashlib.blake2b:
+    """A digest of how something is made and of the bytes of those frames' files."""
+    digest = hashlib.blake2b(made_by.encode(), digest_size=16)
+    for sequence, number in frames:
+        for kind in kinds:
+            digest.update(_digest_of_file(sequence, kind, number))
+    return digest
 
 
 def _digest_of_file(sequence: FrameSequence, kind: str, number: int) -> bytes:

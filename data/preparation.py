@@ -15,7 +15,7 @@ from functools import cache
 
 import cv2
 
-from data.heads import find_head
+from data.heads import find_outline
 from data.integrity import check_steps, training_sequences
 from util.ahead import usable_cores
 from util.caches.flow import Estimate, ensure_flows
@@ -42,7 +42,6 @@ class Recipe:
     flow_made_from: str = ""  # digest of the method's checkpoint
     make_estimate: Callable[[], Estimate] | None = None  # builds the method; not called when all flow is there
     heads: bool = False  # masks and head measures, for heads that are moved
-    perspective: bool = False  # as in data.augmentation.head_geometry.measure_head
     # builds the segmenter, or gives None where there is none; not called when all masks are there
     make_mask: Callable[[], PersonMask | None] = field(default=lambda: None)
 
@@ -107,7 +106,7 @@ def prepare_item(item: Item, recipe: Recipe, done: Callable[[], object] = lambda
             raise UserError(NO_MEDIAPIPE)
         frames = [(sequence, number) for sequence, numbers in sequences for number in numbers]
         if usable_frames(record, [number for _, number in frames]).any():
-            find_head(item.dataset, item.name, frames, read_persons(item.dataset, item.name).masks, recipe.perspective)
+            find_outline(item.dataset, item.name, frames, read_persons(item.dataset, item.name).masks)
         done()
 
 

@@ -48,7 +48,9 @@ class Recipe:
     batch_size: int = setting(1, "data", "clips trained on at once; 0: as many as the GPU's memory holds, at most 4", unit="clips", low=0)
     augment: bool = setting(True, "data", "jitter the conditioning images, so that another person's motion does not look foreign later")
     move_heads: float = setting(0.0, "data", "share of the clips in which the head is moved, for poses not filmed", low=0, high=1)
-    perspective: bool = setting(False, "data", "move heads as the person's near camera sees them; else as a far camera does")
+    change_expressions: float = setting(
+        0.0, "data", "share of the moved clips in which the expression changes too, for mouths not filmed", low=0, high=1
+    )
     flow: str = setting("auto", "data", "reference optical flow; auto: flownet2 if its checkpoint is there, else dis", choices=FLOWS)
     faceflow: bool = setting(True, "data", "of the two published FlowNet2 checkpoints, take the one tuned on faces")
     flownet2_checkpoint: Path | None = setting(None, "data", "weights of FlowNet2; none: found in models/flownet2_pytorch")
@@ -140,7 +142,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "loadSize": 128,
         "augment": False,
         "move_heads": 0.5,
-        "perspective": True,
         "ngf": 16,
         "n_blocks": 6,
         "prev_output": False,

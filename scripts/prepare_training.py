@@ -5,7 +5,7 @@
 
 train.py does the same for what is missing; for many identities this command does it in advance, also on a machine without a GPU.
 Up-to-date files are kept, so the command may be interrupted and run again.
-Give it the --loadSize, --flow and --perspective that train.py will get (--preset preview: --loadSize 128 --flow none --perspective).
+Give it the --loadSize and --flow that train.py will get (--preset preview: --loadSize 128 --flow none).
 """
 
 from __future__ import annotations
@@ -50,7 +50,6 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add_flag(parser, "--faceflow", True, "prefer FlowNet2's checkpoint that is tuned on faces")
     parser.add_argument("--flownet2_checkpoint", type=Path, metavar="FILE", help="FlowNet2's weights")
     add_flag(parser, "--heads", True, "masks of persons and measures of heads, for train.py --move_heads")
-    add_flag(parser, "--perspective", False, "measure how strongly the camera foreshortens heads, for train.py --perspective")
     parser.add_argument("--gpu_ids", default="auto", metavar="N", help="device of FlowNet2: auto, -1 (CPU), 0, 1, ...")
     parser.set_defaults(name=None)  # that choose_identities looks at
     args = parser.parse_args(argv)
@@ -81,7 +80,7 @@ def make_recipe(args: argparse.Namespace, workers: int) -> tuple[Recipe, int]:
     from data.preparation import Recipe
     from preprocessing.tracking.person_matte import create_person_mask
 
-    recipe = Recipe(args.loadSize, heads=args.heads, perspective=args.perspective, make_mask=create_person_mask)
+    recipe = Recipe(args.loadSize, heads=args.heads, make_mask=create_person_mask)
     if args.flow == "none":
         return recipe, workers
 

@@ -327,9 +327,13 @@ class Dataset:
         """Cache of the person mattes of the training frames, and of the background."""
         return self.folder / "train" / "persons" / f"{name}.npz"
 
-    def heads_path(self, name: str, perspective: bool) -> Path:
-        """Cache of the measures of an identity's head, under a perspective or a parallel camera."""
-        return self.folder / "train" / "heads" / ("perspective" if perspective else "parallel") / f"{name}.npz"
+    def heads_path(self, name: str) -> Path:
+        """Cache of the measures of an identity's head."""
+        return self.folder / "train" / "heads" / f"{name}.npz"
+
+    def appearance_path(self, name: str) -> Path:
+        """Cache of an identity's colours (util.face.appearance)."""
+        return self.folder / "train" / "appearances" / f"{name}.npz"
 
     def record_path(self, name: str) -> Path:
         return self.folder / "metadata" / name / "dataset.json"

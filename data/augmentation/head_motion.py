@@ -1,11 +1,11 @@
-"""Training frames with the head in poses that the video does not show: frame, NMFC image, landmarks and flow are moved together.
+"""Training frames with the head in poses and the face in expressions that the video does not show.
 
-The head is shifted, scaled, turned in the picture, and turned a little out of it (points move in proportion to their depth, which the
-NMFC image tells). The frame may show that in perspective, as the person's camera does; the NMFC image, drawn by a parallel camera, never.
-In the frame the motion fades out along neck and hair, so that shoulders and body stay where they are, and the person is laid over the
-background, which stays as well. Real heads move like that, and held-out or foreign poses are mostly such near neighbours of what was
-filmed. In half of the moved heads the brows are raised or lowered too, by an amount that changes in the course of the clip: brows that
-hardly move in the video would otherwise be learnt as fixed to the skull.
+The head is shifted, scaled, turned in the picture and out of it, and its expression changed (data.augmentation.expressions). Where the face
+model's mesh is known, it is drawn anew and says for every pixel of the face where that was in the frame as filmed
+(data.augmentation.mesh_motion); what was not seen there, as the inside of a mouth that was shut, takes the person's colour at that place of
+the head. Hair and neck move by fields: points in proportion to their depth, which the NMFC image tells; the motion fades out along neck and
+hair, so that shoulders and body stay where they are. The person is laid over the background, which stays as well. Real heads move like
+that, and held-out or foreign poses are mostly such near neighbours of what was filmed.
 
 Fields say how far points move, in pixels of the frame, on a coarse grid: small arrays that the loader makes (`head_fields`) from what the
 frames show (data.augmentation.head_shapes). What is as large as a frame is moved on the device that trains (`move_heads`).
@@ -21,6 +21,7 @@ import numpy as np
 
 from data.augmentation.head_geometry import GRID, grid_points
 from data.augmentation.head_shapes import HeadShapes
+from util.face.appearance import cell_of
 
 if TYPE_CHECKING:
     import torch
@@ -28,86 +29,49 @@ if TYPE_CHECKING:
 TRANSLATION = 0.05  # of the image's side, at most
 SCALE = 0.05  # at most
 ANGLE_DEG = 7.0  # at most
-TURN_DEG = 5.0  # out of the picture, at most, sideways and up or down
-BROWS_RAISED = -0.04, 0.09  # lowered and raised, in distances of the outer eye corners, at most
-BROWS_ENDS = 0.03  # how much their ends may differ from that
-BROWS_CHANGE = 0.05  # in the course of a clip, at most
-_BROWS_SHARE = 0.5  # share of the motions that move the brows
+TURN_DEG = 12.0  # out of the picture, at most, sideways and up or down
+_SAME_PLACE = 12  # grey levels of the NMFC image by which the same place of the head may differ between two frames
+_SOFT = 0.003  # of the image's side: blur between what was filmed and what takes the person's colours, as a lens makes it
+_SPECK = 0.3  # part of a blurred pixel's surroundings that must be unseen
 _MASK_BLUR = 0.012  # of the image's side: blur of the person's mask
 _HAIR_MARGIN = 0.03  # of the image's side around the mask: may hold hair, which must not stay behind
 _INVERSION_STEPS = 10  # of the fixed-point iteration that inverts a field
-_FIXED_POINT_DAMPING = 0.6  # part of the way that each step goes: the field's slope may be above 1 below raised brows
+_FIXED_POINT_DAMPING = 0.6  # part of the way that each step goes: the field's slope may be large
 
 
 @dataclass(frozen=True)
 class HeadMotion:
-    """One random motion of the head, constant over a clip except for the brows."""
+    """One random motion of the head, constant over a clip."""
 
     affine: np.ndarray  # float64 [2, 3], maps points to points relative to the head's centre, in parts of the side
     turn: np.ndarray  # float64 [2], radians: how far what is near turns to the right and down in the picture
-    # float64 [2, 4]: by how much the brows' ends (right outer, right inner, left inner, left outer) are raised at the clip's first and
-    # last frame, in distances of the outer eye corners
-    brows: np.ndarray
 
 
 def random_head_motion(rng: np.random.Generator) -> HeadMotion:
-    """Draw a motion: each part evenly up to its largest value, both ways; brows in some motions only."""
+    """Draw a motion: each part evenly up to its largest value, both ways."""
     angle, scale = np.radians(rng.uniform(-ANGLE_DEG, ANGLE_DEG)), rng.uniform(1 - SCALE, 1 + SCALE)
     linear = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     shift = rng.uniform(-TRANSLATION, TRANSLATION, 2)
-    turn = np.radians(rng.uniform(-TURN_DEG, TURN_DEG, 2))
-    brows = np.zeros((2, 4))
-    if rng.random() < _BROWS_SHARE:
-        first = rng.uniform(*BROWS_RAISED)
-        last = np.clip(first + rng.uniform(-BROWS_CHANGE, BROWS_CHANGE), *BROWS_RAISED)
-        brows = np.array([[first], [last]]) + rng.uniform(-BROWS_ENDS, BROWS_ENDS, 4)
-    return HeadMotion(np.column_stack([linear, shift]), turn, brows)
+    return HeadMotion(np.column_stack([linear, shift]), np.radians(rng.uniform(-TURN_DEG, TURN_DEG, 2)))
 
 
 # ---- fields, on the processor ----
 
 
-def head_fields(motion: HeadMotion, shapes: HeadShapes, size: int, perspective: float) -> tuple[np.ndarray, np.ndarray]:
+def head_fields(motion: HeadMotion, shapes: HeadShapes, size: int) -> np.ndarray:
     """How far every point of frames of `size` pixels moves if it moves with the head: float32 [N, G, G, 2], x and y in pixels.
 
-    And the same of the NMFC images: their camera is a parallel one, and the model's brows do not draw the scalp down.
-    Frames without a face stay as they are. perspective: as in data.augmentation.head_geometry.Head.
+    Frames without a face stay as they are.
     """
-    parallel = _posed(motion, shapes, size, 0.0)
-    seen = _posed(motion, shapes, size, perspective) if perspective else parallel
-    if not motion.brows.any():
-        return seen, parallel
-    raised = _raised(motion, shapes)
-
-    def brows(share: np.ndarray) -> np.ndarray:
-        return ((share * raised)[..., None] * shapes.up[:, None, None]).astype(np.float32)
-
-    return seen + brows(shapes.brows), parallel + brows(np.maximum(shapes.brows, 0))
-
-
-def _posed(motion: HeadMotion, shapes: HeadShapes, size: int, perspective: float) -> np.ndarray:
     there = np.isfinite(shapes.centre[:, 0])
     fields = no_motion(len(there))
     if there.any():
-        centre, strength = shapes.centre[there].mean(0), perspective / size
-        place, near = grid_points(size, GRID) - centre, shapes.nearer[there]
-        flat = place * (1 - strength * near)[..., None]  # as a parallel camera would see it
+        place, near = grid_points(size, GRID) - shapes.centre[there].mean(0), shapes.nearer[there]
         angle = float(np.linalg.norm(motion.turn))
         towards = motion.turn / max(angle, 1e-9)
-        along = flat @ towards
-        turned = flat + ((np.cos(angle) - 1) * along + np.sin(angle) * near)[..., None] * towards
-        near = np.cos(angle) * near - np.sin(angle) * along
-        scale = np.sqrt(np.linalg.det(motion.affine[:, :2]))
-        turned = turned / (1 - strength * scale * near)[..., None]
+        turned = place + ((np.cos(angle) - 1) * (place @ towards) + np.sin(angle) * near)[..., None] * towards
         fields[there] = turned @ motion.affine[:, :2].T + motion.affine[:, 2] * size - place
     return fields
-
-
-def _raised(motion: HeadMotion, shapes: HeadShapes) -> np.ndarray:
-    """By how much brows are raised at each place, if it is on them: [N, G, G] in distances of the outer eye corners."""
-    done = np.arange(len(shapes.along))[:, None] / max(len(shapes.along) - 1, 1)
-    ends = (1 - done) * motion.brows[0] + done * motion.brows[1]
-    return np.stack([np.interp(along, range(4), e) for along, e in zip(shapes.along, ends)])
 
 
 def move_points(field: np.ndarray, points: np.ndarray, size: int) -> np.ndarray:
@@ -127,32 +91,47 @@ def no_motion(frames: int) -> np.ndarray:
 def move_heads(batch: dict[str, Any]) -> dict[str, Any]:
     """Move what is as large as a frame in a batch of clips; a clip whose fields are zero stays exactly as it is.
 
-    batch: `image` uint8 [B, T, H, H, 3], `nmfc` uint8 [B, T + 2, H, H, 3], `flows` {s: [B, T - s, 2, h, w]} (if there are), and `motion`:
-    `frames` float32 [B, T, G, G, 2] fields of the frames, `nmfcs` [B, T + 2, G, G, 2] those of the NMFC images, `masks` uint8 [B, T, any,
-    any], `background` uint8 [B, H, H, 4] (util.caches). All on one device. Returns the batch without `motion`, image, nmfc and flows
-    replaced.
+    batch, all on one device: `image` uint8 [B, T, H, H, 3]; `nmfc` uint8 [B, T + 2, H, H, 3]; `flows` {s: [B, T - s, 2, h, w]} (if there
+    are); and `motion`:
+        frames      float32 [B, T, G, G, 2], fields of the frames
+        masks       uint8 [B, T, any, any], 255 where the person is
+        background  uint8 [B, H, H, 4] (util.caches)
+    with, where the face model's mesh is known, `nmfc` as it is to be, and
+        sources     float32 [B, T, g, g, 3], as data.augmentation.mesh_motion.ChangedMesh
+        filmed      uint8 [B, T, H, H, 3], the NMFC images of the frames as filmed
+        colours     uint8 [B, CELLS ** 3, 3], the person's (util.face.appearance)
+    and else
+        nmfcs       float32 [B, T + 2, G, G, 2], fields of the NMFC images, as filmed.
+    Returns the batch without `motion`, image, nmfc and flows replaced.
     """
     import torch
 
     motion = batch["motion"]
-    moved = motion["nmfcs"].flatten(1).any(1)
+    moved = motion["frames"].flatten(1).any(1)
     rest = {k: v for k, v in batch.items() if k != "motion"}
     b, count, size = batch["image"].shape[:3]
-    forwards = motion["frames"].movedim(-1, 2)  # [B, T, 2, G, G]
-    backwards = _inverse(forwards.flatten(0, 1), size).unflatten(0, (b, count))
+    forwards = motion["frames"].movedim(-1, 2).flatten(0, 1)  # [B T, 2, G, G]
+    backwards = _inverse(forwards, size)
 
     def keep(new: torch.Tensor, old: torch.Tensor) -> torch.Tensor:
         return torch.where(moved.view(-1, *[1] * (old.dim() - 1)), new.to(old.dtype), old)
 
+    unseen = painted = None
+    if "sources" in motion:
+        backwards = _with_mesh(backwards, motion["sources"].flatten(0, 1), size)
+        unseen, painted = _unseen(batch["nmfc"][:, 2:], motion["filmed"], motion["colours"], backwards)
+        forwards = _inverse(backwards, size)  # the way back of the way back
+    else:
+        nmfc = batch["nmfc"].flatten(0, 1).movedim(-1, 1).float()
+        source = _sources(_inverse(motion["nmfcs"].movedim(-1, 2).flatten(0, 1), size), size, size)
+        nmfc = _sample(nmfc, source, size, "nearest", "zeros").movedim(1, -1)
+        rest["nmfc"] = keep(nmfc.unflatten(0, (b, count + 2)), batch["nmfc"])
     masks = motion["masks"].flatten(0, 1)[:, None].float() / 255
-    image = _lay_over(batch["image"].flatten(0, 1), backwards.flatten(0, 1), masks, motion["background"].repeat_interleave(count, 0))
+    background = motion["background"].repeat_interleave(count, 0)
+    image = _lay_over(batch["image"].flatten(0, 1), backwards, masks, background, unseen, painted)
     rest["image"] = keep(image.unflatten(0, (b, count)), batch["image"])
-    nmfc = batch["nmfc"].flatten(0, 1).movedim(-1, 1).float()
-    source = _sources(_inverse(motion["nmfcs"].movedim(-1, 2).flatten(0, 1), size), size, size)
-    nmfc = _sample(nmfc, source, size, "nearest", "zeros").movedim(1, -1)
-    rest["nmfc"] = keep(nmfc.unflatten(0, (b, count + 2)), batch["nmfc"])
     if "flows" in batch:
-        masks = masks.unflatten(0, (b, count))
+        forwards, backwards, masks = (x.unflatten(0, (b, count)) for x in (forwards, backwards, masks))
         rest["flows"] = {
             s: keep(_move_flow(f, forwards[:, : count - s], backwards[:, s:], masks[:, s:], size), f) if f.shape[1] else f
             for s, f in batch["flows"].items()
@@ -160,11 +139,50 @@ def move_heads(batch: dict[str, Any]) -> dict[str, Any]:
     return rest
 
 
-def _lay_over(image: torch.Tensor, backwards: torch.Tensor, mask: torch.Tensor, background: torch.Tensor) -> torch.Tensor:
+def look_up(colours: torch.Tensor, nmfc: torch.Tensor) -> torch.Tensor:
+    """The persons drawn by NMFC images: uint8 [B, CELLS ** 3, 3] and [B, n, H, W, 3] -> uint8 [B, n, H, W, 3]."""
+    cells = cell_of(nmfc.long()).flatten(1)
+    return colours.gather(1, cells[..., None].expand(-1, -1, 3)).view(nmfc.shape)
+
+
+def _with_mesh(backwards: torch.Tensor, sources: torch.Tensor, size: int) -> torch.Tensor:
+    """The field that leads back to the frames as filmed, [N, 2, g, g] in pixels: the mesh's on the face, [N, G, G] where it ends."""
+    import torch
+    import torch.nn.functional as F
+
+    mesh, weight = sources[..., :2].movedim(-1, 1) * size, sources[..., 2][:, None]
+    away = F.interpolate(backwards, size=mesh.shape[-2:], mode="bilinear", align_corners=False)
+    return torch.lerp(away, mesh, weight)
+
+
+def _unseen(nmfc: torch.Tensor, filmed: torch.Tensor, colours: torch.Tensor, backwards: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Where the frame as filmed does not show the place of the head that is to be seen, [N, 1, H, H] in 0..1; and its colour there.
+
+    NMFC images tell: the same place of the head has the same colour in both.
+    """
+    size = nmfc.shape[2]
+    painted = look_up(colours, nmfc).flatten(0, 1).movedim(-1, 1).float()
+    nmfc, filmed = (x.flatten(0, 1).movedim(-1, 1).float() for x in (nmfc, filmed))
+    then = _sample(filmed, _sources(backwards, size, size), size, "nearest", "zeros")
+    other = ((then - nmfc).abs().amax(1, keepdim=True) > _SAME_PLACE) & nmfc.any(1, keepdim=True) & then.any(1, keepdim=True)
+    # soft as a lens makes it, and without single pixels, which are the mesh's coarseness
+    return ((_blurred(other.float(), _SOFT * size) - _SPECK) / (1 - 2 * _SPECK)).clamp(0, 1), painted
+
+
+def _lay_over(
+    image: torch.Tensor,
+    backwards: torch.Tensor,
+    mask: torch.Tensor,
+    background: torch.Tensor,
+    unseen: torch.Tensor | None = None,
+    painted: torch.Tensor | None = None,
+) -> torch.Tensor:
     """The moved person before the background, uint8 [N, H, H, 3]; mask: [N, 1, any, any] in 0..1; background: uint8 [N, H, H, 4].
 
     Where the background is not known the picture bends with the person: the generator would learn an inpainted guess as real.
+    unseen, painted: as `_unseen` gives them.
     """
+    import torch
     import torch.nn.functional as F
 
     size = image.shape[1]
@@ -174,6 +192,8 @@ def _lay_over(image: torch.Tensor, backwards: torch.Tensor, mask: torch.Tensor, 
     hidden = _blurred(F.max_pool2d(mask, 2 * reach + 1, stride=1, padding=reach), _MASK_BLUR * size)
     source = _sources(backwards, size, size)
     person = _sample(image, source, size, "bicubic")
+    if unseen is not None:
+        person = torch.lerp(person, painted, unseen)
     filled = person + _blurred(known, _MASK_BLUR * size) * (background - person)
     behind = image + hidden * (filled - image)  # the frame's own background where it shows
     # whole where the person is likely, so that the background does not shine through

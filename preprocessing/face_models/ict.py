@@ -37,7 +37,7 @@ CONTENT_SHA256 = "37978e381c50dc7ff0a492f5cd4921d14c3393db590e05a755f705360d0546
 KEPT_VERTICES = 24591  # fluids, eye layers and lashes come after
 EYEBALLS = {"L": slice(21451, 23021), "R": slice(23021, 24591)}
 SCLERA_VERTICES = 770  # the first of each eyeball: a sphere with the cornea's bulge
-MOUTH = ((11248, 13294), (14062, 21451))  # socket, gums, tongue and teeth
+MOUTH = {1: (11248, 13294), 2: (14062, 17039), 3: (17039, 21451)}  # vertices by MorphableModel.inside: socket, gums and tongue, teeth
 # With the jaw wide open the socket reaches through the chin's skin, on real faces by up to 1 cm.
 MOUTH_BIAS_CM = 1.5
 GAZE_DEG = 30.0  # turn of the eyeball at weight 1 of an eyeLook shape
@@ -248,6 +248,9 @@ def load(files_dir: Path) -> MorphableModel:
             identity, expression = data["identity"].astype(np.float32), data["expression"].astype(np.float32)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as e:
         raise UserError(f"{path} is damaged ({e}); delete it and run scripts/download_files.py again") from None
+    inside = np.zeros(len(ids), np.uint8)
+    for part, (first, last) in MOUTH.items():
+        inside[(ids >= first) & (ids < last)] = part
     table = np.loadtxt(LANDMARKS)  # dense point, three vertices of the archive, their weights, trust
     return MorphableModel(
         name="ict",
@@ -262,5 +265,6 @@ def load(files_dir: Path) -> MorphableModel:
         landmark_triangles=np.searchsorted(ids, table[:, 1:4].astype(np.int32)).astype(np.int32),
         landmark_barycentric=table[:, 4:7].astype(np.float32),
         landmark_weights=table[:, 7].astype(np.float32),
-        depth_bias=np.float32(MOUTH_BIAS_CM) * np.any([(ids >= first) & (ids < last) for first, last in MOUTH], 0),
+        depth_bias=np.float32(MOUTH_BIAS_CM) * (inside > 0),
+        inside=inside,
     )

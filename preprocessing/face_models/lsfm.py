@@ -112,6 +112,7 @@ def load(files_dir: Path) -> MorphableModel:
         landmark_barycentric=shares.astype(np.float32),
         landmark_weights=trust.astype(np.float32),
         depth_bias=np.zeros(len(raw.mean), np.float32),
+        inside=np.zeros(len(raw.mean), np.uint8),
     )
 
 

@@ -20,6 +20,8 @@ from preprocessing.face_models.morphable import MorphableModel
 VERSION = "2"
 DATA = Path(__file__).with_name("face_data") / "mesh478.npz"
 
+MOUTH_BAG = 488  # first vertex of the mouth's wall
+
 IDENTITY_MODES = 40  # smooth modes per axis
 EXPRESSION_MODES = 24
 # Standard deviation of the smoothest mode of all, rms over the mesh; others have less, in proportion to their wave length.
@@ -98,4 +100,5 @@ def load() -> MorphableModel:
         landmark_barycentric=np.tile(np.float32([1, 0, 0]), (N_POINTS, 1)),
         landmark_weights=np.ones(N_POINTS, np.float32),
         depth_bias=np.zeros(len(mean), np.float32),
+        inside=(np.arange(len(mean)) >= MOUTH_BAG).astype(np.uint8),
     )

@@ -12,6 +12,7 @@ from functools import cached_property, lru_cache
 
 import numpy as np
 
+from preprocessing.face_models.dense_points import INNER_LIPS
 from util.compiled import compiled
 from util.geometry import Cameras
 
@@ -51,6 +52,7 @@ class MorphableModel:
     landmark_barycentric: np.ndarray  # float32 [L, 3]: weights of the corners, sum 1
     landmark_weights: np.ndarray  # float32 [L]: how far a fit may trust the point (1 is usual, 0 not at all)
     depth_bias: np.ndarray  # float32 [V], model units: drawn that much farther away, so that the mouth's inside never pierces the skin
+    inside: np.ndarray  # uint8 [V]: 0 not of the mouth's inside, 1 its wall, 2 gums and tongue, 3 teeth
 
     def __post_init__(self) -> None:
         v, k = len(self.mean), len(self.expression_names)
@@ -131,11 +133,18 @@ class MorphableModel:
             identity_basis=self.identity_basis[:, used],
             expression_basis=self.expression_basis[:, used],
             depth_bias=self.depth_bias[used],
+            inside=self.inside[used],
             landmark_ids=self.landmark_ids[:0],
             landmark_triangles=self.landmark_triangles[:0],
             landmark_barycentric=self.landmark_barycentric[:0],
             landmark_weights=self.landmark_weights[:0],
         )
+
+    def mouth_inside(self) -> tuple[np.ndarray, np.ndarray]:
+        """Which triangles show the mouth's inside, uint8 [F] as `inside`, and how far behind the lips they are, float32 [F]."""
+        lips = self.at_landmarks(self.mean)[np.isin(self.landmark_ids, INNER_LIPS), 2]
+        depths = lips.mean() - self.mean[self.triangles, 2].mean(1) if len(lips) else np.zeros(len(self.triangles))
+        return self.inside[self.triangles].max(1), depths.astype(np.float32)
 
     def nmfc_colours(self) -> np.ndarray:
         """Normalised mean face coordinates of every triangle: uint8 [F, 3].

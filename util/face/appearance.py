@@ -29,6 +29,15 @@ def cell_of(nmfc: Any) -> Any:
 
 
 @dataclass(frozen=True)
+class MouthParts:
+    """The triangles of a face model and what they show of the mouth's inside."""
+
+    colours: np.ndarray  # uint8 [F, 3] of the NMFC image
+    parts: np.ndarray  # uint8 [F]: 0 not of the mouth's inside, 1 its wall, 2 gums and tongue, 3 teeth
+    depths: np.ndarray  # float32 [F], cm behind the lips
+
+
+@dataclass(frozen=True)
 class Appearance:
     """The table of one person."""
 
@@ -57,7 +66,9 @@ class Appearance:
                     raise ValueError(f"format {stored['format']}")
                 return cls(stored["colours"])
         except (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile) as e:
-            raise UserError(f"{file} is damaged or of another version ({e}); train again, or copy it from where the run was made") from None
+            raise UserError(
+                f"{file} is damaged or of another version ({e}); train again, or copy it from where the run was trained"
+            ) from None
 
     @classmethod
     def read(cls, path: Path) -> Appearance:

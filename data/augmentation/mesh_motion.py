@@ -1,0 +1,148 @@
+"""Where the pixels of a changed face come from: from the face model's mesh in the frame as it was filmed, and in the changed one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Protocol
+
+import cv2
+import numpy as np
+
+from data.augmentation.head_motion import HeadMotion
+from util.compiled import compiled
+from util.face.appearance import MouthParts
+from util.geometry import Cameras
+from util.numeric import smoothstep
+
+_REACH = 0.08  # of the image's side: how far beyond the mesh's edge what is there goes with it
+
+
+class HeadMesh(Protocol):
+    """The face model of one person, drawn at the size of the stored crops."""
+
+    names: tuple[str, ...]  # of the K expression shapes
+    bounds: np.ndarray  # float32 [K, 2]
+    triangles: np.ndarray  # int32 [F, 3]
+    size: int  # side of the crops, pixels
+    mouth: MouthParts
+
+    def vertices(self, expression: np.ndarray, cameras: Cameras) -> np.ndarray:
+        """In pixels, z away from the camera: float32 [N, V, 3] of expressions [N, K]."""
+
+    def landmarks(self, expression: np.ndarray, cameras: Cameras) -> np.ndarray:
+        """The 70 landmarks, with their depth: float64 [N, 70, 3] in pixels."""
+
+    def draw_ids(self, vertices: np.ndarray) -> np.ndarray:
+        """The triangle seen at each pixel, int32 [H, H], -1 for none, of vertices [V, 3]."""
+
+    def paint(self, ids: np.ndarray) -> np.ndarray:
+        """The NMFC image, uint8 [H, H, 3]."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What the face model found in N frames."""
+
+    identity: np.ndarray  # float64 [K_id]
+    expression: np.ndarray  # float64 [N, K]
+    cameras: Cameras  # in pixels of the stored crops
+
+    def __getitem__(self, part: slice | np.ndarray) -> Fit:
+        return Fit(self.identity, self.expression[part], self.cameras[part])
+
+    @property
+    def nbytes(self) -> int:
+        return self.identity.nbytes + self.expression.nbytes + 13 * 8 * len(self.expression)
+
+
+@dataclass(frozen=True)
+class ChangedMesh:
+    """N frames with the mesh in another pose and expression."""
+
+    nmfcs: np.ndarray  # uint8 [N, H, H, 3]
+    moved: np.ndarray  # float64 [N, 70, 2]: by how much the landmarks are elsewhere, in parts of the image's side
+    # float32 [N, g, g, 3]: where what is seen at the middle of a cell was as filmed, less that place, x and y in parts of the side; and
+    # how far that holds: 1 on the mesh, 0 away from it
+    sources: np.ndarray
+
+
+def moved_cameras(cameras: Cameras, motion: HeadMotion, centre: np.ndarray, size: int) -> Cameras:
+    """The cameras of N frames that see the head as `motion` moves it.
+
+    centre: [3] in pixels, the point of the head about which it turns. size: side of the frames, pixels.
+    """
+    angle = float(np.linalg.norm(motion.turn))
+    across, near = np.r_[motion.turn / max(angle, 1e-9), 0.0], np.array([0.0, 0.0, -1.0])
+    turn = np.eye(3) + (np.cos(angle) - 1) * (np.outer(across, across) + np.outer(near, near))
+    turn += np.sin(angle) * (np.outer(across, near) - np.outer(near, across))
+    scale = float(np.sqrt(np.linalg.det(motion.affine[:, :2])))
+    flat = np.eye(3)
+    flat[:2, :2] = motion.affine[:, :2] / scale
+    rotation = flat @ turn
+    shift = centre + np.r_[motion.affine[:, 2] * size, 0.0]
+    return Cameras(cameras.scale * scale, rotation @ cameras.rotation, scale * (cameras.translation - centre) @ rotation.T + shift)
+
+
+def change_mesh(mesh: HeadMesh, fit: Fit, expression: np.ndarray, motion: HeadMotion, fade: np.ndarray, count: int) -> ChangedMesh:
+    """Draw N frames with other expressions [N, K] and the head moved.
+
+    fade: float32 [N, G, G], how far what a frame shows follows the head. count: cells a side of the sources.
+    """
+    size = mesh.size
+    before = mesh.landmarks(fit.expression, fit.cameras)
+    cameras = moved_cameras(fit.cameras, motion, before.mean((0, 1)), size)
+    moved = (mesh.landmarks(expression, cameras) - before)[..., :2] / size
+    filmed, drawn = mesh.vertices(fit.expression, fit.cameras), mesh.vertices(expression, cameras)
+    at = ((np.arange(count) + 0.5) * (size / count)).astype(np.int64)  # the pixel in the middle of each cell
+    nmfcs, sources = [], np.empty((len(drawn), count, count, 3), np.float32)
+    for n, vertices in enumerate(drawn):
+        ids = mesh.draw_ids(vertices)
+        nmfcs.append(mesh.paint(ids))
+        _source_function()(ids, at, vertices, filmed[n], mesh.triangles, sources[n])
+        _extend(sources[n], fade[n], at, size)
+    sources[..., :2] /= size
+    return ChangedMesh(np.stack(nmfcs), moved, sources)
+
+
+def _extend(sources: np.ndarray, fade: np.ndarray, at: np.ndarray, size: int) -> None:
+    """Carry the mesh's motion, in pixels, some way beyond its edge, and let the weight fade with distance and along the neck; in place."""
+    shown = sources[..., 2] > 0
+    if not shown.any():
+        return
+    away, labels = cv2.distanceTransformWithLabels((~shown).astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
+    of_label = np.zeros((labels.max() + 1, 2), np.float32)
+    of_label[labels[shown]] = sources[shown, :2]
+    sources[..., :2] = of_label[labels]
+    places = np.stack(np.meshgrid(at, at), -1).astype(np.float32) + 0.5 + sources[..., :2]
+    on_grid = places * (fade.shape[0] / size) - 0.5
+    follows = cv2.remap(fade, on_grid, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    sources[..., 2] = follows * smoothstep(np.clip(1 - away / (_REACH * len(at)), 0, 1))
+
+
+@lru_cache(maxsize=1)
+def _source_function():
+    def find_sources(ids, at, drawn, filmed, triangles, sources):
+        """Fill sources [g, g, 3]: of the pixels at[row], at[column] of ids [H, H], by barycentric weights in the drawn triangle."""
+        for row in range(len(at)):
+            for column in range(len(at)):
+                face = ids[at[row], at[column]]
+                sources[row, column, 0] = sources[row, column, 1] = sources[row, column, 2] = 0
+                if face < 0:
+                    continue
+                a, b, c = triangles[face, 0], triangles[face, 1], triangles[face, 2]
+                x, y = at[column] + 0.5, at[row] + 0.5
+                bx, by = drawn[b, 0] - drawn[a, 0], drawn[b, 1] - drawn[a, 1]
+                cx, cy = drawn[c, 0] - drawn[a, 0], drawn[c, 1] - drawn[a, 1]
+                px, py = x - drawn[a, 0], y - drawn[a, 1]
+                area = bx * cy - by * cx
+                second = third = 1 / 3
+                if abs(area) > 1e-6:
+                    second = min(max((px * cy - py * cx) / area, 0.0), 1.0)
+                    third = min(max((bx * py - by * px) / area, 0.0), 1.0 - second)
+                first = 1 - second - third
+                sources[row, column, 0] = first * filmed[a, 0] + second * filmed[b, 0] + third * filmed[c, 0] - x
+                sources[row, column, 1] = first * filmed[a, 1] + second * filmed[b, 1] + third * filmed[c, 1] - y
+                sources[row, column, 2] = 1
+
+    return compiled(find_sources)
