@@ -89,7 +89,7 @@ def fit_of(frames):
 
 
 def make_fitted(root, name="Ann", parts=2, part_length=8, size=64, **changes):
-    """make_dataset with what the face model mesh478 found in training frames, and its NMFC images; the pictures are smooth in their colours.
+    """make_dataset with what the face model mesh478 found in training frames, and its NMFC images; pictures are smooth in their colours.
 
     Every NMFC image is the one of the files' coefficients, and every picture is `texture` of it before grey.
     """

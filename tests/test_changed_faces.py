@@ -1,6 +1,6 @@
 """Changed expressions and true poses in training frames (data/augmentation), and persons' colours (data/appearance.py)."""
 
-import zlib
+import io
 from dataclasses import replace
 
 import cv2
@@ -284,7 +284,7 @@ def true_table():
     ],
 )
 def test_the_moved_picture_is_that_of_the_changed_mesh(mesh, model, weights, motion):
-    """Known geometry: a face painted by its places, moved, is the changed mesh painted by its places; half of all pixels to a grey level."""
+    """Known geometry: a face painted by its places, moved, is the changed mesh painted by its places, mostly to a grey level."""
     filmed, moved, truth, ids = paint_and_move(mesh, model, expression_of(mesh, **weights), motion, true_table())
     face = away_from_edges(ids >= 0)
     error, before = (np.abs(x.astype(int) - truth).max(-1)[face] for x in (moved, filmed))
@@ -292,3 +292,306 @@ def test_the_moved_picture_is_that_of_the_changed_mesh(mesh, model, weights, mot
     assert np.percentile(before, 90) > 10
     far = cv2.dilate((ids >= 0).astype(np.uint8), np.ones((25, 25), np.uint8)) == 0
     np.testing.assert_array_equal(moved[far], 90)
+
+
+@pytest.mark.parametrize(("weights", "motion"), [({"jawOpen": 0.6}, STAY), ({"jawOpen": 0.6, "mouthFunnel": 0.3}, POSE)])
+def test_an_opened_mouth_shows_the_persons_colours_and_the_lips_do_not(mesh, model, weights, motion):
+    table = true_table()
+    table.colours[cell_of(mesh.mouth.colours[mesh.mouth.parts > 0].astype(np.int32))] = MARK
+    _, moved, truth, ids = paint_and_move(mesh, model, expression_of(mesh, **weights), motion, table)
+    inside = (ids >= 0) & (mesh.mouth.parts[ids] > 0)
+    assert inside.sum() > 60
+    within = away_from_edges(inside, 1)
+    np.testing.assert_allclose(moved[within].astype(int), np.tile(MARK, (within.sum(), 1)), atol=40)
+    assert (np.abs(moved[within].astype(int) - MARK).max(-1) <= 2).mean() > 0.8
+    around = cv2.dilate(inside.astype(np.uint8), np.ones((9, 9), np.uint8)) - cv2.dilate(inside.astype(np.uint8), np.ones((5, 5), np.uint8))
+    lips = (around > 0) & (ids >= 0)
+    assert lips.sum() > 60 and np.percentile(np.abs(moved[lips].astype(int) - truth[lips]).max(-1), 95) <= 20
+
+
+def test_a_mouth_that_was_open_is_seen_as_filmed(mesh, model):
+    """Colours of the table are for what was not seen alone: a mouth that stays as wide open has the film's own."""
+    table, fit = true_table(), fit_with(mesh, model, jawOpen=0.6)
+    table.colours[:] = MARK
+    _, moved, truth, ids = paint_and_move(mesh, model, fit.expression, STAY, table, fit)
+    face = away_from_edges(ids >= 0)
+    np.testing.assert_array_equal(moved[face], truth[face])
+
+
+def test_look_up_draws_persons_as_their_tables_do():
+    rng = np.random.default_rng(0)
+    tables = [Appearance(rng.integers(0, 256, (CELLS**3, 3), np.uint8)) for _ in range(2)]
+    nmfcs = rng.integers(0, 256, (2, 3, 5, 7, 3), np.uint8)
+    drawn = look_up(torch.from_numpy(np.stack([t.colours for t in tables])), torch.from_numpy(nmfcs))
+    np.testing.assert_array_equal(drawn, np.stack([t.image(x) for t, x in zip(tables, nmfcs)]))
+
+
+# ---- persons' colours ----
+
+
+def random_table():
+    colours = np.random.default_rng(0).integers(1, 256, (CELLS**3, 3), np.uint8)
+    colours[0] = 0
+    return Appearance(colours)
+
+
+def test_a_table_draws_an_nmfc_image():
+    table = random_table()
+    nmfc = np.array([[[0, 0, 0], [3, 3, 3], [4, 0, 0], [255, 255, 255]], [[200, 101, 37], [203, 103, 39], [3, 4, 0], [0, 0, 4]]], np.uint8)
+    picture = table.image(nmfc)
+    expected = [[0, 0, 64 * 64, 64**3 - 1], [50 * 64 * 64 + 25 * 64 + 9] * 2 + [64, 1]]
+    np.testing.assert_array_equal(picture, table.colours[np.array(expected)])
+    assert picture.dtype == np.uint8 and not picture[0, 0].any()
+
+
+def test_a_table_is_read_as_it_was_written(tmp_path):
+    table, path = random_table(), tmp_path / "Ann.npz"
+    path.write_bytes(table.to_bytes())
+    np.testing.assert_array_equal(Appearance.read(path).colours, table.colours)
+    np.testing.assert_array_equal(Appearance.from_bytes(table.to_bytes(), "x").colours, table.colours)
+
+
+def damaged():
+    whole = true_table().to_bytes()
+    yield from (("cut", whole[: len(whole) // 2]), ("empty", b""), ("text", b"hello"))
+    for place in range(len(whole) // 3, len(whole) // 3 + 60, 3):
+        yield f"byte {place}", whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :]
+    file = io.BytesIO()
+    np.savez_compressed(file, format="something else", colours=true_table().colours)
+    yield "other format", file.getvalue()
+
+
+def test_a_damaged_table_is_refused():
+    for name, content in damaged():
+        with pytest.raises(UserError, match=r"Ann\.npz is damaged or of another version"):
+            Appearance.from_bytes(content, "Ann.npz")
+            pytest.fail(name)
+
+
+def test_other_arrays_are_refused_and_a_missing_file_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"lost\.npz is missing: the generator needs the colours"):
+        Appearance.read(tmp_path / "lost.npz")
+    for colours in (np.zeros((CELLS**3, 4), np.uint8), np.zeros((CELLS**3, 3)), np.zeros((8, 3), np.uint8)):
+        with pytest.raises(ValueError, match="the colours are"):
+            Appearance(colours)
+
+
+def filmed_by(table, mesh, model, yaws=(-0.3, 0.0, 0.3)):
+    """Frames of a person with these colours before white: images and NMFC images."""
+    nmfcs = []
+    for yaw in yaws:
+        fit = fit_with(mesh, model, yaw=yaw)
+        nmfcs.append(mesh.paint(drawn_mesh(mesh, fit, fit.expression, STAY)[1]))
+    images = [np.where(nmfc.any(-1, keepdims=True), table.image(nmfc), np.uint8(255)) for nmfc in nmfcs]
+    return np.stack(images), np.stack(nmfcs)
+
+
+def test_colours_that_were_seen_are_recovered(mesh, model):
+    table = random_table()
+    images, nmfcs = filmed_by(table, mesh, model)
+    found = measure_appearance(images, nmfcs, None)
+    cells, count = np.unique(cell_of(nmfcs.astype(np.int32)), return_counts=True)
+    often = cells[(count >= 4) & (cells > 0)]
+    assert len(often) > 200
+    np.testing.assert_array_equal(found.colours[often], table.colours[often])
+    assert not found.colours[0].any() and not found.image(np.zeros((4, 4, 3), np.uint8)).any()  # though it is white behind the head
+    noisy = np.clip(images + np.random.default_rng(1).normal(0, 9, images.shape), 0, 255)
+    many = cells[(count >= 60) & (cells > 0)]
+    np.testing.assert_allclose(
+        measure_appearance(noisy.astype(np.uint8), nmfcs, None).colours[many].astype(int), table.colours[many], atol=14
+    )
+
+
+def test_what_was_never_seen_is_as_on_the_other_side_of_the_head(mesh, model):
+    """Only the image's left half is filmed; the face's colours are even."""
+    colours = random_table().colours.reshape(CELLS, CELLS, CELLS, 3).copy()
+    colours[CELLS // 2 :] = colours[: CELLS // 2][::-1]
+    table = Appearance(colours.reshape(-1, 3))
+    images, nmfcs = filmed_by(table, mesh, model, (0.0, 0.05, -0.05))
+    half = np.where((nmfcs[..., :1] < 128), nmfcs, np.uint8(0))
+    found = measure_appearance(images, half, None)
+    cells, count = np.unique(cell_of(half.astype(np.int32)), return_counts=True)
+    seen = cells[(count >= 4) & (cells > 0)]
+    mirrored = (CELLS - 1 - seen // CELLS**2) * CELLS**2 + seen % CELLS**2
+    assert len(seen) > 100
+    np.testing.assert_array_equal(found.colours[mirrored], table.colours[seen])
+    assert found.colours[1:].any(-1).all()  # every cell has a colour
+
+
+def mouth_of_three():
+    """Wall, gums and teeth, near and far: triangles of a model whose first is skin."""
+    colours = np.array([[120, 120, 220], [100, 80, 150], [110, 80, 160], [120, 80, 170], [130, 80, 150]], np.uint8)
+    return MouthParts(colours, np.array([0, 1, 2, 3, 3], np.uint8), np.float32([0, 1, 1, 1, 5]))
+
+
+@pytest.mark.parametrize("light", [90, 200])
+def test_a_mouth_that_was_never_open_is_coloured_by_its_parts_in_the_persons_light(light):
+    mouth = mouth_of_three()
+    nmfc = np.full((1, 16, 16, 3), (120, 120, 220), np.uint8)
+    image = np.full((1, 16, 16, 3), light, np.uint8)
+    wall, gums, teeth, far = (c.astype(float) for c in measure_appearance(image, nmfc, mouth).image(mouth.colours)[1:])
+    assert teeth.mean() > gums.mean() > wall.mean() > 10 and far.mean() < 0.7 * teeth.mean()
+    assert 0.6 * light < teeth.mean() < light and np.ptp(teeth) < 0.2 * light and gums[0] > 1.5 * gums[1]  # white, and red
+    skin = measure_appearance(image, nmfc, mouth).image(nmfc)
+    np.testing.assert_array_equal(skin, image)
+
+
+def test_a_mouth_that_was_seen_has_its_own_colours_without_the_lips_shadow():
+    mouth = mouth_of_three()
+    nmfc, image = np.full((1, 32, 32, 3), (120, 120, 220), np.uint8), np.full((1, 32, 32, 3), 180, np.uint8)
+    nmfc[:, 8:24, 8:24], image[:, 8:24, 8:24] = mouth.colours[3], 40  # teeth, dark at their edge
+    image[:, 9:23, 9:23] = (250, 230, 210)
+    found = measure_appearance(image, nmfc, mouth)
+    np.testing.assert_array_equal(found.image(mouth.colours[3:4]), [[250, 230, 210]])
+    np.testing.assert_array_equal(found.image(mouth.colours[:1]), [[180, 180, 180]])
+
+
+def test_frames_without_a_face_give_no_colours():
+    assert not measure_appearance(np.full((2, 8, 8, 3), 200, np.uint8), np.zeros((2, 8, 8, 3), np.uint8), None).colours.any()
+
+
+# ---- datasets ----
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    root = tmp_path_factory.mktemp("fitted")
+    make_fitted(root, "Ann")
+    return root
+
+
+def whole_person(name):
+    return Persons(np.full((16, 32, 32), 255, np.uint8), np.zeros((64, 64, 4), np.uint8))
+
+
+def open_videos(root, size=64, **options):
+    data = Dataset.open("fake", root)
+    options = {"augment": False, "move_heads": 1.0, "change_expressions": 1.0, "appearance": True, "persons": whole_person} | options
+    return VideoDataset(data, ["Ann"], size, **{"meshes": HeadMeshes(data), **options})
+
+
+def train_frames(data):
+    return [(s, n) for s in data.sequences("train", "Ann") for n in s.frames()]
+
+
+def test_the_mesh_of_an_identity_is_drawn_as_its_nmfc_images_were(root):
+    data = Dataset.open("fake", root)
+    mesh, fit = HeadMeshes(data)("Ann"), read_fit(data, "Ann", train_frames(data))
+    assert mesh.size == 64 and len(fit.expression) == 16 and mesh.bounds.shape == (len(mesh.names), 2)
+    for (sequence, number), vertices in zip(train_frames(data), mesh.vertices(fit.expression, fit.cameras)):
+        np.testing.assert_array_equal(mesh.paint(mesh.draw_ids(vertices)), read_image(sequence.path("nmfcs", number)))
+    points = np.stack([np.loadtxt(s.path("landmarks70", n)) for s, n in train_frames(data)])
+    np.testing.assert_allclose(mesh.landmarks(fit.expression, fit.cameras)[..., :2], points, atol=1e-3)
+    assert (
+        mesh.landmarks(fit.expression, fit.cameras)[:, 30, 2] < mesh.landmarks(fit.expression, fit.cameras)[:, 0, 2]
+    ).all()  # the nose is near
+
+
+def test_there_is_no_mesh_without_a_record_or_with_another_model(tmp_path, root, monkeypatch, capsys):
+    assert HeadMeshes(make_dataset(tmp_path, "Old", record=False))("Old") is None
+    monkeypatch.setattr(util.cli, "_warned", set())
+    assert not capsys.readouterr().err
+    data = make_fitted(tmp_path, "Ann")
+    for model, words in (
+        ({"name": "mesh478", "version": "1"}, "version 1 of the face model mesh478"),
+        ({"name": "x", "version": "1"}, "unknown"),
+    ):
+        data.write_record(replace(data.read_record("Ann"), face_model=model))
+        assert HeadMeshes(data)("Ann") is None and HeadMeshes(data)("Ann") is None
+        said = capsys.readouterr().err
+        assert said.count("training without changed expressions") == 1 and words in said
+    data.write_record(Dataset.open("fake", root).read_record("Ann"))
+    data.id_coeffs_path("train", "Ann").unlink()
+    assert HeadMeshes(data)("Ann") is None and "id_coeffs" in capsys.readouterr().err
+    assert read_fit(data, "Ann", train_frames(data)) is None
+
+
+def test_clips_bring_what_changed_faces_need(root):
+    videos = open_videos(root)
+    clip = videos[ClipIndex(1, 3, 4, 11)]
+    motion = {k: (v.dtype, tuple(v.shape)) for k, v in clip["motion"].items()}
+    assert motion == {
+        "frames": (torch.float32, (4, GRID, GRID, 2)),
+        "masks": (torch.uint8, (4, 32, 32)),
+        "background": (torch.uint8, (64, 64, 4)),
+        "sources": (torch.float32, (4, 32, 32, 3)),
+        "filmed": (torch.uint8, (4, 64, 64, 3)),
+        "colours": (torch.uint8, (CELLS**3, 3)),
+    }
+    assert torch.equal(clip["colours"], clip["motion"]["colours"]) and clip["colours"].any()
+    frames = [videos.sequences[1].path("nmfcs", n) for n in range(11, 15)]
+    np.testing.assert_array_equal(clip["motion"]["filmed"], np.stack([read_image(f) for f in frames]))
+    again = open_videos(root)[ClipIndex(1, 3, 4, 11)]
+    assert all(torch.equal(clip[k], again[k]) for k in ("nmfc", "gaze", "landmarks"))
+    assert torch.equal(clip["motion"]["sources"], again["motion"]["sources"])
+    still = open_videos(root, move_heads=1e-9)[ClipIndex(1, 3, 4, 11)]
+    assert {k: (v.dtype, tuple(v.shape)) for k, v in still["motion"].items()} == motion  # both in one batch
+    assert not still["motion"]["frames"].any() and not still["motion"]["sources"].any()
+    without = open_videos(root, meshes=None)[ClipIndex(1, 3, 4, 11)]
+    assert set(without["motion"]) == {"frames", "nmfcs", "masks", "background"} and "colours" in without
+
+
+@pytest.mark.parametrize("size", [64, 48, 96])
+def test_expression_and_pose_change_in_picture_conditioning_and_landmarks_alike(root, size):
+    """Pictures are painted by their NMFC images: the moved ones are as well, whatever the size that is trained on."""
+    stream = ClipStream(open_videos(root, size), torch.device("cpu"), roi_px=16, seed=0)
+    batches = stream.batches(0, 4, 2)
+    checked = 0
+    for _ in range(3):
+        batch = next(batches)
+        nmfc, image, drawn = batch["nmfc"][:, 2:].numpy(), batch["image"].numpy(), batch["appearance"]
+        assert drawn.dtype == torch.uint8 and drawn.shape == batch["nmfc"].shape and "motion" not in batch and "colours" not in batch
+        for k, i in np.ndindex(2, 4):
+            face = away_from_edges(nmfc[k, i].any(-1), 1 + size // 32)
+            error = np.abs(image[k, i].astype(int) - texture(nmfc[k, i] / 255)).max(-1)[face]
+            assert np.median(error) <= 8 and np.percentile(error, 90) < 35  # flat triangles, bicubically sampled
+            seen = drawn[k, i + 2].numpy()
+            assert not seen[~nmfc[k, i].any(-1)].any()
+            assert np.median(np.abs(seen.astype(int) - texture(nmfc[k, i] / 255)).max(-1)[face]) <= 8
+            checked += face.sum() > 200
+    batches.close()
+    assert checked >= 12
+
+
+def test_without_changed_expressions_the_pose_alone_changes(root):
+    index = ClipIndex(0, 2, 4, 7)
+    posed, changed = (open_videos(root, change_expressions=share)[index] for share in (0.0, 1.0))
+    assert torch.equal(posed["motion"]["frames"], changed["motion"]["frames"]) and not torch.equal(posed["nmfc"], changed["nmfc"])
+    away = (posed["landmarks"] - changed["landmarks"]).abs().numpy()
+    assert away[:, 27:31].max() < 0.3 and away[:, 48:68].max() > 0.6  # ridge of the nose; mouth
+
+
+def test_colours_are_kept_and_measured_again_when_a_frame_changes(tmp_path, monkeypatch):
+    data = make_fitted(tmp_path, "Ann")
+    mouth = HeadMeshes(data)("Ann").mouth
+    first = find_appearance(data, "Ann", train_frames(data), mouth)
+    stored = data.appearance_path("Ann").read_bytes()
+    with monkeypatch.context() as m:
+        m.setattr("data.heads.measure_appearance", lambda *a: pytest.fail("measured again"))
+        np.testing.assert_array_equal(find_appearance(data, "Ann", train_frames(data), mouth).colours, first.colours)
+    assert data.appearance_path("Ann").read_bytes() == stored
+    sequence, number = train_frames(data)[5]
+    write_image(sequence.path("images", number), 255 - read_image(sequence.path("images", number)))
+    assert (find_appearance(data, "Ann", train_frames(data), mouth).colours != first.colours).any()
+    assert data.appearance_path("Ann").read_bytes() != stored
+    data.appearance_path("Ann").write_bytes(stored[:200])
+    assert find_appearance(data, "Ann", train_frames(data), None).colours.any()  # a damaged file is measured anew, too
+
+
+def test_bad_frames_colour_nobody(tmp_path):
+    data = make_fitted(tmp_path, "Ann")
+    before = find_appearance(data, "Ann", train_frames(data), None)
+    sequence, number = train_frames(data)[3]
+    data.write_record(data.read_record("Ann").with_bad_frames("landmarks70", [number], ["covered"]))
+    without = find_appearance(data, "Ann", train_frames(data), None)
+    write_image(sequence.path("images", number), np.full((64, 64, 3), 0, np.uint8))
+    np.testing.assert_array_equal(find_appearance(data, "Ann", train_frames(data), None).colours, without.colours)
+    assert before.colours.shape == without.colours.shape
+
+
+def test_frames_of_two_face_models_are_refused(tmp_path):
+    data = make_fitted(tmp_path, "Ann")
+    sequence, number = train_frames(data)[3]
+    sequence.path("exp_coeffs", number).write_text("0.5\n0.5\n")
+    with pytest.raises(UserError, match=r"has frames of different face models; run preprocessing/reconstruct\.py again"):
+        read_fit(data, "Ann", train_frames(data))
