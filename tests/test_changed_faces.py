@@ -351,21 +351,23 @@ def test_a_table_is_read_as_it_was_written(tmp_path):
     np.testing.assert_array_equal(Appearance.from_bytes(table.to_bytes(), "x").colours, table.colours)
 
 
-def damaged():
-    whole = true_table().to_bytes()
-    yield from (("cut", whole[: len(whole) // 2]), ("empty", b""), ("text", b"hello"))
-    for place in range(len(whole) // 3, len(whole) // 3 + 60, 3):
-        yield f"byte {place}", whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :]
-    file = io.BytesIO()
-    np.savez_compressed(file, format="something else", colours=true_table().colours)
-    yield "other format", file.getvalue()
-
-
 def test_a_damaged_table_is_refused():
-    for name, content in damaged():
+    """Cut, or a byte flipped anywhere; a few bytes of the file's heads say nothing."""
+    table = true_table()
+    table.colours[::3] = 7  # so that it can be compressed
+    whole, other = table.to_bytes(), io.BytesIO()
+    np.savez_compressed(other, format="something else", colours=table.colours)
+    for content in (whole[: len(whole) // 2], b"", b"hello", other.getvalue()):
         with pytest.raises(UserError, match=r"Ann\.npz is damaged or of another version"):
             Appearance.from_bytes(content, "Ann.npz")
-            pytest.fail(name)
+    refused, places = 0, (*range(0, 400, 7), *range(400, len(whole), len(whole) // 40))
+    for place in places:
+        try:
+            found = Appearance.from_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :], "Ann.npz")
+            np.testing.assert_array_equal(found.colours, table.colours)
+        except UserError:
+            refused += 1
+    assert refused > 0.7 * len(places)
 
 
 def test_other_arrays_are_refused_and_a_missing_file_is_named(tmp_path):
