@@ -563,6 +563,20 @@ def test_without_changed_expressions_the_pose_alone_changes(root):
     assert away[:, 27:31].max() < 0.3 and away[:, 48:68].max() > 0.6  # ridge of the nose; mouth
 
 
+@pytest.mark.parametrize("meshes", [True, False])
+def test_a_clip_whose_frames_show_no_face_stays_as_it_is(tmp_path, meshes):
+    """As when the face leaves the picture: though a face may be where the drawn mesh comes to be."""
+    data = make_fitted(tmp_path, "Ann")
+    for number in range(3, 8):
+        write_image(data.train_sequence("Ann", 0).path("nmfcs", number), np.zeros((64, 64, 3), np.uint8))
+    index, options = ClipIndex(0, 3, 4, 1), {} if meshes else {"meshes": None}
+    moved, still = (open_videos(tmp_path, move_heads=share, **options)[index] for share in (1.0, 0.0))
+    assert moved["nmfc"][:2].any() and not moved["nmfc"][2:].any()
+    assert all(torch.equal(moved[k], still[k]) for k in ("image", "nmfc", "gaze", "landmarks"))
+    shown = open_videos(tmp_path, **options)[ClipIndex(0, 0, 4, 1)]  # a clip that begins with a face is moved
+    assert not torch.equal(shown["landmarks"], open_videos(tmp_path, move_heads=0.0)[ClipIndex(0, 0, 4, 1)]["landmarks"])
+
+
 def test_colours_are_kept_and_measured_again_when_a_frame_changes(tmp_path, monkeypatch):
     data = make_fitted(tmp_path, "Ann")
     mouth = HeadMeshes(data)("Ann").mouth
