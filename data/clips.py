@@ -203,16 +203,15 @@ class VideoDataset:
         if fit is not None:
             motion |= {"filmed": frames.nmfcs[own], "colours": self.appearance(name).colours}
         count, kept = len(masks), slice(own.start, None)
-        if rng.random() >= self._move_heads:
-            motion["frames"] = no_motion(count)[kept]
+        drawn, shapes = random_head_motion(rng) if rng.random() < self._move_heads else None, known.shapes[part]
+        heads = no_motion(count) if drawn is None else head_fields(drawn, shapes, size)
+        motion["frames"] = (heads * shapes.fade[..., None])[kept]
+        if drawn is None or not motion["frames"].any():  # a clip without a face stays as well
             if fit is None:
                 motion["nmfcs"] = no_motion(count)[rows]
             else:
                 motion["sources"] = np.zeros((count - own.start, size // 2, size // 2, 3), np.float32)
             return frames.nmfcs, frames.landmarks, motion
-        drawn, shapes = random_head_motion(rng), known.shapes[part]
-        heads = head_fields(drawn, shapes, size)
-        motion["frames"] = (heads * shapes.fade[..., None])[kept]
         if fit is None:
             motion["nmfcs"] = heads[rows]
             landmarks = np.stack([move_points(f, x, size) for f, x in zip(heads, frames.landmarks)]).astype(np.float32)

@@ -301,10 +301,9 @@ def test_no_test_frames_is_said(tmp_path):
         DrivingSequence.open(make_dataset(tmp_path, test_frames=0), "Ann", None, SIZE)
 
 
-@pytest.mark.parametrize("perspective", [False, True])
-def test_moved_heads_are_moved_in_all_that_belongs_to_a_frame(root, perspective):
+def test_moved_heads_are_moved_in_all_that_belongs_to_a_frame(root):
     whole = Persons(np.full((16, 32, 32), 255, np.uint8), np.zeros((SIZE, SIZE, 4), np.uint8))
-    options = {"augment": False, "move_heads": 1.0, "perspective": perspective}
+    options = {"augment": False, "move_heads": 1.0}
     data = VideoDataset(Dataset.open("fake", root), ["Ann"], SIZE, **options, persons=lambda name: whole)
     still = VideoDataset(Dataset.open("fake", root), ["Ann"], SIZE, augment=False)
     index = ClipIndex(1, 3, 4, 11)

@@ -11,7 +11,7 @@ import torch
 from fake_dataset import make_dataset
 
 from data.clips import ClipIndex, VideoDataset
-from data.heads import find_head, shapes_nbytes
+from data.heads import find_outline, shapes_nbytes
 from data.loader import choose_clips
 from data.preparation import Recipe, prepare, share_items
 from scripts import prepare_training
@@ -122,15 +122,13 @@ def test_the_head_is_measured_again_when_its_inputs_change(tmp_path, monkeypatch
     frames = [(s, n) for s in data.sequences("train", "Ann") for n in s.frames()]
     masks = np.zeros((16, 32, 32), np.uint8)
     masks[:, 4:, 8:24] = 255
-    for perspective in (False, True):
-        first = find_head(data, "Ann", frames, masks, perspective)
-        stored = data.heads_path("Ann", perspective).read_bytes()
-        with monkeypatch.context() as m:
-            m.setattr("data.heads.measure_head", lambda *a, **k: pytest.fail("measured again"))
-            again = find_head(data, "Ann", frames, masks, perspective)
-        assert again.outline == first.outline and again.perspective == first.perspective and np.array_equal(again.box, first.box)
-        find_head(data, "Ann", frames, masks // 2, perspective)
-        assert data.heads_path("Ann", perspective).read_bytes() != stored
+    first = find_outline(data, "Ann", frames, masks)
+    stored = data.heads_path("Ann").read_bytes()
+    with monkeypatch.context() as m:
+        m.setattr("data.heads.outline_depth", lambda *a: pytest.fail("measured again"))
+        assert find_outline(data, "Ann", frames, masks) == first
+    find_outline(data, "Ann", frames, masks // 2)
+    assert data.heads_path("Ann").read_bytes() != stored
 
 
 def test_the_command(tmp_path, monkeypatch, capsys):

@@ -9,6 +9,7 @@ from typing import Protocol
 import cv2
 import numpy as np
 
+from data.augmentation.head_geometry import grid_points
 from data.augmentation.head_motion import HeadMotion
 from util.compiled import compiled
 from util.face.appearance import MouthParts
@@ -100,12 +101,12 @@ def change_mesh(mesh: HeadMesh, fit: Fit, expression: np.ndarray, motion: HeadMo
         ids = mesh.draw_ids(vertices)
         nmfcs.append(mesh.paint(ids))
         _source_function()(ids, at, vertices, filmed[n], mesh.triangles, sources[n])
-        _extend(sources[n], fade[n], at, size)
+        _extend(sources[n], fade[n], size)
     sources[..., :2] /= size
     return ChangedMesh(np.stack(nmfcs), moved, sources)
 
 
-def _extend(sources: np.ndarray, fade: np.ndarray, at: np.ndarray, size: int) -> None:
+def _extend(sources: np.ndarray, fade: np.ndarray, size: int) -> None:
     """Carry the mesh's motion, in pixels, some way beyond its edge, and let the weight fade with distance and along the neck; in place."""
     shown = sources[..., 2] > 0
     if not shown.any():
@@ -114,16 +115,18 @@ def _extend(sources: np.ndarray, fade: np.ndarray, at: np.ndarray, size: int) ->
     of_label = np.zeros((labels.max() + 1, 2), np.float32)
     of_label[labels[shown]] = sources[shown, :2]
     sources[..., :2] = of_label[labels]
-    places = np.stack(np.meshgrid(at, at), -1).astype(np.float32) + 0.5 + sources[..., :2]
+    places = grid_points(size, len(sources)) + sources[..., :2]
     on_grid = places * (fade.shape[0] / size) - 0.5
     follows = cv2.remap(fade, on_grid, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    sources[..., 2] = follows * smoothstep(np.clip(1 - away / (_REACH * len(at)), 0, 1))
+    sources[..., 2] = follows * smoothstep(np.clip(1 - away / (_REACH * len(sources)), 0, 1))
 
 
 @lru_cache(maxsize=1)
 def _source_function():
     def find_sources(ids, at, drawn, filmed, triangles, sources):
-        """Fill sources [g, g, 3]: of the pixels at[row], at[column] of ids [H, H], by barycentric weights in the drawn triangle."""
+        """Fill sources [g, g, 3]: of the middles of the cells, which lie in the pixels at[row], at[column] of ids [H, H] or at their edge,
+        by barycentric weights in the drawn triangle."""
+        cell = len(ids) / len(at)
         for row in range(len(at)):
             for column in range(len(at)):
                 face = ids[at[row], at[column]]
@@ -131,7 +134,7 @@ def _source_function():
                 if face < 0:
                     continue
                 a, b, c = triangles[face, 0], triangles[face, 1], triangles[face, 2]
-                x, y = at[column] + 0.5, at[row] + 0.5
+                x, y = (column + 0.5) * cell, (row + 0.5) * cell
                 bx, by = drawn[b, 0] - drawn[a, 0], drawn[b, 1] - drawn[a, 1]
                 cx, cy = drawn[c, 0] - drawn[a, 0], drawn[c, 1] - drawn[a, 1]
                 px, py = x - drawn[a, 0], y - drawn[a, 1]
@@ -141,8 +144,9 @@ def _source_function():
                     second = min(max((px * cy - py * cx) / area, 0.0), 1.0)
                     third = min(max((bx * py - by * px) / area, 0.0), 1.0 - second)
                 first = 1 - second - third
-                sources[row, column, 0] = first * filmed[a, 0] + second * filmed[b, 0] + third * filmed[c, 0] - x
-                sources[row, column, 1] = first * filmed[a, 1] + second * filmed[b, 1] + third * filmed[c, 1] - y
+                for axis in range(2):
+                    there = first * filmed[a, axis] + second * filmed[b, axis] + third * filmed[c, axis]
+                    sources[row, column, axis] = there - first * drawn[a, axis] - second * drawn[b, axis] - third * drawn[c, axis]
                 sources[row, column, 2] = 1
 
     return compiled(find_sources)

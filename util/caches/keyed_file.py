@@ -5,16 +5,18 @@ from __future__ import annotations
 import hashlib
 import io
 import zipfile
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
+from tokenize import TokenError
 
 import numpy as np
 
 from util.image_io import write_bytes
 from util.layout import Sequence
 
-# What numpy.load raises for a file that is missing, damaged, or holds other arrays.
-UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
+# What numpy.load raises for a file that is missing, damaged, or holds other arrays; RuntimeError: for zip files said to be encrypted.
+UNREADABLE = (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error, TokenError)
 
 
 def frames_key(made_by: str, sequences: Iterable[Sequence]) -> str:
