@@ -44,8 +44,6 @@ PersonReader = Callable[[str], Persons]
 # By an identity's name: its face model, None where it is not known.
 MeshReader = Callable[[str], HeadMesh | None]
 
-CONTEXT = 2  # frames of conditioning before the current one: the generator looks at three
-
 
 @dataclass(frozen=True)
 class ClipIndex:
@@ -63,8 +61,8 @@ class VideoDataset:
     `dataset[ClipIndex(...)]` depends on its index alone and may be called from several threads. It returns a dict of tensors
     (T = length; frames are consecutive):
       image      uint8 [T, H, W, 3]        RGB
-      nmfc       uint8 [T + 2, H, W, 3]    the two frames before the first come first, clamped at the run's start
-      gaze       uint8 [T + 2, H, W, 3]    likewise
+      nmfc       uint8 [T + context, H, W, 3]    the frames before the first come first, clamped at the run's start
+      gaze       uint8 [T + context, H, W, 3]    likewise
       landmarks  float32 [T, 70, 2]        x, y in pixels at load size, without jitter
       motion     with `move_heads`: what move_heads (data.augmentation) needs to move the head in image, nmfc and flows;
                  gaze and landmarks are where it will be
@@ -77,6 +75,7 @@ class VideoDataset:
     move_heads: share of the clips, 0..1, in which the head is moved, in frames and conditioning alike; needs `persons`.
     change_expressions: share of the moved clips, 0..1, in which the expression changes too, where the face model is known.
     appearance: give the person's colours with every clip.
+    context: frames of conditioning before a clip's first: the generator looks at one more.
     cache_gb: keep decoded frames, flow, masks and shapes of heads in memory up to this many gigabytes (None: a quarter of the memory
         there is, at most 16). Sequences beyond that are read again for every clip; their head shapes are cached on disk.
     flows: reads a sequence's cached flow.
@@ -94,6 +93,7 @@ class VideoDataset:
         move_heads: float = 0.0,
         change_expressions: float = 0.0,
         appearance: bool = False,
+        context: int = 2,
         cache_gb: float | None = None,
         flows: FlowReader | None = None,
         persons: PersonReader | None = None,
@@ -118,6 +118,7 @@ class VideoDataset:
         self._move_heads = move_heads
         self._change_expressions = change_expressions
         self._with_appearance = appearance
+        self._context = context
         self._flows = flows
         self._persons = persons if move_heads else None
         self._meshes = meshes or (lambda name: None)
@@ -159,9 +160,9 @@ class VideoDataset:
             raise IndexError(f"{clip} lies outside of a run of {run.length} frames")
         start = run.first + clip.start  # from here on places are those in the stored sequence
         last = start + clip.length
-        first = max(run.first, start - CONTEXT)
+        first = max(run.first, start - self._context)
         frames = self._frames(sequence, first, last)
-        rows = np.maximum(np.arange(start - CONTEXT, last), run.first) - first  # of the conditioning, in `frames`
+        rows = np.maximum(np.arange(start - self._context, last), run.first) - first  # of the conditioning, in `frames`
         own = slice(start - first, None)  # the clip's frames among `frames`, which begin with their context
         images, nmfcs, landmarks = frames.images[own], frames.nmfcs, frames.landmarks
         flows = {s: f[start : max(start, last - s)] for s, f in self._read_flows(sequence).items()}
