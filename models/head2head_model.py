@@ -99,6 +99,7 @@ class Head2HeadModel(nn.Module):
             sizes = [p.numel() for p in network.parameters()]
             self.flat_gradients[label] = flat = torch.zeros(sum(sizes), device=device)
             self.gradients[label] = [x.as_strided(p.shape, p.stride()) for x, p in zip(flat.split(sizes), network.parameters())]
+        self.history_length = temporal.history_length(o.n_scales_temporal, o.lambda_warp > 0, PREVIOUS_FRAMES * o.prev_output)
         self.average: MovingAverage | None = None
         self.restart_average()
         self.compute_gradients: Callable[[Chunk], tuple[dict[str, Tensor], Tensor]] = self.differentiate
@@ -160,7 +161,8 @@ class Head2HeadModel(nn.Module):
         history = torch.zeros(b, 0, 3, height, width, device=self.device)  # the last generated frames
         for start, stop in temporal.chunks(clip.length, self.options.max_frames_per_gpu):
             losses, fake = self.step(clip.chunk(start, stop, history))
-            history = torch.cat([history, fake], dim=1)[:, -temporal.HISTORY :]
+            history = torch.cat([history, fake], dim=1)
+            history = history[:, max(0, history.shape[1] - self.history_length) :]
             yield losses, fake
 
     def step(self, chunk: Chunk) -> tuple[dict[str, Tensor], Tensor]:

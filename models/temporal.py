@@ -19,6 +19,12 @@ TRIPLET = 3
 HISTORY = (TRIPLET - 1) * max(STEPS)  # frames before the current one that the widest triplet reaches
 
 
+def history_length(scales: int, warp: bool, previous_frames: int) -> int:
+    """Frames before a chunk that its step looks back at: in triplets of the first `scales` of STEPS, in the warp loss (the frame before),
+    and in the generator, which sees `previous_frames`."""
+    return max([(TRIPLET - 1) * step for step in STEPS[:scales]] + [int(warp), previous_frames])
+
+
 def conditioning_windows(conditioning: Tensor, frames: int = CONDITIONING_FRAMES, channels: int | None = None) -> Tensor:
     """What the generator sees: each frame's conditioning images after those of the `frames` - 1 before it, oldest first.
 

@@ -114,23 +114,25 @@ class Recipe:
 SETTINGS = {f.name: f for f in fields(Recipe)}
 _TYPES = typing.get_type_hints(Recipe)
 
+# The published networks and losses, with faster training and better images (docs/log/).
+_PUBLISHED: dict[str, Any] = {
+    "batch_size": 0,
+    "margin": 16,
+    "use_eyes_D": True,
+    "ema": 0.999,
+    "augment": False,
+    "move_heads": 0.7,
+    "lambda_L1": 50.0,
+    "lambda_gradient": 50.0,
+    "niter": 100,
+    "niter_decay": 50,
+    "niter_step": 8,
+    "epoch_frames": 650,
+}
 # What a preset changes in Recipe.
 PRESETS: dict[str, dict[str, Any]] = {
-    # The published networks and losses, with faster training and better images (docs/log/).
-    "default": {
-        "batch_size": 0,
-        "margin": 16,
-        "use_eyes_D": True,
-        "ema": 0.999,
-        "augment": False,
-        "move_heads": 0.7,
-        "lambda_L1": 50.0,
-        "lambda_gradient": 50.0,
-        "niter": 100,
-        "niter_decay": 50,
-        "niter_step": 8,
-        "epoch_frames": 650,
-    },
+    "default": {**_PUBLISHED},
+    "published": _PUBLISHED,
     # Exactly the published recipe, as a reference.
     "literal": {"precision": "fp32", "cuda_graphs": False},
     # Without a GPU: the best images after a few minutes on two cores.

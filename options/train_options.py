@@ -90,7 +90,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--preset",
         choices=tuple(PRESETS),
         default="default",
-        help="recipe: default (for a GPU), literal (as published, slower), or preview (quick, for CPUs)",
+        help="recipe: default (for a GPU), published (its networks as published), literal (all as published, slower), or preview (quick, "
+        "for CPUs)",
     )
     add_flag(parser, "continue_train", False, "go on from the run's latest checkpoint; options may differ, except the networks'")
     parser.add_argument("--load_pretrain", type=Path, metavar="DIR", help="start from the networks in this run's folder")

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from models import temporal
 from models.clip import Clip, to_rgb
 from models.head2head_model import Head2HeadModel, ModelOptions
-from models.losses import VGGLoss, feature_matching, gradient_loss, lsgan, warp_loss, weighted_sum
+from models.losses import VGGLoss, feature_matching, gradient_loss, lsgan, mean_difference, warp_loss, weighted_sum
 from models.moving_average import MovingAverage
 from models.ops import resample2d
 from models.roi import crop
@@ -44,6 +44,18 @@ def test_feature_matching_weights():
     # two scales, feature maps differ by 1 and 2 (the prediction does not count), n_layers = 1: 4 / 2 per layer, mean over the scales
     value = feature_matching(outputs(1.0, 1.0), outputs(0.0, 0.0))
     assert value.item() == pytest.approx((1 + 2) * 2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_mean_difference_is_the_l1_loss_in_float32(dtype):
+    x, y = (torch.randn(2, 16, 20, 30).to(dtype).requires_grad_() for _ in range(2))
+    with torch.no_grad():
+        x[0, 0] = y[0, 0]  # without a gradient there
+    value, want = mean_difference(x, y), F.l1_loss(x.float(), y.float())
+    assert value.dtype == torch.float32 and value.item() == pytest.approx(want.item(), rel=1e-6 if dtype == torch.float32 else 1e-4)
+    got = torch.autograd.grad(3 * value, x, retain_graph=True)[0]
+    torch.testing.assert_close(got, torch.autograd.grad(3 * want, x)[0], rtol=1e-6 if dtype == torch.float32 else 1e-2, atol=0)
+    assert torch.autograd.grad(value, y, allow_unused=True)[0] is None
 
 
 def test_feature_matching_leaves_the_real_side_alone():
@@ -360,6 +372,28 @@ def test_clip_carries_generated_frames_from_chunk_to_chunk():
         whole = model.generate(temporal.conditioning_windows(clip.conditioning.movedim(-1, 2) / 255), torch.zeros(2, 0, 3, SIZE, SIZE))
     torch.testing.assert_close(torch.cat(frames, 1), whole, atol=1e-5, rtol=0)
     assert "D_T1_real" not in losses[0] and "D_T1_real" in losses[1] and "D_T2_real" not in losses[2]
+
+
+@pytest.mark.parametrize(
+    ("changes", "length"),
+    [
+        ({}, 18),
+        ({"n_scales_temporal": 1}, 2),
+        ({"n_scales_temporal": 0, "prev_output": False}, 1),
+        ({"n_scales_temporal": 0, "prev_output": False, "lambda_warp": 0.0}, 0),
+    ],
+)
+def test_no_more_history_is_kept_than_is_looked_at(changes, length):
+    clip, results = make_clip(length=14), []
+    for kept in (length, temporal.HISTORY):
+        torch.manual_seed(0)
+        model = Head2HeadModel(replace(TINY, **changes), CPU)
+        assert model.history_length == length
+        model.history_length = kept
+        steps = list(model.train_clip(clip))
+        results.append([*(torch.stack(list(losses.values())) for losses, _ in steps), *(fake for _, fake in steps)])
+    for a, b in zip(*results):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
 
 
 def test_learning_rate_reaches_every_network():

@@ -22,6 +22,7 @@ from models.checkpoints import (
     write_tensors,
 )
 from models.networks import Generator, MultiscaleDiscriminator, build_generator
+from scripts.bench import generator as bench
 from util.cli import UserError
 from util.layout import Run, root
 
@@ -423,3 +424,19 @@ def test_iteration_file(tmp_path):
     for text, epochs in (("7\n120\n", 6), ("7,120", 6), ("x", None), ("", None)):
         run.iteration_path.write_text(text)
         assert read_iteration(run) == epochs
+
+
+# -- the bench of generators -----------------------------------------------------------------------------------------------
+
+
+def test_bench_of_generators(tmp_path, capsys):
+    words = ["--size", "32", "--rounds", "1", "--threads", "1", "--output", str(tmp_path / "figures.json")]
+    bench.main(["--variant", "ngf=4,n_blocks=1", "--variant", "ngf=4,n_blocks=1,prev_output=true,upsample=nearest", *words])
+    lean, other = json.loads((tmp_path / "figures.json").read_text())
+    assert lean["parameters"] == sum(p.numel() for p in build_generator(bench.read_variant("ngf=4,n_blocks=1")).parameters())
+    assert 0 < lean["gflop"] < other["gflop"] and lean["ms"]["torch fp32"] > 0
+    assert "ngf=4,n_blocks=1,prev_output=true,upsample=nearest" in capsys.readouterr().out
+    with pytest.raises(UserError, match="ndf is no setting of the generator"):
+        bench.read_variant("ndf=4")
+    with pytest.raises(UserError, match="--variant ngf=wide must be a whole number"):
+        bench.read_variant("ngf=wide")

@@ -300,3 +300,15 @@ def test_auto_takes_the_kernels_on_a_gpu_also_when_compiled(capfd):
     grads = [torch.autograd.grad(out.square().sum(), a)[0] for out in (eager, compiled)]
     torch.testing.assert_close(*grads)
     assert capfd.readouterr().out.count("CUDA kernels") == 1
+
+
+def test_the_networks_import_no_compiler():
+    """torch._dynamo takes seconds to import; the mark that its decorator sets is set without it."""
+    code = "import sys, models.networks, models.synthesis, models.ops; sys.exit('torch._dynamo' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).resolve().parents[1]).returncode == 0
+
+    def marked():
+        """As PyTorch marks it."""
+
+    torch.compiler.assume_constant_result(marked)
+    assert vars(marked).items() <= vars(_native.kernels_fault).items() and vars(marked).items() <= vars(_native._kernels_work).items()

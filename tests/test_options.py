@@ -39,7 +39,7 @@ def options(*words):
     return parse(["--dataset_name", "D", *words])
 
 
-@pytest.mark.parametrize("values", [DEFAULT, LITERAL, PREVIEW], ids=lambda v: v["preset"])
+@pytest.mark.parametrize("values", [DEFAULT, DEFAULT | {"preset": "published"}, LITERAL, PREVIEW], ids=lambda v: v["preset"])
 def test_presets_resolve_to_these_values(values):
     found = options("--preset", values["preset"]).as_dict()
     assert found == values | {"keep_checkpoints": 3}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -16,6 +17,12 @@ _SOURCES = ("common.cuh", "correlation.cu", "resample2d.cu", "channelnorm.cu")
 FLOW_OPS = Extension("flow_ops", [Path(__file__).parent / "csrc" / name for name in _SOURCES])
 _TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 _told: set[int] = set()  # GPUs for which it was said what runs
+
+
+def _constant_when_compiled(function: Callable) -> Callable:
+    """As torch.compiler.assume_constant_result, which sets this mark but imports torch._dynamo for it, seconds at every command's start."""
+    function._dynamo_marked_constant = True
+    return function
 
 
 def take_kernels(operator: str, impl: str, x: Tensor) -> bool:
@@ -41,7 +48,7 @@ def take_kernels(operator: str, impl: str, x: Tensor) -> bool:
     return cause is None
 
 
-@torch.compiler.assume_constant_result
+@_constant_when_compiled
 def kernels_fault(device: int) -> str | None:
     """Why the kernels cannot run on that GPU (None: they can). The first call loads them, and builds them if need be."""
     try:
@@ -51,7 +58,7 @@ def kernels_fault(device: int) -> str | None:
     return None
 
 
-@torch.compiler.assume_constant_result
+@_constant_when_compiled
 def _kernels_work(device: int) -> bool:
     cause = kernels_fault(device)
     if device not in _told:

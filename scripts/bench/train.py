@@ -2,10 +2,12 @@
 
 python scripts/bench/train.py --output train.json             # both, on this machine's GPU
 python scripts/bench/train.py --literal --no_default          # the published recipe alone
+python scripts/bench/train.py --no_literal --variant ngf=24,n_blocks=6,prev_output=false,ndf=32 --batch_sizes 4 8
 
 literal: fp32 (TF32 convolutions), one clip of 4 frames a step, kernels launched one by one, FlowNet2 (random weights) on the chunk's pairs
 at steps 1, 3 and 9 in the loop. default: what train.py does: bf16, several clips, recorded CUDA graphs, flow from the cache. Both with all
-default losses, VGG19 with random weights included, on random pictures in the middle of a clip. Times are medians over steps.
+default losses, VGG19 with random weights included, on random pictures in the middle of a clip. A variant is the default recipe with
+settings changed (train.py --list_settings). Times are medians over steps.
 The peak is the rate that an 8192 x 8192 bf16 matrix product reaches on the same GPU in the same run.
 """
 
@@ -43,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--literal", action=argparse.BooleanOptionalAction, default=True, help="measure the published recipe")
     p.add_argument("--default", action=argparse.BooleanOptionalAction, default=True, help="measure our recipe")
+    p.add_argument("--variant", action="append", default=[], metavar="NAME=VALUE,...", help="our recipe with these settings; repeatable")
     p.add_argument("--batch_sizes", type=int, nargs="+", default=[4], metavar="B", help="clips at once, of our recipe (default: 4)")
     p.add_argument("--loadSize", type=int, default=256, metavar="PX", help="side of the images (default: 256)")
     p.add_argument("--steps", type=int, default=20, metavar="N", help="steps that are timed (default: 20)")
@@ -62,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     }
     say(f"{facts['gpu']}, PyTorch {facts['torch']}; bf16 matrix product: {peak:.0f} TFLOP/s")
     vgg = None if o.no_vgg else random_vgg().to(device)
-    runs = [("literal", 1)] * o.literal + [("default", b) for b in o.batch_sizes] * o.default
+    runs = [("literal", 1)] * o.literal + [(kind, b) for kind in ["default"] * o.default + o.variant for b in o.batch_sizes]
     facts["runs"] = [measure(kind, batch, o, device, vgg, peak) for kind, batch in runs]
     if o.literal and o.default:
         rates = [r["frames_per_s"] for r in facts["runs"]]
@@ -73,11 +76,12 @@ def main(argv: Sequence[str] | None = None) -> int | None:
 
 
 def measure(kind: str, batch: int, o: argparse.Namespace, device: torch.device, vgg: VGGLoss | None, peak: float) -> dict[str, Any]:
-    """Time steps of one recipe; returns its figures and prints them."""
-    options = parse(["--dataset_name", "bench", "--preset", kind, "--loadSize", str(o.loadSize)])
-    literal = kind == "literal"
-    model = make_model(options, device, torch.float32 if literal else torch.bfloat16, vgg)
-    chunk = random_chunk(batch, options.loadSize, device, channels=3 * len(model.conditioning_images))
+    """Time steps of one recipe (kind: literal, default, or a variant); returns its figures and prints them."""
+    options, literal = parse_recipe(kind, o.loadSize), kind == "literal"
+    model = make_model(options, device, torch.float32 if literal else torch.bfloat16, vgg if options.vgg else None)
+    channels = 3 * len(model.conditioning_images)
+    flows = STEPS if options.needs_flow else ()
+    chunk = random_chunk(batch, options.loadSize, device, model.history_length, options.max_frames_per_gpu, channels, flows)
     frames = batch * (chunk.conditioning.shape[1] - 2)
     flow = FlowNet2().to(device).eval() if literal else None
     torch.cuda.empty_cache()
@@ -135,6 +139,12 @@ def measure(kind: str, batch: int, o: argparse.Namespace, device: torch.device, 
     return result
 
 
+def parse_recipe(kind: str, size: int) -> TrainOptions:
+    named = kind in ("literal", "default")
+    settings = [] if named else ["--set", *kind.split(",")]
+    return parse(["--dataset_name", "bench", "--preset", kind if named else "default", "--loadSize", str(size), *settings])
+
+
 def make_model(options: TrainOptions, device: torch.device, dtype: torch.dtype, vgg: VGGLoss | None) -> Head2HeadModel:
     names = ModelOptions.__dataclass_fields__
     chosen = {name: getattr(options, name) for name in names if hasattr(options, name)}
@@ -142,9 +152,20 @@ def make_model(options: TrainOptions, device: torch.device, dtype: torch.dtype, 
     return Head2HeadModel(ModelOptions(**chosen), device, dtype, vgg, graphs=options.cuda_graphs)
 
 
-def random_chunk(batch: int, size: int, device: torch.device, frames: int = 4, channels: int = 6) -> Chunk:
-    """Frames in the middle of a clip, where all losses are computed. channels: of the conditioning images."""
-    window = temporal.HISTORY + frames
+def random_chunk(
+    batch: int,
+    size: int,
+    device: torch.device,
+    history: int = temporal.HISTORY,
+    frames: int = 4,
+    channels: int = 6,
+    flows: Sequence[int] = STEPS,
+) -> Chunk:
+    """Frames in the middle of a clip, where all losses are computed.
+
+    history: frames before them. channels: of the conditioning images. flows: the steps that there is flow for.
+    """
+    window = history + frames
 
     def pictures(count: int, channels: int) -> torch.Tensor:
         return torch.randint(256, (batch, count, size, size, channels), dtype=torch.uint8, device=device)
@@ -153,8 +174,8 @@ def random_chunk(batch: int, size: int, device: torch.device, frames: int = 4, c
         real=pictures(window, 3),
         conditioning=pictures(frames + 2, channels),
         corners={r: torch.full((batch, frames, 2), size // 3, device=device) for r in ("mouth", "eyes")},
-        flows={s: torch.randn(batch, window - s, 2, size // 2, size // 2, device=device).half() for s in STEPS},
-        history=torch.rand(batch, temporal.HISTORY, 3, size, size, device=device) * 2 - 1,
+        flows={s: torch.randn(batch, window - s, 2, size // 2, size // 2, device=device).half() for s in flows if s < window},
+        history=torch.rand(batch, history, 3, size, size, device=device) * 2 - 1,
     )
 
 

@@ -219,7 +219,7 @@ def train_and_test(o: argparse.Namespace, identity: str) -> str | None:
 
 def preparation(options: TrainOptions) -> list[str]:
     """What scripts/prepare_training.py is to be told, so that a training with these options finds everything."""
-    flags = ["--heads" if options.move_heads else "--no_heads", "--perspective" if options.perspective else "--no_perspective"]
+    flags = ["--heads" if options.move_heads else "--no_heads"]
     flow = ["--flow", options.flow if options.needs_flow else "none", "--faceflow" if options.faceflow else "--no_faceflow"]
     flow += ["--flownet2_checkpoint", str(options.flownet2_checkpoint)] if options.flownet2_checkpoint else []
     return ["--loadSize", str(options.loadSize), "--gpu_ids", options.gpu_ids, "--workers", "0", *flags, *flow]

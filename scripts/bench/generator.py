@@ -1,0 +1,158 @@
+"""What a generator costs: operations, weights, and the time of a frame on this machine's processor.
+
+python scripts/bench/generator.py                                             # lean generators of several widths, and the published one
+python scripts/bench/generator.py --variant ngf=24,n_blocks=6 --variant ngf=24,n_blocks=4,upsample=nearest --size 256 512
+
+A variant is settings of train.py that define the generator, beside those of LEAN. Its weights are random, which costs the same. Engines:
+PyTorch as the Synthesizer runs it, and OpenVINO where it is installed (pip install openvino). In every round each engine draws each
+variant in turn, so that what else the machine does meets all of them; the times are medians over the rounds. bf16 is fast on processors
+with instructions for it (AVX512-BF16, AMX), and very slow in PyTorch, and ignored by OpenVINO, on others.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import importlib.util
+import json
+import statistics
+import sys
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+if __package__ in (None, ""):  # run as a file: make the repository's packages importable
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
+    import util.environment  # noqa: F401  (says what to do where packages are missing)
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from models.checkpoints import PUBLISHED_OPTIONS
+from models.networks import Generator, build_generator
+from models.networks.generator import PREVIOUS_FRAMES
+from options.presets import parse_setting
+from util.cli import UserError, run, say
+from util.image_io import write_bytes
+
+LEAN = {"prev_output": False, "conditioning_frames": 1, "appearance": True}  # where a variant says nothing else
+VARIANTS = (
+    *(f"ngf={ngf},n_blocks={n_blocks}" for ngf in (16, 24, 32) for n_blocks in (4, 6, 9)),
+    *(f"ngf=24,n_blocks=6,upsample={upsample}" for upsample in ("nearest", "shuffle")),
+    "ngf=24,n_blocks=6,prev_output=true",
+    "ngf=24,n_blocks=6,conditioning_frames=3",
+)
+PUBLISHED = "prev_output=true,conditioning_frames=3,appearance=false"
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+Draw = Callable[[], Any]  # draws one frame
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--variant", action="append", metavar="NAME=VALUE,...", help="a generator; repeatable (default: a list of them)")
+    p.add_argument("--size", type=int, nargs="+", default=[256], metavar="PX", help="sides of the images (default: 256)")
+    p.add_argument("--rounds", type=int, default=7, metavar="N", help="times that each is drawn (default: 7)")
+    p.add_argument("--precision", nargs="+", choices=tuple(DTYPES), default=["fp32"], help="of the arithmetic (default: fp32)")
+    p.add_argument("--threads", type=int, default=torch.get_num_threads(), metavar="N", help="of each engine (default: as PyTorch chooses)")
+    p.add_argument("--output", type=Path, metavar="FILE", help="write the figures as JSON")
+    o = p.parse_args(argv)
+    torch.set_num_threads(o.threads)
+    variants = {text: read_variant(text) for text in o.variant or (*VARIANTS, PUBLISHED)}
+    figures = [figure for size in o.size for figure in measure(variants, size, o)]
+    if o.output:
+        write_bytes(o.output, (json.dumps(figures, indent=1) + "\n").encode())
+
+
+def read_variant(text: str) -> dict[str, Any]:
+    """The options of a generator from NAME=VALUE,... Raises: UserError for a setting that there is not, or that no generator has."""
+    options = {**PUBLISHED_OPTIONS, **LEAN}
+    for word in text.split(","):
+        name, _, value = word.partition("=")
+        options[name] = parse_setting(name, value, f"--variant {name}=")
+        if name not in PUBLISHED_OPTIONS:
+            raise UserError(f"--variant {text}: {name} is no setting of the generator ({', '.join(PUBLISHED_OPTIONS)})")
+    return options
+
+
+def measure(variants: dict[str, dict[str, Any]], size: int, o: argparse.Namespace) -> list[dict[str, Any]]:
+    """Time all variants at one size; returns their figures and prints them as a table."""
+    figures, engines = [], {}
+    for text, options in variants.items():
+        torch.manual_seed(0)
+        generator = build_generator(options).eval()
+        images = example(generator, size)
+        facts = {"variant": text, "size": size, "gflop": count_gflop(options, images), "parameters": count_parameters(generator)}
+        figures.append(facts)
+        engines[text] = make_engines(generator, images, o.precision, o.threads)
+    times: dict[tuple[str, str], list[float]] = {(text, name): [] for text, made in engines.items() for name in made}
+    for k in range(o.rounds + 1):
+        for text, name in times:
+            begun = time.perf_counter()
+            engines[text][name]()
+            if k:  # the first frame is slower
+                times[text, name].append(1000 * (time.perf_counter() - begun))
+    names = list(next(iter(engines.values())))
+    say(f"{size}x{size}, {o.threads} thread(s); ms a frame, medians of {o.rounds}")
+    say(f"{'variant':58s} GFLOP  M weights  " + "  ".join(f"{name:>13s}" for name in names))
+    for facts in figures:
+        facts["ms"] = {name: statistics.median(times[facts["variant"], name]) for name in names}
+        shown = "  ".join(f"{ms:13.1f}" for ms in facts["ms"].values())
+        say(f"{facts['variant']:58s} {facts['gflop']:5.1f}  {facts['parameters'] / 1e6:9.2f}  {shown}")
+    return figures
+
+
+def example(generator: Generator, size: int) -> list[torch.Tensor]:
+    """Random inputs of a frame: conditioning, and the previous frames where the generator sees them."""
+    images = [torch.rand(1, generator.model_down_seg[1].in_channels, size, size)]
+    if generator.model_down_img is not None:
+        images.append(torch.rand(1, 3 * PREVIOUS_FRAMES, size, size) * 2 - 1)
+    return images
+
+
+def count_gflop(options: dict[str, Any], images: list[torch.Tensor]) -> float:
+    """Floating-point operations of a frame's convolutions, in units of 1e9."""
+    with torch.device("meta"), FlopCounterMode(display=False) as counter, torch.no_grad():
+        build_generator(options)(*(torch.empty(x.shape) for x in images))
+    return counter.get_total_flops() / 1e9
+
+
+def count_parameters(generator: Generator) -> int:
+    return sum(p.numel() for p in generator.parameters())
+
+
+def make_engines(generator: Generator, images: list[torch.Tensor], precisions: list[str], threads: int) -> dict[str, Draw]:
+    """What draws a frame, by the engine's name."""
+    engines = {f"torch {precision}": torch_engine(generator, images, DTYPES[precision]) for precision in precisions}
+    if importlib.util.find_spec("openvino"):
+        engines |= {f"openvino {precision}": openvino_engine(generator, images, precision, threads) for precision in precisions}
+    return engines
+
+
+def torch_engine(generator: Generator, images: list[torch.Tensor], dtype: torch.dtype) -> Draw:
+    mine = copy.deepcopy(generator).to(dtype=dtype, memory_format=torch.channels_last)
+    inputs = [x.to(dtype=dtype, memory_format=torch.channels_last) for x in images]
+
+    @torch.inference_mode()
+    def draw() -> torch.Tensor:
+        return mine(*inputs)
+
+    return draw
+
+
+def openvino_engine(generator: Generator, images: list[torch.Tensor], precision: str, threads: int) -> Draw:
+    import openvino
+
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch.jit.trace, which it uses
+        model = openvino.convert_model(generator, example_input=tuple(images))
+    model.reshape({port: list(x.shape) for port, x in zip(model.inputs, images)})
+    hints = {"INFERENCE_PRECISION_HINT": precision.replace("fp", "f"), "PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads}
+    request = openvino.Core().compile_model(model, "CPU", hints).create_infer_request()
+    inputs = [x.numpy() for x in images]
+    return lambda: request.infer(inputs)
+
+
+if __name__ == "__main__":
+    run(main)
