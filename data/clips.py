@@ -217,7 +217,7 @@ class VideoDataset:
             motion["nmfcs"] = heads[rows]
             landmarks = np.stack([move_points(f, x, size) for f, x in zip(heads, frames.landmarks)]).astype(np.float32)
             return frames.nmfcs, landmarks, motion
-        return self._change(mesh, fit[part], drawn, known.shapes.fade[part], frames, rng, own, motion)
+        return self._change(mesh, fit[part], drawn, shapes.fade[own], frames, rng, motion)
 
     def _change(
         self,
@@ -227,7 +227,6 @@ class VideoDataset:
         fade: np.ndarray,
         frames: Frames,
         rng: np.random.Generator,
-        own: slice,
         motion: dict[str, np.ndarray],
     ) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
         """As `_move`, with the mesh drawn anew."""
@@ -237,7 +236,7 @@ class VideoDataset:
         changed = change_mesh(mesh, fit, expression, drawn, fade, self.load_size // 2)
         nmfcs = np.stack([resize_nmfc(x, self.load_size) for x in changed.nmfcs])
         landmarks = (frames.landmarks + changed.moved * self.load_size).astype(np.float32)
-        return nmfcs, landmarks, motion | {"sources": changed.sources[own.start :]}
+        return nmfcs, landmarks, motion | {"sources": changed.sources}
 
     def appearance(self, name: str) -> Appearance:
         """The colours of an identity."""

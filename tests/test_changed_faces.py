@@ -30,6 +30,7 @@ from util.layout import Dataset
 
 SIZE, GRID = 96, 64
 STAY = HeadMotion(np.eye(2, 3), np.zeros(2))
+POSE = HeadMotion(np.array([[1.02, -0.05, 0.02], [0.05, 1.02, -0.01]]), np.array([0.1, 0.08]))
 MARK = np.array([255, 0, 255], np.uint8)  # no skin has this colour
 
 
@@ -227,6 +228,17 @@ def test_an_opening_jaw_takes_lip_and_chin_down_and_leaves_the_brows(mesh, model
     np.testing.assert_allclose(back, -changed.moved[0, 57] * SIZE, atol=0.7)
 
 
+def test_frames_without_fade_are_drawn_and_have_no_sources(mesh, model):
+    """As the frames before a clip, of which the conditioning alone is seen; the others are as they are without them."""
+    fit = fit_with(mesh, model, 3, jawOpen=0.1)
+    expression = np.linspace(0, 1, 3)[:, None] * expression_of(mesh, jawOpen=0.6)
+    fade = np.ones((3, GRID, GRID), np.float32)
+    every, last = (change_mesh(mesh, fit, expression, POSE, part, SIZE // 2) for part in (fade, fade[2:]))
+    np.testing.assert_array_equal(every.nmfcs, last.nmfcs)
+    np.testing.assert_array_equal(every.moved, last.moved)
+    np.testing.assert_array_equal(every.sources[2:], last.sources)
+
+
 def test_a_face_outside_of_the_picture_has_no_sources(mesh, model):
     fit = fit_with(mesh, model)
     away = HeadMotion(np.array([[1.0, 0, 3], [0, 1, 0]]), np.zeros(2))
@@ -235,8 +247,6 @@ def test_a_face_outside_of_the_picture_has_no_sources(mesh, model):
 
 
 # ---- pictures ----
-
-POSE = HeadMotion(np.array([[1.02, -0.05, 0.02], [0.05, 1.02, -0.01]]), np.array([0.1, 0.08]))
 
 
 def paint_and_move(mesh, model, expression, motion, table, fit=None, mask=None, background=None):
