@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from data.augmentation.transforms import jitter_landmarks, jitter_nmfc, random_j
 from data.frames import Frames, frames_nbytes, read_frames
 from data.heads import Person, SequenceHeads, compute_sequence_heads, find_head, read_sequence_heads, shapes_nbytes, stored_sequence_heads
 from data.integrity import TrainingRun, common_face_model, tell_left_out, training_sequences, usable_runs
+from util.caches.flow import flows_nbytes
 from util.caches.memory import Budget, KeyedLocks, OnceCache, quarter_of_memory
 from util.caches.persons import Persons
 from util.cli import UserError
@@ -23,8 +24,11 @@ from util.layout import Sequence as FrameSequence
 if TYPE_CHECKING:
     import torch
 
-# A sequence's optical flow: step -> float16 [frames - step, 2, h, w].
-FlowReader = Callable[[FrameSequence], dict[int, np.ndarray]]
+class FlowReader(Protocol):
+    def __call__(self, sequence: FrameSequence, part: slice) -> dict[int, np.ndarray]:
+        """A sequence's optical flow among its frames `part`: step -> float16 [frames - step, 2, h, w]."""
+
+
 # By an identity's name.
 PersonReader = Callable[[str], Persons]
 
@@ -140,7 +144,7 @@ class VideoDataset:
         rows = np.maximum(np.arange(start - CONTEXT, last), run.first) - first  # of the conditioning, in `frames`
         own = slice(start - first, None)  # the clip's frames among `frames`, which begin with their context
         images, nmfcs, landmarks = frames.images[own], frames.nmfcs, frames.landmarks
-        flows = {s: f[start : max(start, last - s)] for s, f in self._read_flows(sequence).items()}
+        flows = self._read_flows(sequence, slice(start, last))
         rng = np.random.default_rng(clip.seed)
         jitter = random_jitter(rng, self.load_size)
         motion = None
@@ -169,13 +173,12 @@ class VideoDataset:
         self, sequence: int, part: slice, own: slice, rows: np.ndarray, rng: np.random.Generator
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """A motion for the head, or none by chance: the fields of a sequence's frames `part`, and what move_heads needs."""
-        known = self._heads(sequence)
-        masks = known.masks[part]
-        rest = {"masks": masks[own].copy(), "background": known.background}
+        known = self._heads(sequence, part)
+        rest = {"masks": known.masks[own].copy(), "background": known.background}
         if rng.random() >= self._move_heads:
-            still = no_motion(len(masks))
+            still = no_motion(len(known.masks))
             return still, {"frames": still[own], "nmfcs": still[rows], **rest}
-        shapes = known.shapes[part]
+        shapes = known.shapes
         heads, meshes = head_fields(random_head_motion(rng), shapes, self.load_size, known.perspective)
         return heads, {"frames": heads[own] * shapes.fade[own][..., None], "nmfcs": meshes[rows], **rest}
 
@@ -191,13 +194,15 @@ class VideoDataset:
         need = frames_nbytes(len(numbers), self.load_size)
         return self._cache.get(sequence, need, lambda: read_frames(self.sequences[sequence], numbers, self.load_size))
 
-    def _heads(self, sequence: int) -> SequenceHeads:
-        """The data that moving heads needs of a sequence; computed once, then kept in memory or, where that has no room, on disk."""
+    def _heads(self, sequence: int, part: slice) -> SequenceHeads:
+        """The data that moving heads needs of frames of a sequence; computed once, then kept in memory or, where that has no room, on disk."""
         kept = self._head_cache.peek(sequence)
-        if kept is None and sequence in self._stored_heads:
-            kept = read_sequence_heads(self.sequences[sequence], self.load_size, self._stored_heads[sequence])
         if kept is not None:
-            return kept
+            return kept[part]
+        if sequence in self._stored_heads:
+            kept = read_sequence_heads(self.sequences[sequence], self.load_size, self._stored_heads[sequence], part)
+            if kept is not None:
+                return kept
         name, numbers = self._names[sequence], self._numbers[sequence]
         person = self._person(name)
         masks = person.masks[self._first_frames[sequence] :][: len(numbers)]
@@ -215,7 +220,7 @@ class VideoDataset:
             with self._storing[sequence]:
                 kept, key = stored_sequence_heads(self.sequences[sequence], numbers, self.load_size, masks, person)
                 self._stored_heads[sequence] = key
-        return kept
+        return kept[part]
 
     def _person(self, name: str) -> Person:
         def make() -> Person:
@@ -226,11 +231,17 @@ class VideoDataset:
 
         return self._person_cache.get_or_make(name, make, lambda person: person.nbytes)
 
-    def _read_flows(self, sequence: int) -> dict[int, np.ndarray]:
+    def _read_flows(self, sequence: int, part: slice) -> dict[int, np.ndarray]:
+        """The flow among frames `part` of a sequence; all of it is kept where the budget has room."""
         if self._flows is None:
             return {}
-        read, size = self._flows, lambda flows: sum(f.nbytes for f in flows.values())
-        return self._flow_cache.get_or_make(sequence, lambda: read(self.sequences[sequence]), size)
+        read, count = self._flows, len(self._numbers[sequence])
+        whole = self._flow_cache.get(
+            sequence, flows_nbytes(count, self.load_size), lambda: read(self.sequences[sequence], part=slice(0, count))
+        )
+        if whole is None:
+            return read(self.sequences[sequence], part=part)
+        return {s: f[part.start : max(part.start, part.stop - s)] for s, f in whole.items()}
 
 
 def _first_frames(identities: Sequence[str], numbers: Sequence[Sequence[int]]) -> list[int]:

@@ -12,6 +12,8 @@ import numpy as np
 from data.augmentation.head_geometry import GRID, Head, measure_head
 from data.augmentation.head_shapes import HeadShapes, head_shapes
 from data.frames import READERS, read_frames, read_landmarks, read_square
+from util.caches.digests import file_digests
+from util.caches.frame_file import read_rows, write_rows
 from util.caches.keyed_file import read_keyed, write_keyed
 from util.layout import Dataset, read_camera, usable_frames
 from util.layout import Sequence as FrameSequence
@@ -45,6 +47,9 @@ class SequenceHeads:
     perspective: float  # as in data.augmentation.head_geometry.Head
     shapes: HeadShapes
 
+    def __getitem__(self, part: slice) -> SequenceHeads:
+        return SequenceHeads(self.masks[part], self.background, self.perspective, self.shapes[part])
+
 
 def shapes_nbytes(count: int) -> int:
     """Bytes that the shapes of `count` frames take in memory: 64 KiB a frame."""
@@ -65,9 +70,10 @@ def find_head(dataset: Dataset, name: str, frames: Sequence[tuple[FrameSequence,
     if not perspective or not all(path.is_file() for path in cameras):
         cameras = []
     digest = hashlib.blake2b(f"{HEAD_VERSION} {perspective} {len(frames)}".encode(), digest_size=16)
+    digests = {(s, kind): file_digests(s, kind) for s in {frames[i][0] for i in chosen} for kind in ("nmfcs", "landmarks70")}
     for sequence, number in (frames[i] for i in chosen):
         for kind in ("nmfcs", "landmarks70"):
-            digest.update(_digest_of_file(sequence, kind, number))
+            digest.update(digests[sequence, kind].get(number, b"missing"))  # whoever reads the file says so
     for path in cameras:
         digest.update(path.read_bytes())
     digest.update(np.ascontiguousarray(masks[chosen]))
@@ -99,9 +105,10 @@ def stored_sequence_heads(
     For what memory has no room for: reading the shapes takes a tenth of the time that computing them takes.
     """
     digest = hashlib.blake2b(f"{SHAPES_VERSION} {load_size} {len(numbers)} {person.head}".encode(), digest_size=16)
+    digests = [file_digests(sequence, kind) for kind in ("nmfcs", "landmarks70")]
     for number in numbers:
-        for kind in ("nmfcs", "landmarks70"):
-            digest.update(_digest_of_file(sequence, kind, number))
+        for own in digests:
+            digest.update(own.get(number, b"missing"))  # whoever reads the file says so
     digest.update(np.ascontiguousarray(masks))
     digest.update(person.background)
     key = digest.hexdigest()
@@ -109,22 +116,16 @@ def stored_sequence_heads(
     if heads is None:
         frames = read_frames(sequence, numbers, load_size)
         heads = compute_sequence_heads(frames.nmfcs, frames.landmarks, masks, person)
-        arrays = {"masks": masks, "background": person.background, "perspective": np.float64(heads.perspective), **vars(heads.shapes)}
-        write_keyed(sequence.head_shapes_path(load_size), key, **arrays)
+        whole = {"background": person.background[None], "perspective": np.array([heads.perspective])}
+        write_rows(sequence.head_shapes_path(load_size), key, masks=masks, **whole, **vars(heads.shapes))
     return heads, key
 
 
-def read_sequence_heads(sequence: FrameSequence, load_size: int, key: str) -> SequenceHeads | None:
-    """What stored_sequence_heads wrote; None when the file is missing, damaged, or has another key."""
-    found = read_keyed(sequence.head_shapes_path(load_size), ("masks", "background", "perspective", *_SHAPES), key)
+def read_sequence_heads(sequence: FrameSequence, load_size: int, key: str, part: slice = slice(None)) -> SequenceHeads | None:
+    """What stored_sequence_heads wrote, of these frames; None when the file is missing, damaged, or has another key."""
+    whole, rows = dict.fromkeys(("background", "perspective"), slice(None)), dict.fromkeys(("masks", *_SHAPES), part)
+    found = read_rows(sequence.head_shapes_path(load_size), {**whole, **rows}, key)
     if found is None:
         return None
     shapes = HeadShapes(**{name: found[name] for name in _SHAPES})
-    return SequenceHeads(found["masks"], found["background"], float(found["perspective"]), shapes)
-
-
-def _digest_of_file(sequence: FrameSequence, kind: str, number: int) -> bytes:
-    try:
-        return hashlib.blake2b(sequence.path(kind, number).read_bytes(), digest_size=16).digest()
-    except FileNotFoundError:
-        return b"missing"  # whoever reads the file says so
+    return SequenceHeads(found["masks"], found["background"][0], float(found["perspective"][0]), shapes)

@@ -7,8 +7,8 @@ python scripts/bench/streaming.py --folder /data/made --output table.json   also
 The people are made: a mesh478 face that talks (scripts/demo_clip/motion.py) is drawn into smooth noise with the grain of a camera, whose
 files are as large as those of real crops; so are flow and mattes. Everything lies in the dataset's own layout, and what is read are
 VideoDataset and ClipStream, as train.py uses them. Without a GPU the loader alone is measured: what ClipStream does with a batch on the
-device is left out. Times of the parts are those of one thread that has the files in the system's memory; take --drop_caches (needs root)
-to measure the disk too. Memory is the peak of the whole process.
+device is left out. Times of the parts are processor time, with the files in the system's memory; take --drop_caches (needs root) to
+measure the disk too. Memory is the peak of the whole process.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from data import clip_stream
 from data.clip_stream import ClipStream
 from data.clips import ClipIndex, VideoDataset
 from data.frames import read_landmarks, read_square
+from data.loader import ClipOrder
 from data.preparation import Recipe, prepare, share_items
 from options.train_options import TrainOptions
 from options.train_options import parse as parse_training
@@ -94,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     show("bytes a training frame has on disk", facts["bytes_per_frame"], "B", 0)
     show("seconds before the first clip", facts["start_s"], "s", 2)
     facts["parts_ms"] = time_parts(dataset, names, options)
-    show("milliseconds a frame of a clip takes, one thread", facts["parts_ms"], "ms", 3)
+    show("milliseconds of processor time that a frame of a clip takes", facts["parts_ms"], "ms", 3)
     facts["streams"] = []
     for threads in o.threads or [clip_stream._LOADERS[device.type]]:
         if o.drop_caches:
@@ -122,12 +123,18 @@ def time_start(dataset: Dataset, names: Sequence[str], options: TrainOptions, wo
     recipe = Recipe(options.loadSize, heads=bool(options.move_heads), perspective=options.perspective)
     if options.needs_flow:
         recipe = Recipe(options.loadSize, "dis", "", never, recipe.heads, options.perspective)
+
+
+    def prepare_all() -> None:
+        prepare(share_items(dataset, names), recipe, workers=workers if workers > 1 and len(names) > 1 else 0)
+
     steps: dict[str, Callable[[], object]] = {
         "list identities": dataset.identities,
         "open videos (steps, lists of files)": lambda: open_videos(dataset, names, options, 0.0),
         "key of the data": lambda: [dataset.read_record(name) for name in names],
-        "prepare, the first time": lambda: prepare(share_items(dataset, names), recipe, workers=workers if len(names) > 1 else 0),
-        "prepare, everything there": lambda: prepare(share_items(dataset, names), recipe, workers=workers if len(names) > 1 else 0),
+        "order of the clips": lambda: ClipOrder([50] * len(names), 0, names),
+        "prepare: heads that are not measured yet, digests that are not kept yet": prepare_all,
+        "prepare, everything there": prepare_all,
     }
     return {name: timed(step) for name, step in steps.items()}
 
@@ -143,7 +150,7 @@ def timed(step: Callable[[], object]) -> float:
 
 
 def time_parts(dataset: Dataset, names: Sequence[str], options: TrainOptions) -> dict[str, float]:
-    """Milliseconds a frame of a clip of the recipe's first length, of whole clips and of parts of them, on one thread without cache."""
+    """Milliseconds of processor time a frame of a clip of the recipe's first length, of whole clips and of their parts, without cache."""
     length, size = options.n_frames_total, options.loadSize
     names = names[:: max(1, len(names) // PART_CLIPS)][:PART_CLIPS]
     videos = open_videos(dataset, names, options, 0.0)
@@ -156,7 +163,10 @@ def time_parts(dataset: Dataset, names: Sequence[str], options: TrainOptions) ->
 
     def per_frame(call: Callable[[Any], object], items: Sequence[Any]) -> float:
         call(items[0])
-        return 1000 * timed(lambda: [call(item) for item in items]) / len(files)
+        begun = time.process_time()
+        for item in items:
+            call(item)
+        return 1000 * (time.process_time() - begun) / len(files)
 
     parts = {
         "picture": per_frame(lambda f: read_square(f[0], "images", f[1], size), files),
@@ -171,7 +181,6 @@ def time_parts(dataset: Dataset, names: Sequence[str], options: TrainOptions) ->
         for clip in clips if name == "whole clip" else ():
             videos[clip]  # head shapes are computed once per sequence, then read
         parts[name] = per_frame(lambda clip, videos=videos: videos[clip], clips)
-    parts["whole clip, the first of its sequence"] = per_frame(lambda clip: open_videos(dataset, names, options, 0.0)[clip], clips[:1])
     return parts
 
 
@@ -196,7 +205,7 @@ def stream(
 
             torch.cuda.synchronize()
         seconds, cpu = time.perf_counter() - begun, time.process_time() - cpu
-    for clip in clip_stream.choose_clips(videos.lengths, 1, range(count * o.batch_size), 0, videos.identities):
+    for clip in ClipOrder(videos.lengths, 0, videos.identities).clips(range(count * o.batch_size), 1):
         seen[videos.identities[clip.sequence]] += 1
     result = {
         "threads": threads,
