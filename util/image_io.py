@@ -30,7 +30,8 @@ def read_image(path: str | Path) -> np.ndarray:
     Raises: UserError when the file is missing or is no readable image.
     """
     try:
-        data = Path(path).read_bytes()  # not cv2.imread: that fails in silence, and on non-ASCII paths on Windows
+        with open(path, "rb") as file:  # not cv2.imread: that fails in silence, and on non-ASCII paths on Windows
+            data = file.read()
     except FileNotFoundError:
         raise UserError(f"there is no image {path}; run the step that makes it again") from None
     image = _decode_own_png(data)
@@ -119,11 +120,11 @@ def _decode_own_png(data: bytes) -> np.ndarray | None:
     rows = np.frombuffer(filtered, np.uint8).reshape(height, -1)
     if not (rows[:, 0] == _UP).all():
         return None
-    pixels = rows[:, 1:].copy()
-    step = 1
+    pixels, other, step = rows[:, 1:].copy(), np.empty((height, 3 * width), np.uint8), 1
     while step < height:  # running sums down the columns: of 2 rows, of 4, of 8, ...
-        pixels[step:] += pixels[:-step]
-        step *= 2
+        other[:step] = pixels[:step]
+        np.add(pixels[step:], pixels[:-step], out=other[step:])
+        pixels, other, step = other, pixels, 2 * step
     return pixels.reshape(height, width, 3)
 
 

@@ -13,6 +13,7 @@ import os
 import time
 from collections.abc import Iterable
 from contextlib import suppress
+from pathlib import Path
 
 from util.cli import UserError
 from util.image_io import write_bytes
@@ -40,13 +41,16 @@ def file_digests(sequence: Sequence, kind: str) -> dict[int, bytes]:
         stored = json.loads(path.read_bytes())
         if stored["stamp"] == stamp:
             return {int(number): bytes.fromhex(own) for number, own in stored["digests"].items()}
-    digests = {
-        number: hashlib.blake2b(sequence.path(kind, number).read_bytes(), digest_size=_BYTES).digest() for number in sequence.frames(kind)
-    }
+    paths = {number: sequence.path(kind, number) for number in sequence.frames(kind)}
+    digests = {number: hashlib.blake2b(read_file(path), digest_size=_BYTES).digest() for number, path in paths.items()}
     if newest < begun - _SETTLED_NS:
         with suppress(UserError):  # a dataset that may not be written to
             write_bytes(path, json.dumps({"stamp": stamp, "digests": {n: own.hex() for n, own in digests.items()}}).encode())
     return digests
+
+
+def read_file(path: Path) -> bytes:
+    return path.read_bytes()
 
 
 def _stamp(sequence: Sequence, kind: str) -> tuple[str, int]:

@@ -8,12 +8,14 @@ row's bytes in planes: first the first byte of all its numbers, then the second 
 from __future__ import annotations
 
 import json
+import math
 import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import cv2
 import numpy as np
 from isal import isal_zlib
 
@@ -88,9 +90,10 @@ def _read_array(file: BinaryIO, header: _Header, name: str, part: slice) -> np.n
     rows = np.empty((len(edges) - 1, *array["shape"]), np.dtype(array["dtype"]))
     file.seek(header.start + edges[0])
     packed = memoryview(file.read(edges[-1] - edges[0]))
-    for row, start, end in zip(rows, edges, edges[1:]):
-        planes = isal_zlib.decompress(packed[start - edges[0] : end - edges[0]], bufsize=row.nbytes)
-        row.reshape(-1).view(np.uint8).reshape(-1, row.itemsize)[:] = np.frombuffer(planes, np.uint8).reshape(row.itemsize, -1).T
+    for row, start, end in zip(rows.reshape(len(rows), math.prod(array["shape"])), edges, edges[1:]):
+        unpacked = isal_zlib.decompress(packed[start - edges[0] : end - edges[0]], bufsize=row.nbytes)
+        planes = np.frombuffer(unpacked, np.uint8).reshape(row.itemsize, 1, row.size)  # refuses a row of another length
+        cv2.merge(list(planes), row.view(np.uint8).reshape(1, row.size, row.itemsize))
     return rows
 
 
