@@ -66,8 +66,8 @@ def find_head(dataset: Dataset, name: str, frames: Sequence[tuple[FrameSequence,
     good = usable_frames(dataset.read_record(name), [number for _, number in frames])
     frames, masks = [frame for frame, is_good in zip(frames, good) if is_good], masks[good]
     chosen = spread(len(frames), _HEAD_FRAMES)
-    cameras = [frames[i][0].path("misc", frames[i][1]) for i in chosen]
-    if not perspective or not all(path.is_file() for path in cameras):
+    cameras = [frames[i][0].path("misc", frames[i][1]) for i in chosen] if perspective else []
+    if not all(path.is_file() for path in cameras):
         cameras = []
     digest = hashlib.blake2b(f"{HEAD_VERSION} {perspective} {len(frames)}".encode(), digest_size=16)
     digests = {(s, kind): file_digests(s, kind) for s in {frames[i][0] for i in chosen} for kind in ("nmfcs", "landmarks70")}

@@ -56,9 +56,9 @@ def read_file(path: Path) -> bytes:
 def _stamp(sequence: Sequence, kind: str) -> tuple[str, int]:
     """A digest of what the file system says of the files, and the latest of their times, in nanoseconds."""
     digest, newest = hashlib.blake2b(digest_size=_BYTES), 0
-    folder = sequence.folder(kind)
-    for name in sorted(os.listdir(folder)) if folder.is_dir() else ():
-        status = os.stat(os.path.join(folder, name))
+    folder = str(sequence.folder(kind))
+    for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else ():
+        status = os.stat(f"{folder}/{name}")
         digest.update(f"{name} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns} {status.st_ino}\n".encode())
         newest = max(newest, status.st_mtime_ns, status.st_ctime_ns)
     return digest.hexdigest(), newest
