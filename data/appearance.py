@@ -13,10 +13,11 @@ _LEAST_SEEN = 4  # pixels of a cell in all frames together, below which its colo
 _EDGE = 0.006  # of the image's side: so near to the lips what shows of the mouth's inside may be lips or their shadow
 _FRONT = 0.7  # of the NMFC's depth: in front of it lies the face without temples and ears
 _LIGHT = 90  # percentile of the face's brightness that stands for a white thing in the same light
-_DARKENING_CM = 6.0  # depth behind the lips at which the light has fallen to a third
-_DARKEST = 0.4  # part of the light that reaches the throat
+_DARKENING_CM = 8.0  # depth behind the front teeth at which the light has fallen to a third
+_DARKEST = 0.5  # part of the light that reaches the throat
+_FRONT_TEETH_CM = 1.0  # their depth behind the lips
 # RGB of the mouth's parts in white light, by number (see MouthParts)
-_ALBEDO = np.array([[0, 0, 0], [0.45, 0.2, 0.19], [0.72, 0.4, 0.4], [0.95, 0.87, 0.78]])
+_ALBEDO = np.array([[0, 0, 0], [0.5, 0.26, 0.26], [0.72, 0.4, 0.4], [0.9, 0.82, 0.74]])
 
 
 def measure_appearance(images: np.ndarray, nmfcs: np.ndarray, mouth: MouthParts | None) -> Appearance:
@@ -56,7 +57,7 @@ def _inside(mouth: MouthParts, colours: np.ndarray, skin: np.ndarray) -> np.ndar
     """Colours of the triangles, as parts of the mouth's inside in the light of the person's face: [F, 3]. skin: the cells seen of it."""
     front = skin & (np.arange(CELLS**3) % CELLS >= _FRONT * CELLS)
     light = np.percentile(colours[front].mean(-1), _LIGHT) if front.any() else 160.0
-    reaches = np.maximum(np.exp(-np.maximum(mouth.depths, 0) / _DARKENING_CM), _DARKEST)
+    reaches = np.maximum(np.exp(-np.maximum(mouth.depths - _FRONT_TEETH_CM, 0) / _DARKENING_CM), _DARKEST)
     return light * _ALBEDO[mouth.parts] * reaches[:, None]
 
 

@@ -1,6 +1,7 @@
 """A small prepared dataset of a moving drawn face, for tests that need files but no real person."""
 
 import shutil
+from dataclasses import replace
 from fractions import Fraction
 
 import cv2
@@ -69,6 +70,54 @@ def make_dataset(root, name="Ann", parts=2, part_length=8, test_frames=6, size=6
         splits = {"train": parts * part_length, "test": test_frames}
         data.write_record(Record(name, fps, splits=splits, face_model=FACE_MODEL, crop_size=size, steps=STEPS))
     return data
+
+
+def fit_of(frames):
+    """Identity [K_id], expression [N, K] and cameras of mesh478 for a head that turns and speaks, as files of 6 or 8 digits keep them."""
+    from preprocessing.face_models import mesh478
+    from util.geometry import FRONTAL, Cameras, rotation_matrix
+
+    model, time = mesh478.load(), np.asarray(frames, float)
+    expression = np.zeros((len(time), len(model.expression_names)))
+    expression[:, model.expression_names.index("jawOpen")] = 0.15 + 0.15 * np.sin(time)
+    identity = np.random.default_rng(0).normal(0, 0.5, len(model.identity_basis))
+    turns = np.stack([0.1 * np.cos(time / 5), 0.2 * np.sin(time / 4), 0 * time], 1)
+    rotation = (FRONTAL @ rotation_matrix(turns)).round(8)
+    middle = (model.mean.min(0) + model.mean.max(0)) / 2
+    shift = np.array([0.5, 0.5, 0]) - 0.04 * (rotation @ middle) * [1, 1, 0]  # of a picture of side 1
+    return model, identity.round(6), expression.round(6), Cameras(np.full(len(time), 0.04), rotation, shift)
+
+
+def make_fitted(root, name="Ann", parts=2, part_length=8, size=64, **changes):
+    """make_dataset with what the face model mesh478 found in training frames, and its NMFC images; pictures are smooth in their colours.
+
+    Every NMFC image is the one of the files' coefficients, and every picture is `texture` of it before grey.
+    """
+    from preprocessing.driving.landmarks import mesh_landmarks
+    from preprocessing.render.cpu import CpuRenderer
+    from util.geometry import Cameras
+
+    data = make_dataset(root, name, parts, part_length, size=size, **changes)
+    model, identity, expression, cameras = fit_of(range(parts * part_length))
+    cameras = Cameras(size * cameras.scale, cameras.rotation, (size * cameras.translation).round(6))
+    renderer = CpuRenderer(model.triangles, model.nmfc_colours(), (size, size))
+    vertices, landmarks = model.in_image(identity, expression, cameras), mesh_landmarks(model, identity, expression, cameras)
+    write_table(data.id_coeffs_path("train", name), identity[:, None])
+    for frame in range(parts * part_length):
+        sequence, nmfc = data.train_sequence(name, frame // part_length), renderer.draw(vertices[frame])
+        write_image(sequence.path("nmfcs", frame), nmfc)
+        write_image(sequence.path("images", frame), np.where(nmfc.any(-1, keepdims=True), texture(nmfc / 255), np.uint8(90)))
+        write_table(sequence.path("landmarks70", frame), landmarks[frame])
+        write_table(sequence.path("exp_coeffs", frame), expression[frame][:, None])
+        write_camera(sequence.path("misc", frame), cameras.scale[frame], cameras.rotation[frame], cameras.translation[frame])
+    record = data.read_record(name)
+    data.write_record(replace(record, face_model={"name": model.name, "version": model.version}))
+    return data
+
+
+def texture(places):
+    """A smooth skin: uint8 RGB [..., 3] of places on the mean face, 0..1."""
+    return np.rint(128 + 80 * np.sin(np.array([7.0, 6, 5]) * places + np.array([0, 1, 2]))).astype(np.uint8)
 
 
 def make_original(root, names=("Ann", "Bob"), dataset="fake", **changes):

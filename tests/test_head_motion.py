@@ -1,17 +1,11 @@
 """data/augmentation: the head moves in frame, NMFC image, landmarks and flow alike; body and background stay."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
 from test_head_geometry import turning_ball
 
-from data.augmentation.head_geometry import USUAL_HEAD
 from data.augmentation.head_motion import (
-    BROWS_CHANGE,
-    BROWS_ENDS,
-    BROWS_RAISED,
     TRANSLATION,
     TURN_DEG,
     HeadMotion,
@@ -22,18 +16,16 @@ from data.augmentation.head_motion import (
     random_head_motion,
 )
 from data.augmentation.head_shapes import head_shapes
-from util.face.landmarks import BROWS, EYES
+from util.face.landmarks import EYES
 
 SIZE = 128
 STAY = np.array([[1.0, 0, 0], [0, 1, 0]])
-CALM = np.zeros((2, 4))
-BALL = np.array([1, 1, 100 / 155])  # the box of `face`
-FLAT = replace(USUAL_HEAD, box=BALL, outline=0.4, perspective=0.0)  # before a camera that is far away
+OUTLINE = 0.4  # depth of the head's outline: the edge of `face`
 
 
 def shift_by(x: float, y: float) -> HeadMotion:
     """In pixels."""
-    return HeadMotion(STAY + [[0, 0, x / SIZE], [0, 0, y / SIZE]], np.zeros(2), CALM)
+    return HeadMotion(STAY + [[0, 0, x / SIZE], [0, 0, y / SIZE]], np.zeros(2))
 
 
 def face(x: float = 64, y: float = 56, radius: float = 26) -> np.ndarray:
@@ -47,11 +39,9 @@ def face(x: float = 64, y: float = 56, radius: float = 26) -> np.ndarray:
 
 
 def points70() -> np.ndarray:
-    """Landmarks of which only chin, eyes and brows matter; the outer eye corners are 32 pixels apart."""
+    """Landmarks of which only chin and eyes matter."""
     points = np.full((70, 2), 64.0)
-    points[8, 1], points[EYES, 1], points[BROWS, 1] = 82, 50, 42
-    points[[36, 45], 0] = 48, 80
-    points[BROWS, 0] = [*np.linspace(48, 60, 5), *np.linspace(68, 80, 5)]
+    points[8, 1], points[EYES, 1] = 82, 50
     return points
 
 
@@ -59,13 +49,13 @@ def clip(motion, images, nmfcs, flows=None, mask=None, background=None):
     """A batch of one clip; the mask says that all is the person, unless another is given."""
     context = [nmfcs[0], nmfcs[0], *nmfcs]
     mask = np.full((SIZE, SIZE), 255, np.uint8) if mask is None else mask
-    shapes = head_shapes(np.stack(context), *(np.stack([x] * len(context)) for x in (points70(), mask)), FLAT)
-    heads = meshes = frames = no_motion(len(context))
+    shapes = head_shapes(np.stack(context), *(np.stack([x] * len(context)) for x in (points70(), mask)), OUTLINE)
+    heads = frames = no_motion(len(context))
     if motion:
-        heads, meshes = head_fields(motion, shapes, SIZE, FLAT.perspective)
+        heads = head_fields(motion, shapes, SIZE)
         frames = heads * shapes.fade[..., None]
     background = np.zeros((SIZE, SIZE, 4), np.uint8) if background is None else background
-    parts = {"frames": frames[2:], "nmfcs": meshes, "masks": np.stack([mask] * len(nmfcs)), "background": background}
+    parts = {"frames": frames[2:], "nmfcs": heads, "masks": np.stack([mask] * len(nmfcs)), "background": background}
     batch = {"image": np.stack(images), "nmfc": np.stack(context), "motion": parts}
     if flows:
         batch["flows"] = flows
@@ -137,11 +127,11 @@ def test_shoulders_stay_while_throat_and_hair_follow():
 def test_a_picture_full_of_person_has_no_shoulders():
     """Whatever lies in memory: nothing is hidden, not at the picture's edges either."""
     full, landmarks = np.full((1, SIZE, SIZE), 255, np.uint8), points70()[None]
-    first = head_shapes(face()[None], landmarks, full, FLAT)
+    first = head_shapes(face()[None], landmarks, full, OUTLINE)
     for value in (0, 255):
         junk = [np.full(n, value, np.uint8) for n in (64 * 64, 68 * 68, 96 * 256, 128 * 256) for _ in range(8)]
         del junk
-        np.testing.assert_array_equal(head_shapes(face()[None], landmarks, full, FLAT).fade, first.fade)
+        np.testing.assert_array_equal(head_shapes(face()[None], landmarks, full, OUTLINE).fade, first.fade)
     assert first.fade[0, 44, 16] > 0 and first.fade[0, 44, 48] > 0  # beside the throat
 
 
@@ -170,59 +160,22 @@ def test_an_unknown_background_bends_with_the_person():
 
 
 def test_what_is_near_moves_past_what_is_far():
-    shapes = head_shapes(face()[None], points70()[None], np.full((1, SIZE, SIZE), 255, np.uint8), FLAT)
-    heads, _ = head_fields(HeadMotion(STAY, np.array([0.1, 0]), CALM), shapes, SIZE, 0.0)
+    shapes = head_shapes(face()[None], points70()[None], np.full((1, SIZE, SIZE), 255, np.uint8), OUTLINE)
+    heads = head_fields(HeadMotion(STAY, np.array([0.1, 0])), shapes, SIZE)
     places = np.array([[64.0, 56], [41, 56], [87, 56]])
     middle, left, right = move_points(heads[0], places, SIZE) - places
     assert middle[0] > 0.5 and left[0] < 0 and right[0] < 0
     assert abs(middle[1]) < 1e-5
 
 
-def pinhole(points: np.ndarray, distance: float) -> np.ndarray:
-    """Points [n, 3] (right, down, towards the camera) as a camera at that distance from the origin sees them."""
-    return points[:, :2] * distance / (distance - points[:, 2:])
-
-
-@pytest.mark.parametrize(("turn", "scale"), [((0, 0), 1.05), ((0, 0.08), 1.0), ((-0.06, 0), 1.0), ((0.05, -0.05), 0.95)])
-def test_a_frame_moves_as_a_camera_near_by_sees_it(turn, scale):
-    """A ball of radius 26 pixels before a pinhole camera that is 1.25 sides of the frame away turns, or comes nearer."""
-    shapes = head_shapes(face()[None], points70()[None], np.full((1, SIZE, SIZE), 255, np.uint8), FLAT)
-    centre = shapes.centre[0]
-    flat = np.array([[0.0, -14], [12, 0], [-8, 9], [3, -3]])
-    points = np.column_stack([flat, np.sqrt(26**2 - (flat**2).sum(1))])
-    points[:, 2] -= 26 * 2 / 3  # the mean of a half ball's depths over its picture
-    distance, angle = 1.25 * SIZE, np.hypot(*turn)
-    axis = np.array([*turn, 0]) / max(angle, 1e-9)
-    along, near = points @ axis, points[:, 2]
-    turned = points + ((np.cos(angle) - 1) * along + np.sin(angle) * near)[:, None] * axis
-    turned[:, 2] = np.cos(angle) * near - np.sin(angle) * along
-    motion = HeadMotion(scale * STAY, np.array(turn, float), CALM)
-    heads, meshes = head_fields(motion, shapes, SIZE, 1 / 1.25)
-    before, after = pinhole(points, distance), pinhole(turned, distance / scale) * scale
-    moved = move_points(heads[0], centre + before, SIZE) - centre
-    np.testing.assert_allclose(moved, after, atol=0.35)
-    assert np.abs(after - before).max() > 0.5
-    parallel, _ = head_fields(motion, shapes, SIZE, 0.0)
-    np.testing.assert_allclose(meshes, parallel)  # its camera is far away
-
-
-def test_without_perspective_depth_is_the_models_own():
+def test_depth_is_the_models_own():
     """As deep as 0.8 of the frame from the farthest to the nearest vertex, however the head is turned."""
     nmfcs, landmarks, masks = turning_ball(np.radians([0.0, 25]), 0.6)
-    shapes = head_shapes(nmfcs, landmarks, masks, replace(FLAT, box=None))
+    shapes = head_shapes(nmfcs, landmarks, masks, OUTLINE)
     for nearer, nmfc in zip(shapes.nearer, nmfcs):
         depth = nmfc[1::2, 1::2, 2][26:38, 24:40] / 255
         shown = nmfc[1::2, 1::2][nmfc[1::2, 1::2].any(-1)][:, 2] / 255
         np.testing.assert_allclose(nearer[26:38, 24:40], 0.8 * SIZE * (depth - shown.mean()), atol=2.5)
-
-
-def test_depth_is_towards_the_camera_however_the_head_is_turned():
-    nmfcs, landmarks, masks = turning_ball(np.radians([0.0, 25, -25]), 0.6)
-    shapes = head_shapes(nmfcs, landmarks, masks, replace(FLAT, box=np.ones(3)))
-    for nearer in shapes.nearer:
-        inside = nearer[26:38, 24:40]
-        np.testing.assert_allclose(inside, inside[:, ::-1], atol=1.0)
-        assert abs(inside[6, 8] - inside[6, 0] - (30 - np.sqrt(30**2 - 15**2))) < 1.0
 
 
 @pytest.mark.parametrize("shown", [np.s_[63:66, 63:66], np.s_[20:100, 63:66], np.s_[63:66, 20:100]])
@@ -230,38 +183,10 @@ def test_a_sliver_of_a_face_moves_by_no_more_than_makes_sense(shown):
     """A face at the picture's edge or from the side, of which a few points are seen: its depth is not known."""
     nmfc = np.zeros_like(face())
     nmfc[shown] = face()[shown]
-    head = replace(FLAT, perspective=1.0)
-    shapes = head_shapes(nmfc[None], points70()[None], np.full((1, SIZE, SIZE), 255, np.uint8), head)
+    shapes = head_shapes(nmfc[None], points70()[None], np.full((1, SIZE, SIZE), 255, np.uint8), OUTLINE)
     for seed in range(20):
-        heads, _ = head_fields(random_head_motion(np.random.default_rng(seed)), shapes, SIZE, head.perspective)
+        heads = head_fields(random_head_motion(np.random.default_rng(seed)), shapes, SIZE)
         assert np.isfinite(heads).all() and np.abs(heads).max() < SIZE / 2
-
-
-def test_brows_are_raised_end_by_end_while_eyes_and_head_stay():
-    """The right brow (on the left) by 0.1 of 32 pixels, the left one by nothing at its inner and 0.05 at its outer end."""
-    points = points70()
-    batch, heads = clip(HeadMotion(STAY, np.zeros(2), np.array([[0.1, 0.1, 0, 0.05]] * 2)), [spots(points[[19, 25]])], [face()])
-    raised = np.r_[[3.2] * 5, np.linspace(0, 1.6, 5)]
-    np.testing.assert_allclose(points[BROWS] - move_points(heads[0], points[BROWS], SIZE), np.column_stack([0 * raised, raised]), atol=0.3)
-    assert np.abs(move_points(heads[0], points[EYES], SIZE) - points[EYES]).max() < 0.15
-    far = np.array([[64.0, 80], [30, 42], [98, 42]])
-    np.testing.assert_allclose(move_points(heads[0], far, SIZE), far, atol=0.02)
-    hairline = np.array([[54.0, 42 - 0.6 * 32]])  # goes down by 0.15 of what the brow goes up
-    np.testing.assert_allclose(move_points(heads[0], hairline, SIZE) - hairline, [[0, 0.15 * 3.2]], atol=0.05)
-    moved = move_heads(batch)
-    picture = moved["image"][0, 0].numpy()
-    brightest = np.where(picture > 220, picture, 0)  # below it the spot is drawn out
-    for i in (19, 25):
-        np.testing.assert_allclose(spot_near(brightest, points[i] - [0, raised[i - 17]]), points[i] - [0, raised[i - 17]], atol=0.5)
-    before, after = (x["nmfc"][0, 2].numpy() for x in (batch, moved))  # the mesh goes with the skin
-    np.testing.assert_allclose(after[39, 54].astype(int), before[42, 54], atol=4)
-    np.testing.assert_array_equal(after[60:], before[60:])
-
-
-def test_brows_move_in_the_course_of_a_clip():
-    batch, heads = clip(HeadMotion(STAY, np.zeros(2), np.array([[0.0] * 4, [0.1] * 4])), [noise(0)] * 3, [face()] * 3)
-    ys = [move_points(f, points70()[BROWS], SIZE)[2, 1] for f in heads]  # the two frames of context come before
-    np.testing.assert_allclose(ys, 42 - 3.2 * np.array([0.5, 0.75, 1]), atol=0.25)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -298,8 +223,3 @@ def test_motions_reach_their_limits_and_no_further():
     shifts, turns = np.array([m.affine[:, 2] for m in drawn]), np.array([m.turn for m in drawn])
     for values, limit in ((shifts, TRANSLATION), (turns, np.radians(TURN_DEG))):
         assert (np.abs(values) <= limit).all() and values.min() < -0.95 * limit and values.max() > 0.95 * limit
-    brows = np.array([m.brows for m in drawn])
-    still = ~brows.any((1, 2))
-    assert 110 < still.sum() < 190
-    assert brows.min() >= BROWS_RAISED[0] - BROWS_ENDS and brows.max() <= BROWS_RAISED[1] + BROWS_ENDS
-    assert (np.abs(brows[:, 1] - brows[:, 0]) <= BROWS_CHANGE + 1e-9).all() and np.ptp(brows) > 0.9 * np.ptp(BROWS_RAISED)

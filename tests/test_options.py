@@ -13,7 +13,7 @@ from util.cli import UserError
 LITERAL = {
     "dataset_name": "D", "target_id": None, "name": None, "datasets_dir": None, "checkpoints_dir": None, "gpu_ids": "auto",
     "precision": "fp32", "which_epoch": "latest", "preset": "literal", "max_minutes": None, "loadSize": 256, "batch_size": 1,
-    "augment": True, "move_heads": 0.0, "perspective": False, "flow": "auto", "faceflow": True, "flownet2_checkpoint": None, "seed": 0,
+    "augment": True, "move_heads": 0.0, "change_expressions": 0.0, "flow": "auto", "faceflow": True, "flownet2_checkpoint": None, "seed": 0,
     "cuda_graphs": False, "ngf": 64, "n_downsample_G": 3, "n_blocks": 9, "margin": 0, "prev_output": True, "eye_gaze": True,
     "appearance": False, "conditioning_frames": 3, "upsample": "transposed", "ndf": 64,
     "num_D": 2, "n_layers_D": 3, "mouth_D": True, "use_eyes_D": False, "ROI_size": 72, "n_scales_temporal": 3,
@@ -29,7 +29,7 @@ DEFAULT = LITERAL | {
 }  # fmt: skip
 PREVIEW = LITERAL | {
     "preset": "preview", "precision": "auto", "max_minutes": 6.0, "loadSize": 128, "augment": False, "move_heads": 0.5,
-    "perspective": True, "cuda_graphs": True, "ngf": 16, "n_blocks": 6, "prev_output": False, "ndf": 8, "num_D": 1, "use_eyes_D": True,
+    "cuda_graphs": True, "ngf": 16, "n_blocks": 6, "prev_output": False, "ndf": 8, "num_D": 1, "use_eyes_D": True,
     "n_scales_temporal": 0, "vgg": False, "lambda_warp": 0.0, "lambda_L1": 200.0, "lambda_gradient": 150.0, "lr": 0.001,
     "niter": 40000, "niter_decay": 20000, "niter_step": 100000, "n_frames_total": 2, "ema": 0.99,
 }  # fmt: skip

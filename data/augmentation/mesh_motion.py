@@ -9,6 +9,7 @@ from typing import Protocol
 import cv2
 import numpy as np
 
+from data.augmentation.head_geometry import grid_points
 from data.augmentation.head_motion import HeadMotion
 from util.compiled import compiled
 from util.face.appearance import MouthParts
@@ -51,10 +52,6 @@ class Fit:
     def __getitem__(self, part: slice | np.ndarray) -> Fit:
         return Fit(self.identity, self.expression[part], self.cameras[part])
 
-    @property
-    def nbytes(self) -> int:
-        return self.identity.nbytes + self.expression.nbytes + 13 * 8 * len(self.expression)
-
 
 @dataclass(frozen=True)
 class ChangedMesh:
@@ -62,8 +59,8 @@ class ChangedMesh:
 
     nmfcs: np.ndarray  # uint8 [N, H, H, 3]
     moved: np.ndarray  # float64 [N, 70, 2]: by how much the landmarks are elsewhere, in parts of the image's side
-    # float32 [N, g, g, 3]: where what is seen at the middle of a cell was as filmed, less that place, x and y in parts of the side; and
-    # how far that holds: 1 on the mesh, 0 away from it
+    # float32 [M, g, g, 3] of the last M frames: where what is seen at the middle of a cell was as filmed, less that place, x and y in parts
+    # of the side; and how far that holds: 1 on the mesh, 0 away from it
     sources: np.ndarray
 
 
@@ -87,43 +84,52 @@ def moved_cameras(cameras: Cameras, motion: HeadMotion, centre: np.ndarray, size
 def change_mesh(mesh: HeadMesh, fit: Fit, expression: np.ndarray, motion: HeadMotion, fade: np.ndarray, count: int) -> ChangedMesh:
     """Draw N frames with other expressions [N, K] and the head moved.
 
-    fade: float32 [N, G, G], how far what a frame shows follows the head. count: cells a side of the sources.
+    fade: float32 [M, G, G] of the last M frames, how far what they show follows the head; the others are drawn only.
+    count: cells a side of the sources.
     """
-    size = mesh.size
+    size, own = mesh.size, slice(len(expression) - len(fade), None)
     before = mesh.landmarks(fit.expression, fit.cameras)
     cameras = moved_cameras(fit.cameras, motion, before.mean((0, 1)), size)
     moved = (mesh.landmarks(expression, cameras) - before)[..., :2] / size
-    filmed, drawn = mesh.vertices(fit.expression, fit.cameras), mesh.vertices(expression, cameras)
-    at = ((np.arange(count) + 0.5) * (size / count)).astype(np.int64)  # the pixel in the middle of each cell
-    nmfcs, sources = [], np.empty((len(drawn), count, count, 3), np.float32)
-    for n, vertices in enumerate(drawn):
-        ids = mesh.draw_ids(vertices)
-        nmfcs.append(mesh.paint(ids))
-        _source_function()(ids, at, vertices, filmed[n], mesh.triangles, sources[n])
-        _extend(sources[n], fade[n], at, size)
+    drawn = mesh.vertices(expression, cameras)
+    filmed = mesh.vertices(fit.expression[own], fit.cameras[own])
+    ids = [mesh.draw_ids(vertices) for vertices in drawn]
+    places = grid_points(size, count)
+    at = places[0, :, 0].astype(np.int64)  # the pixel in the middle of each cell
+    sources = np.empty((len(fade), count, count, 3), np.float32)
+    for found, seen, vertices, then, follows in zip(sources, ids[own], drawn[own], filmed, fade):
+        _source_function()(seen, at, vertices, then, mesh.triangles, found)
+        _extend(found, follows, places, size)
     sources[..., :2] /= size
-    return ChangedMesh(np.stack(nmfcs), moved, sources)
+    return ChangedMesh(np.stack([mesh.paint(x) for x in ids]), moved, sources)
 
 
-def _extend(sources: np.ndarray, fade: np.ndarray, at: np.ndarray, size: int) -> None:
-    """Carry the mesh's motion, in pixels, some way beyond its edge, and let the weight fade with distance and along the neck; in place."""
+def _extend(sources: np.ndarray, fade: np.ndarray, places: np.ndarray, size: int) -> None:
+    """Carry the mesh's motion, in pixels, some way beyond its edge, and let the weight fade with distance and along the neck; in place.
+
+    places: the middles of the cells, in pixels.
+    """
     shown = sources[..., 2] > 0
     if not shown.any():
         return
+    reach = _REACH * len(sources)
     away, labels = cv2.distanceTransformWithLabels((~shown).astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
-    of_label = np.zeros((labels.max() + 1, 2), np.float32)
-    of_label[labels[shown]] = sources[shown, :2]
-    sources[..., :2] = of_label[labels]
-    places = np.stack(np.meshgrid(at, at), -1).astype(np.float32) + 0.5 + sources[..., :2]
-    on_grid = places * (fade.shape[0] / size) - 0.5
+    cells, labels = sources.reshape(-1, 3), labels.ravel()
+    on_mesh, beyond = np.flatnonzero(shown), np.flatnonzero((away > 0) & (away < reach))
+    of_label = np.empty(labels.max() + 1, np.int64)
+    of_label[labels[on_mesh]] = on_mesh
+    cells[beyond] = cells[of_label[labels[beyond]]]
+    on_grid = (places + sources[..., :2]) * (fade.shape[0] / size) - 0.5
     follows = cv2.remap(fade, on_grid, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    sources[..., 2] = follows * smoothstep(np.clip(1 - away / (_REACH * len(at)), 0, 1))
+    sources[..., 2] = follows * smoothstep(1 - away / reach)
 
 
 @lru_cache(maxsize=1)
 def _source_function():
     def find_sources(ids, at, drawn, filmed, triangles, sources):
-        """Fill sources [g, g, 3]: of the pixels at[row], at[column] of ids [H, H], by barycentric weights in the drawn triangle."""
+        """Fill sources [g, g, 3]: of the middles of the cells, which lie in the pixels at[row], at[column] of ids [H, H] or at their edge,
+        by barycentric weights in the drawn triangle."""
+        cell = len(ids) / len(at)
         for row in range(len(at)):
             for column in range(len(at)):
                 face = ids[at[row], at[column]]
@@ -131,7 +137,7 @@ def _source_function():
                 if face < 0:
                     continue
                 a, b, c = triangles[face, 0], triangles[face, 1], triangles[face, 2]
-                x, y = at[column] + 0.5, at[row] + 0.5
+                x, y = (column + 0.5) * cell, (row + 0.5) * cell
                 bx, by = drawn[b, 0] - drawn[a, 0], drawn[b, 1] - drawn[a, 1]
                 cx, cy = drawn[c, 0] - drawn[a, 0], drawn[c, 1] - drawn[a, 1]
                 px, py = x - drawn[a, 0], y - drawn[a, 1]
@@ -141,8 +147,9 @@ def _source_function():
                     second = min(max((px * cy - py * cx) / area, 0.0), 1.0)
                     third = min(max((bx * py - by * px) / area, 0.0), 1.0 - second)
                 first = 1 - second - third
-                sources[row, column, 0] = first * filmed[a, 0] + second * filmed[b, 0] + third * filmed[c, 0] - x
-                sources[row, column, 1] = first * filmed[a, 1] + second * filmed[b, 1] + third * filmed[c, 1] - y
+                for axis in range(2):
+                    there = first * filmed[a, axis] + second * filmed[b, axis] + third * filmed[c, axis]
+                    sources[row, column, axis] = there - first * drawn[a, axis] - second * drawn[b, axis] - third * drawn[c, axis]
                 sources[row, column, 2] = 1
 
     return compiled(find_sources)

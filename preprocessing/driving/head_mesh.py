@@ -51,7 +51,7 @@ class HeadMeshes:
 
     def __init__(self, dataset: Dataset) -> None:
         self._dataset = dataset
-        self._parts: dict[int, tuple[MorphableModel, CpuRenderer, MouthParts]] = {}
+        self._parts: dict[tuple[str, int], tuple[MorphableModel, CpuRenderer, MouthParts]] = {}
         self._lock = Lock()
         self._get = lru_cache(_KEPT)(self._make)
 
@@ -80,8 +80,8 @@ class HeadMeshes:
         return HeadMesh(replace(model, mean=neutral, identity_basis=np.zeros_like(model.identity_basis[:1])), renderer, mouth)
 
     def _drawing(self, kind: str, size: int) -> tuple[MorphableModel, CpuRenderer, MouthParts]:
-        if size not in self._parts:
+        if (kind, size) not in self._parts:
             model = load_face_model(kind)
             colours = model.nmfc_colours()
-            self._parts[size] = model, CpuRenderer(model.triangles, colours, (size, size)), MouthParts(colours, *model.mouth_inside())
-        return self._parts[size]
+            self._parts[kind, size] = model, CpuRenderer(model.triangles, colours, (size, size)), MouthParts(colours, *model.mouth_inside())
+        return self._parts[kind, size]

@@ -52,6 +52,13 @@ def _rasterise(vertices, triangles, ids, depth):
         bottom = min((max(ay, by, cy) - HALF) >> SUBPIXEL_BITS, height - 1)
         if top > bottom:
             continue
+        nearest = min(vertices[a, 2], vertices[b, 2], vertices[c, 2])
+        hidden = True
+        for row in range(top, bottom + 1):
+            for column in range(left, right + 1):
+                hidden &= depth[row, column] <= nearest
+        if hidden:  # what is drawn already lies before it: half of all triangles of a head, its back and the mouth's inside
+            continue
         area = (bx - ax) * (cy - ay) - (cx - ax) * (by - ay)
         if area == 0:
             continue

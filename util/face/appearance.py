@@ -8,13 +8,13 @@ skin, lips and teeth. The generator sees that picture beside the NMFC image.
 from __future__ import annotations
 
 import io
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from util.caches.keyed_file import UNREADABLE
 from util.cli import UserError
 
 CELLS = 64  # on each axis; four grey levels of an NMFC image, about 4 mm of a head
@@ -65,7 +65,7 @@ class Appearance:
                 if str(stored["format"]) != FORMAT:
                     raise ValueError(f"format {stored['format']}")
                 return cls(stored["colours"])
-        except (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile) as e:
+        except UNREADABLE as e:
             raise UserError(
                 f"{file} is damaged or of another version ({e}); train again, or copy it from where the run was trained"
             ) from None
