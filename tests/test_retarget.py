@@ -12,18 +12,15 @@ from preprocessing.driving.edits import parse_edits
 from preprocessing.driving.filters import even_out, moving_average, repeated_frames, steady, steady_motion
 from preprocessing.driving.heads import Person
 from preprocessing.driving.landmarks import frontal, gaze, into_head, mesh_landmarks, out_of_head, uncross_lids
+from preprocessing.driving.limits import (
+    LIMIT_MARGIN,
+    limit_expression,
+    soft_limit,
+)
 from preprocessing.driving.motion import Motion, from_angles, head_rotation, to_angles
 from preprocessing.driving.openings import lid_gaps, openings
 from preprocessing.driving.profile import COVERED, TargetProfile, covered_range
-from preprocessing.driving.retarget import (
-    LIMIT_MARGIN,
-    adapt_openings,
-    drive,
-    limit_expression,
-    place_head,
-    soft_limit,
-    target_frames,
-)
+from preprocessing.driving.retarget import adapt_openings, drive, place_head, target_frames
 from preprocessing.face_models.dense_points import from_dense
 from preprocessing.face_models.registry import load_face_model
 from util.face.landmarks import eye_openings, mouth_opening

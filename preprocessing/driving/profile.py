@@ -12,6 +12,7 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from fractions import Fraction
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,7 @@ from util.layout import PROFILE_REMEDY
 
 FORMAT = "head2head profile"
 VERSION = 1
-COVERED = (0.5, 99.5)  # percentiles of the frames' expressions between which nothing is limited: outside lie mistakes of the fit
+COVERED = (0.5, 99.5)  # percentiles of the frames' expressions and turns between which nothing is limited: outside lie mistakes of the fit
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class TargetProfile:
     scale: float  # mean of the cameras' scale, pixels per model unit
     place: np.ndarray  # float64 [2]: mean of translation / scale, model units
     place_spread: np.ndarray  # float64 [2]: its standard deviation
-    turns_deg: np.ndarray  # float64 [3, 2]: least and largest yaw, pitch and roll, degrees
+    turns_deg: np.ndarray  # float64 [3, 2]: the percentiles COVERED of yaw, pitch and roll, degrees
     usual_gaps: np.ndarray  # float64 [2]: medians of the fitted gaps between the lids, right and left eye, model units
     mean_gaps: np.ndarray  # float64 [2]: their means
     seen_gaps: np.ndarray  # float64 [2]: the same as detected, means
@@ -97,7 +98,7 @@ class TargetProfile:
             float(cameras.scale.mean()),
             places.mean(0),
             places.std(0),
-            np.array([(a.min(), a.max()) for a in to_angles(head_rotation(cameras))]),
+            np.array([np.percentile(a, COVERED) for a in to_angles(head_rotation(cameras))]),
             np.array([np.median(gap) for gap in gaps]),
             np.array([gap.mean() for gap in gaps]),
             lid_gaps(person.landmarks, cameras).mean(0),
@@ -105,6 +106,12 @@ class TargetProfile:
             all_cameras,
             np.arange(len(all_cameras)) if numbers is None else np.array(numbers, np.int64),
         )
+
+    @cached_property
+    def covered_zoom(self) -> tuple[float, float]:
+        """Least and largest size of the head, its mean taken as 1: the percentiles COVERED of the frames' scale."""
+        least, largest = np.percentile(self.cameras.scale, COVERED) / self.scale
+        return float(least), float(largest)
 
     def load_model(self) -> MorphableModel:
         """The face model that the profile's coefficients belong to. Raises: UserError when it is not here, or has another version now."""
