@@ -257,8 +257,8 @@ def test_turns_are_eased_in_the_files(place, tmp_path, capsys):
     """A driver who turns by 68 degrees: the drawn head turns less, and as far with --no_limit_pose; the pair is made again for that."""
     dataset, _ = place
     take = write_csv(tmp_path / "far.csv", 61, HeadYaw=lambda t: 1.2 * np.sin(6 * t))
-    turned = []
-    for words, told in (((), "it is eased, to at most 20 degrees more (--no_limit_pose: not)"), (["--no_limit_pose"], "expect faults there")):
+    turned, eased = [], "it is eased, to at most 20 degrees more (--no_limit_pose: not)"
+    for words, told in (((), eased), (["--no_limit_pose"], "expect faults there")):
         run(dataset, "--drive", take, "--target_id", "Ann", *words)
         assert f"are known; {told}; film Ann turning further, or use --keep_target_pose" in capsys.readouterr().err
         points = [read_table(dataset.pair("Ann", "far").path("source_landmarks70", f)) for f in range(25)]
@@ -419,6 +419,9 @@ def test_a_real_pair(tmp_path, model):
             )
             assert done.returncode == 0, done.stderr
     dataset = Dataset.open("real", tmp_path)
+    said = {name: {i["what"]: i["verdict"] for i in dataset.read_record(name).coverage} for name in ("faced", "facec")}
+    assert said["facec"]["open mouth"] == said["faced"]["smile"] == said["faced"]["sharpness"] == "well"  # as one sees
+    assert {said[name]["turning left and right"] for name in said} | {said["faced"]["shut eyes"]} == {"not"}
     bench = load_command("scripts/bench/reenact.py")
     bench.main([*common, "--output", str(tmp_path / "table.json")])
     for name, figures in json.loads((tmp_path / "table.json").read_text()).items():
