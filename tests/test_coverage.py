@@ -65,7 +65,11 @@ def test_a_head_that_does_everything_and_one_that_does_nothing(model, picture):
     turns = {"yaw": 20 * np.sin(9 * T), "pitch": 12 * np.sin(15 * T), "roll": 12 * np.sin(11 * T)}
     all_ = judged(model, make_person(model, **turns, **face, **sides, lips=2 * WAVE, eyeBlink=blink), picture, scale=2.0)
     assert {item.what: item.verdict for item in all_.values()} == dict.fromkeys(all_, "well") and len(all_) == 10
-    assert all_["turning left and right"].seen == "-20° to 20°" and all_["length"].seen == "40 s" and all_["shut eyes"].seen == "8 times"
+    assert (
+        all_["turning left and right"].seen == "-20° to 20°"
+        and all_["length"].seen == "40 s to learn from"
+        and all_["shut eyes"].seen == "8 times"
+    )
     assert "open mouth" in all_ and "up to 2.0 cm" in all_["open mouth"].seen
     assert len(lines("Ann", list(all_.values()))) == 1 and advice(list(all_.values())) == []
 
@@ -119,7 +123,9 @@ def test_single_frames_and_bad_ones_do_not_count(model, picture):
     other = make_person(model, yaw=40.0 * bad, lips=2.0 * bad * WAVE)
     found = judged(model, other, picture, ~bad)
     assert found["turning left and right"].seen == "0° to 0°" and found["open mouth"].verdict == "not"
-    assert found["length"].seen == "28 s" and found["length"].verdict == "little"
+    assert found["length"].seen == "28 s to learn from"
+    short = {(s, judged(model, other, picture, np.arange(FRAMES) < 30 * s)["length"].verdict) for s in (20, 19, 7, 6)}
+    assert short == {(20, "well"), (19, "little"), (7, "little"), (6, "not")}
     assert coverage(model, wild, np.zeros(FRAMES, bool), lambda i: picture) == []
 
 

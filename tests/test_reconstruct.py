@@ -118,7 +118,7 @@ def test_what_the_frames_show_is_told_and_kept(done, dataset):
     known, _, result = done
     shown = known.read_record("Ann").coverage
     by_name = {item["what"]: item for item in shown}
-    assert by_name["length"]["seen"] == "0 s" and by_name["length"]["verdict"] == "not"  # 8 frames
+    assert by_name["length"]["seen"] == "0 s to learn from" and by_name["length"]["verdict"] == "not"  # 8 frames
     assert by_name["sharpness"]["seen"].startswith("blurred, face ")  # even pictures
     said = [line for line in result.stdout.splitlines() if re.match("Ann: (good|a little|lacking|for a better)", line)]
     assert 2 <= len(said) <= 4 and any("film: half a minute or more; " in line for line in said)

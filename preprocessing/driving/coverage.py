@@ -43,7 +43,7 @@ GAZE_DEG = {"left and right": (35, 15), "up and down": (12, 6)}  # width of the 
 EYE_RADIUS_CM = 1.2
 SHARPNESS = (0.55, 0.35)  # see `sharpness`: a good phone; blurred by about 1.5 pixels where the eyes' outer corners are 80 apart
 FACE_PIXELS = (90, 70)  # width of the face in the video and in its crop, where a picture of 256 pixels usually holds 110
-LENGTH_S = (30, 10)  # more frames still help (docs/log/2026-11-25_brows_and_length.md); fewer hold a pose or two
+LENGTH_S = (20, 7)  # to learn from: two thirds of half a minute, since the last third is for the test; fewer hold a pose or two
 SAMPLES = 24  # pictures that sharpness is measured in
 
 # What a driver may do more than the target, in words, and the shapes that tell
@@ -84,7 +84,7 @@ def coverage(
     smile, brows = _expressions(model, person)
     yaw, pitch, roll = _turns(person)
     return [  # what matters most first
-        Shown("length", _verdict(seconds, LENGTH_S), f"{seconds:.0f} s", "half a minute or more"),
+        Shown("length", _verdict(seconds, LENGTH_S), f"{seconds:.0f} s to learn from", "half a minute or more"),
         _sharpness(person, frames, read, source_scale),
         *(_mouth(model, person), yaw, pitch, _blinks(lids, person.joined), smile, *_gaze(model, person, lids), brows, roll),
     ]

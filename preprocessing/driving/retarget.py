@@ -103,9 +103,7 @@ def adapt_openings(
     return lips.reach(out, exaggerate * gap, bounds)
 
 
-def wanted_expression(
-    model: MorphableModel, gaps: Openings, target: TargetProfile, motion: Motion, exaggerate: float = 1.0
-) -> np.ndarray:
+def wanted_expression(model: MorphableModel, gaps: Openings, target: TargetProfile, motion: Motion, exaggerate: float = 1.0) -> np.ndarray:
     """Expressions [N, K] that the motion asks of the target before any limit but the face model's own. gaps: the target's openings."""
     bounds = model.expression_bounds.astype(np.float64)
     return adapt_openings(gaps, target, motion, np.clip(exaggerate * motion.expression, *bounds.T), bounds, exaggerate)

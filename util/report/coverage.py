@@ -62,5 +62,6 @@ def block(shown: Sequence[Shown]) -> str:
     )
     film = advice(shown)
     better = f"<p>To make it better, film: {escape('; '.join(film))}.</p>" if film else ""
-    key = "bar: full - shown well, half - a little, empty - hardly"
-    return f"<h2>What the video shows of the person</h2><p class=note>in the frames that were learnt from; {key}</p><dl>{rows}</dl>{better}"
+    full, half, empty = VERDICTS.values()
+    key = f"<p class=note>in the frames that were learnt from; full bar: {full}, half: {half}, empty: {empty}</p>"
+    return f"<h2>What the video shows of the person</h2>{key}<dl>{rows}</dl>{better}"
