@@ -103,8 +103,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     p.add_argument("--save_template", type=Path, metavar="FILE", help="write the motion to a template (.json) for --drive; no images in it")
     add_flag(p, "smoothing", True, "remove tracking jitter and repeated frames from the source's motion")
-    add_flag(p, "limit_expressions", True, "limit expressions softly to the range of the target's frames, but for opening mouth and lids")
-    add_flag(p, "limit_mouth", False, "with it, limit the opening of mouth and lids as well")
+    add_flag(p, "limit_expressions", True, "limit expressions softly to the range of the target's frames; mouth and lids stay free")
+    add_flag(p, "limit_mouth", False, "open the mouth hardly further than in the target's frames")
     add_flag(p, "limit_pose", True, "ease turns, size and place of the head that go far beyond the target's frames")
     p.add_argument(
         "--face_model", choices=("auto", *FACE_MODELS), default="auto", help="check that both were fitted with it (default: any)"
@@ -320,7 +320,7 @@ def warn_of_expressions(o: argparse.Namespace, model: MorphableModel, target: Ta
     if not beyond:
         return
     does = " and ".join(filter(None, (", ".join(beyond[:-1]), beyond[-1])))
-    hold = ", or hold mouth and lids to what is known with --limit_mouth" if beyond[0] == OPENS_MOUTH and not o.limit_mouth else ""
+    hold = ", or hold the mouth with --limit_mouth" if beyond[0] == OPENS_MOUTH and not o.limit_mouth else ""
     remedy = f"should faults show there, film {target.name} doing so (README.md, How to film){hold}"
     warn(f"the driver {does} than {target.name} ever does in the training frames; {remedy}")
 

@@ -275,7 +275,7 @@ def test_expressions_that_the_target_never_made_are_pointed_out(place, model, ca
     calm[:, [model.expression_names.index(f"mouthSmile_{side}") for side in "LR"]] = 0
     calm[:, model.expression_names.index("jawOpen")] *= 0.1
     write_identity(dataset, model, "Cid", replace(people["Ann"], expression=calm))
-    for words, end in (((), ", or hold mouth and lids to what is known with --limit_mouth"), (["--limit_mouth"], "How to film)")):
+    for words, end in (((), ", or hold the mouth with --limit_mouth"), (["--limit_mouth"], "How to film)")):
         run(dataset, "--source_id", "Bob", "--target_id", "Cid", "--split_s", "train", *words)
         (said,) = [line for line in capsys.readouterr().err.splitlines() if "the driver" in line]
         assert said.startswith("warning: the driver opens the mouth further and smiles more than Cid ever does in the training frames; ")

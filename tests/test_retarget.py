@@ -17,6 +17,7 @@ from preprocessing.driving.limits import (
     FREE_EXPRESSION,
     LIMIT_MARGIN,
     MOST_DEG,
+    MOST_LIPS_CM,
     MOST_PLACE,
     MOST_SIZE,
     ease,
@@ -193,15 +194,12 @@ def test_expressions_stay_near_what_the_target_showed(model):
     free, margin = (part * (bounds[:, 1] - bounds[:, 0]) for part in (FREE_EXPRESSION, LIMIT_MARGIN))
     jaw, smile = (model.expression_names.index(name) for name in ("jawOpen", "mouthSmile_L"))
     assert opening[jaw] and not opening[smile]
-    for kept, held in (
-        (limit_expression(wild, covered_range(seen), bounds), np.ones(len(bounds), bool)),
-        (limit_expression(wild, covered_range(seen), bounds, opening), ~opening),
-    ):
-        assert (kept <= high + free + margin * np.log1p(1.2 / margin))[:, held].all()
-        inside = (wild >= low) & (wild <= high + free)
-        np.testing.assert_array_equal(kept[inside], wild[inside])
-        assert correlation(kept[:, jaw], wild[:, jaw]) > 0.95 and kept[:, smile].max() < 0.85
-        assert (kept >= bounds[:, 0]).all() and (kept <= bounds[:, 1]).all()
+    kept = limit_expression(wild, covered_range(seen), bounds, opening)
+    assert (kept <= high + free + margin * np.log1p(1.2 / margin))[:, ~opening].all()
+    inside = (wild >= low) & (wild <= high + free)
+    np.testing.assert_array_equal(kept[inside], wild[inside])
+    assert correlation(kept[:, smile], wild[:, smile]) > 0.95 and kept[:, smile].max() < 0.85
+    assert (kept >= bounds[:, 0]).all() and (kept <= bounds[:, 1]).all()
     # mouth and lids go as far as the face model can, and slow down only there
     np.testing.assert_array_equal(kept[:, jaw][wild[:, jaw] < 0.9], wild[:, jaw][wild[:, jaw] < 0.9])
     assert kept[:, jaw].max() > 1.05
@@ -387,7 +385,10 @@ def test_exaggeration_edits_and_limit(model, pair):
     kept = drive(model, still, motion)
     assert kept.expression[:, smile].max() < 0.9 * free.expression[:, smile].max()
     assert correlation(kept.expression[:, smile], free.expression[:, smile]) > 0.95
-    # a mouth opens as the driver's, unless it is to be held to what is known
+    # a mouth opens as the driver's, unless it is to be held to what is known; the profile of before does not know
     held = drive(model, still, motion, limit_mouth=True)
-    widest = [lips.gap(d.expression).max() for d in (free, kept, held)]
-    assert widest[1] == pytest.approx(widest[0], rel=0.03) and widest[2] < 0.9 * widest[0]
+    widest = [lips.gap(d.expression).max() for d in (free, kept, held, drive(model, known, motion, limit_mouth=True))]
+    assert widest[1] == pytest.approx(widest[0], rel=0.03) and widest[3] == pytest.approx(widest[0], rel=0.1)
+    assert still.widest_lips < widest[2] < min(still.widest_lips + MOST_LIPS_CM + 0.05, 0.9 * widest[0])
+    unknown = drive(model, replace(still, widest_lips=np.inf), motion, limit_mouth=True)
+    np.testing.assert_array_equal(unknown.expression, kept.expression)

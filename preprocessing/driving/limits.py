@@ -19,6 +19,7 @@ FREE_PLACE, MOST_PLACE = 2.0, 3.0  # from the mean place, in standard deviations
 LIMIT_MARGIN = 0.25  # scale of the compression of expressions, as a part of the range that the face model allows (0..1.2: 0.3)
 FREE_EXPRESSION = 0.1  # beyond the covered range of an expression, as the same part: left alone, too little to be seen
 OPEN_SHARE = 0.75  # of what the face model can do: up to there mouths and lids are left alone
+FREE_LIPS_CM, MOST_LIPS_CM = 0.2, 0.6  # where the mouth is held: beyond the widest gap of the lips that was seen; not to be seen; a word's
 # Shapes that open and shut mouth and lids. Training opens every mouth, so they are not held to what was filmed.
 OPENING_SHAPES = ("jawOpen", "mouthClose", "mouthFunnel", "mouthPucker", "mouthLowerDown", "mouthUpperUp", "mouthRoll", "eyeBlink")
 
@@ -54,6 +55,11 @@ def ease_place(shift: np.ndarray, spread: np.ndarray) -> np.ndarray:
     return ease(shift, -FREE_PLACE * spread, FREE_PLACE * spread, (MOST_PLACE - FREE_PLACE) * spread)
 
 
+def ease_lips(gap: np.ndarray, widest: float) -> np.ndarray:
+    """Gaps [N] between the lips, eased. widest: the target's, the same unit (cm); infinity: as they are."""
+    return ease(gap, -np.inf, widest + FREE_LIPS_CM, MOST_LIPS_CM - FREE_LIPS_CM)
+
+
 def soft_limit(values: np.ndarray, low: np.ndarray, high: np.ndarray, margin: np.ndarray) -> np.ndarray:
     """Compress what lies beyond [low, high] and leave the rest: [N, K] with [K] each.
 
@@ -69,15 +75,13 @@ def opening_shapes(names: Sequence[str]) -> np.ndarray:
     return np.array([name.startswith(OPENING_SHAPES) for name in names])
 
 
-def limit_expression(expression: np.ndarray, covered: np.ndarray, bounds: np.ndarray, opening: np.ndarray | None = None) -> np.ndarray:
+def limit_expression(expression: np.ndarray, covered: np.ndarray, bounds: np.ndarray, opening: np.ndarray) -> np.ndarray:
     """Expressions [N, K] kept softly to a covered range [2, K]; bounds [K, 2] are the face model's.
 
-    opening: bool [K], shapes that are held to the face model's bounds alone (`opening_shapes`; default: none).
+    opening: bool [K], shapes that are held to the face model's bounds alone (`opening_shapes`).
     """
     (low, high), (least, most) = covered, bounds.T
     free = FREE_EXPRESSION * (most - least)
-    out = soft_limit(expression, low - free, high + free, LIMIT_MARGIN * (most - least))
-    if opening is not None:
-        end = np.minimum(np.maximum(high + free, OPEN_SHARE * most), most)
-        out = np.where(opening, ease(expression, least, end, most - end), out)
-    return np.clip(out, least, most)
+    held = soft_limit(expression, low - free, high + free, LIMIT_MARGIN * (most - least))
+    end = np.minimum(np.maximum(high + free, OPEN_SHARE * most), most)
+    return np.clip(np.where(opening, ease(expression, least, end, most - end), held), least, most)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
@@ -30,6 +31,7 @@ from util.layout import PROFILE_REMEDY
 FORMAT = "head2head profile"
 VERSION = 1
 COVERED = (0.5, 99.5)  # percentiles of the frames' expressions and turns between which nothing is limited: outside lie mistakes of the fit
+WIDEST = 98  # percentile of the mouth's opening that counts as its widest: a few frames are not enough to learn it from
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ class TargetProfile:
     mean_gaps: np.ndarray  # float64 [2]: their means
     seen_gaps: np.ndarray  # float64 [2]: the same as detected, means
     offsets: np.ndarray  # float64 [70, 3]: detected landmarks less the fitted mesh's, mean, model units in the head's axes
+    widest_lips: float  # gap between the inner lips, model units: all but the widest 2 % of the frames; infinity: not known
     cameras: Cameras  # of the N frames, for face reenactment
     numbers: np.ndarray  # int64 [N]: the frames' numbers in the dataset
 
@@ -83,7 +86,8 @@ class TargetProfile:
             )
         cameras = person.cameras
         places = cameras.translation[:, :2] / cameras.scale[:, None]
-        gaps = [lid.gap(person.expression) for lid in openings(model, person.identity)[:2]]
+        *lids, lips = openings(model, person.identity)
+        gaps = [lid.gap(person.expression) for lid in lids]
         fitted = mesh_landmarks(model, person.identity, person.expression, cameras)
         return cls(
             name,
@@ -103,6 +107,7 @@ class TargetProfile:
             np.array([gap.mean() for gap in gaps]),
             lid_gaps(person.landmarks, cameras).mean(0),
             into_head(person.landmarks - fitted, cameras).mean(0),
+            float(np.percentile(lips.gap(person.expression), WIDEST)),
             all_cameras,
             np.arange(len(all_cameras)) if numbers is None else np.array(numbers, np.int64),
         )
@@ -143,7 +148,7 @@ class TargetProfile:
         """
         try:
             with np.load(io.BytesIO(data), allow_pickle=False) as stored:
-                facts = json.loads(str(stored["facts"]))
+                facts = {"widest_lips": math.inf} | json.loads(str(stored["facts"]))  # profiles of before do not say it
                 if facts["format"] != FORMAT or facts["version"] != VERSION:
                     raise ValueError(f"format {facts['format']}, version {facts['version']}")
                 arrays = {k: stored[k] for k in _ARRAYS}
@@ -164,7 +169,7 @@ class TargetProfile:
             raise UserError(f"{file} is damaged or of another version ({e}); {PROFILE_REMEDY}") from None
 
 
-_TEXT = ("name", "face_model", "face_model_version", "size", "crop_box", "split", "scale")
+_TEXT = ("name", "face_model", "face_model_version", "size", "crop_box", "split", "scale", "widest_lips")
 _ARRAYS = tuple(f.name for f in fields(TargetProfile) if f.name not in (*_TEXT, "fps", "cameras"))
 
 

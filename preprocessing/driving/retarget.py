@@ -22,7 +22,7 @@ from preprocessing.driving.edits import Edit, edit_cameras, edit_expression
 from preprocessing.driving.filters import moving_average
 from preprocessing.driving.heads import Driven
 from preprocessing.driving.landmarks import PUPILS, in_eyes, mesh_landmarks, out_of_head, uncross_lids
-from preprocessing.driving.limits import FREE_PLACE, ease_place, ease_size, ease_turns, limit_expression, opening_shapes
+from preprocessing.driving.limits import FREE_PLACE, ease_lips, ease_place, ease_size, ease_turns, limit_expression, opening_shapes
 from preprocessing.driving.motion import Motion, turning_shift
 from preprocessing.driving.openings import LIDS, Opening, lid_gaps, openings
 from preprocessing.driving.profile import TargetProfile
@@ -86,13 +86,20 @@ def place_head(
 
 
 def adapt_openings(
-    gaps: Openings, target: TargetProfile, motion: Motion, expression: np.ndarray, bounds: np.ndarray, exaggerate: float = 1.0
+    gaps: Openings,
+    target: TargetProfile,
+    motion: Motion,
+    expression: np.ndarray,
+    bounds: np.ndarray,
+    exaggerate: float = 1.0,
+    limit_mouth: bool = False,
 ) -> np.ndarray:
     """Expressions [N, K] with which the target's lids and lips are as open as the source's.
 
     gaps: the target's openings. bounds: [K, 2], of the face model.
     Weights alone would not do it: what shuts a small eye leaves a large one ajar, and the gap of relaxed lips belongs to the
     identity. Lids are as open as the source's in proportion to what is usual for each (the medians); lips as the source's in size.
+    limit_mouth: hold lips that open further than the target's ever do.
     """
     *lids, lips = gaps
     out = expression
@@ -100,13 +107,16 @@ def adapt_openings(
         open_ = motion.lids[:, eye] if motion.lids is not None else 1 - motion.expression @ (lid.slope / lid.slope[lid.closes])
         out = lid.reach(out, target.usual_gaps[eye] * np.maximum(0, 1 + exaggerate * (open_ - 1)), bounds)
     gap = motion.lips if motion.lips is not None else motion.expression @ lips.slope
-    return lips.reach(out, exaggerate * gap, bounds)
+    wanted = ease_lips(exaggerate * gap, target.widest_lips) if limit_mouth else exaggerate * gap
+    return lips.reach(out, wanted, bounds)
 
 
-def wanted_expression(model: MorphableModel, gaps: Openings, target: TargetProfile, motion: Motion, exaggerate: float = 1.0) -> np.ndarray:
-    """Expressions [N, K] that the motion asks of the target before any limit but the face model's own. gaps: the target's openings."""
+def wanted_expression(
+    model: MorphableModel, gaps: Openings, target: TargetProfile, motion: Motion, exaggerate: float = 1.0, limit_mouth: bool = False
+) -> np.ndarray:
+    """Expressions [N, K] that the motion asks of the target, within the face model's bounds; gaps, limit_mouth: see `adapt_openings`."""
     bounds = model.expression_bounds.astype(np.float64)
-    return adapt_openings(gaps, target, motion, np.clip(exaggerate * motion.expression, *bounds.T), bounds, exaggerate)
+    return adapt_openings(gaps, target, motion, np.clip(exaggerate * motion.expression, *bounds.T), bounds, exaggerate, limit_mouth)
 
 
 # ---- landmarks ----
@@ -157,14 +167,13 @@ def retarget(
     """Put a motion onto a target in given cameras; every frame by itself.
 
     gaps: `openings(model, target.identity)`. exaggerate: factor of all expression weights. limit: keep expressions softly to what
-    the target's frames show, mouth and lids to what the face model can do; limit_mouth: to what the frames show as well. Edits come after
-    that, since they are said outright.
+    the target's frames show, mouth and lids to what the face model can do. limit_mouth: hold lips that open further than the target's
+    ever do. Edits come after that, since they are said outright.
     """
     bounds = model.expression_bounds.astype(np.float64)
-    expression = wanted_expression(model, gaps, target, motion, exaggerate)
+    expression = wanted_expression(model, gaps, target, motion, exaggerate, limit_mouth)
     if limit:
-        opening = None if limit_mouth else opening_shapes(model.expression_names)
-        expression = limit_expression(expression, target.expression_range, bounds, opening)
+        expression = limit_expression(expression, target.expression_range, bounds, opening_shapes(model.expression_names))
     expression = edit_expression(edits, expression, model.expression_names, bounds)
     cameras = edit_cameras(edits, cameras)
     return Driven(expression, cameras, driven_landmarks(model, gaps, target, motion, expression, cameras))
