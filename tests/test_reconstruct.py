@@ -124,6 +124,11 @@ def test_what_the_frames_show_is_told_and_kept(done, dataset):
     assert 2 <= len(said) <= 4 and any("film: half a minute or more; " in line for line in said)
     again = reconstruct(known, "--face_model", "mesh478").stdout
     assert [line for line in again.splitlines() if line in said] == said
+    # a reconstruction of before, which says nothing of it, is measured by its files
+    record = known.read_record("Ann")
+    known.write_record(replace(record, coverage=[]))
+    assert [line for line in reconstruct(known, "--face_model", "mesh478").stdout.splitlines() if line in said] == said
+    assert known.read_record("Ann") == record
     make_identity(dataset, "Bob")
     shutil.rmtree(dataset.folder / "train")
     dataset.write_record(replace(dataset.read_record("Bob"), splits={"test": TEST}))

@@ -10,7 +10,7 @@ import numpy as np
 from preprocessing.driving.conditioner import draw_frames
 from preprocessing.driving.coverage import coverage
 from preprocessing.driving.heads import Person
-from preprocessing.driving.people import ORIGINAL_FPS
+from preprocessing.driving.people import ORIGINAL_FPS, Frames, read_person
 from preprocessing.face_models.dense_points import DENSE_INDICES, N_POINTS, from_dense
 from preprocessing.face_models.morphable import MorphableModel
 from preprocessing.face_models.registry import load_face_model, model_version, resolve_kind
@@ -77,7 +77,13 @@ def make_reconstruction(
             raise UserError(f"the landmarks of '{name}' are incomplete; run preprocessing/detect_landmarks70.py first")
         if complete and record.is_done("reconstruct", key):
             say(f"{name}: reconstruction already complete ({count} frames, {kind})")
-            tell_coverage(name, from_record(record.coverage))
+            shown = from_record(record.coverage)
+            if not shown and "train" in found.splits:  # made before this was measured
+                models[kind] = models.get(kind) or load_face_model(kind)
+                person = read_person(dataset, Frames(name, found.splits[0], found.frames, record), models[kind])
+                shown = measure_coverage(models[kind], person, found, images or ImageStore())
+                dataset.write_record(replace(record, coverage=to_record(shown)))
+            tell_coverage(name, shown)
             return
     elif complete and not explicit:
         say(f"{name}: keeping the reconstruction that is there; --face_model {kind} would replace it")
@@ -105,7 +111,8 @@ def make_reconstruction(
     write_frames(name, model, fit, found, renderer)
     for path in id_paths:
         write_table(path, fit.identity[:, None])
-    shown = fit_coverage(model, fit, found, landmarks, points, images)
+    person = fitted_person(fit, found, landmarks, points)
+    shown = measure_coverage(model, person, found, images)
     if record:
         record = replace(record.with_step("reconstruct", key), face_model=key["face_model"], coverage=to_record(shown))
         dataset.write_record(record)
@@ -129,23 +136,20 @@ def fit_frames(
     return refine(model, fit, landmarks, points, joined, lambda i: store.read(images[i]), usable=found.usable, desc=f"{name}: skin")
 
 
-def fit_coverage(
-    model: MorphableModel, fit: Fit, found: IdentityFrames, landmarks: np.ndarray, points: np.ndarray, store: ImageStore
-) -> list[Shown]:
-    """What the training frames show of the person; nothing of one that has none and only drives others.
+def fitted_person(fit: Fit, found: IdentityFrames, landmarks: np.ndarray, points: np.ndarray) -> Person:
+    """The fit of all frames. landmarks: [N, L, 2] pixels, nan where there is no face. points: int [L], which dense points they are."""
+    dense = np.full((len(landmarks), N_POINTS, 2), np.nan)
+    dense[:, points] = landmarks
+    size, fps = read_image(found.paths("images")[0]).shape[0], found.record.fps if found.record else ORIGINAL_FPS
+    return Person(fit.identity, fit.expression, fit.cameras, from_dense(dense), size, fps, continues(found.frames, found.record))
 
-    landmarks: [N, L, 2] pixels, nan where there is no face. points: int [L], which dense points they are.
-    """
-    record, images = found.record, found.paths("images")
+
+def measure_coverage(model: MorphableModel, person: Person, found: IdentityFrames, store: ImageStore) -> list[Shown]:
+    """What the training frames show of the person; nothing of one that has none and only drives others. person: all frames."""
     training = np.array([s.split == "train" for s, _ in found.frames])
-    seen = np.full((len(landmarks), N_POINTS, 2), np.nan)
-    seen[:, points] = landmarks
-    points70 = from_dense(seen)
-    usable = found.usable & training & np.isfinite(points70[:, :68]).all((1, 2))
-    size, fps = read_image(images[0]).shape[0], record.fps if record else ORIGINAL_FPS
-    person = Person(fit.identity, fit.expression, fit.cameras, points70, size, fps, continues(found.frames, record))
-    box = record.crop_box if record else []
-    return coverage(model, person, usable, lambda i: store.read(images[i]), (box[2] - box[0]) / size if box else 1.0)
+    usable = found.usable & training & np.isfinite(person.landmarks[:, :68]).all((1, 2))
+    images, box = found.paths("images"), found.record.crop_box if found.record else []
+    return coverage(model, person, usable, lambda i: store.read(images[i]), (box[2] - box[0]) / person.size if box else 1.0)
 
 
 def tell_coverage(name: str, shown: list[Shown]) -> None:
