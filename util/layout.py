@@ -134,6 +134,7 @@ class Record:
     shots: list[int] = field(default_factory=list)  # numbers of the frames that begin another shot or part than the frame before
     # step -> [first number, last number, one of FRAME_STATES]: frames that the step found not to show the person well
     bad_frames: dict[str, list[list[Any]]] = field(default_factory=dict)
+    coverage: list[dict[str, str]] = field(default_factory=list)  # what the frames show of the person (util.report.coverage)
 
     def with_step(self, step: str, key: dict[str, Any]) -> Record:
         return replace(self, steps={**self.steps, step: key})
