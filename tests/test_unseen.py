@@ -275,8 +275,9 @@ def test_figures_are_collected_and_compared_with_an_earlier_recipe(dataset, tmp_
     assert own["frames"] == {k: len(frames_of(own["chosen"][v])) for k, v in (("train", "restricted"), ("test", "tested"))}
     assert own["frames"]["train"] == len(frames_of(own["chosen"]["oracle"])) and own["farthest_trained"]["restricted"] < own["least_tested"]
     picture = read_image(tmp_path / "results/fake_unseen/new_Ann-mouth.png")
-    assert picture.shape == (4 * unseen.CAPTION + 3 * SIZE, 6 * SIZE, 3)
-    assert (picture[-SIZE:] == 200).all() and (picture[-2 * SIZE - unseen.CAPTION : -SIZE - unseen.CAPTION] == 100).all()
+    side, caption = unseen.PANEL, unseen.CAPTION
+    assert picture.shape == (4 * caption + 3 * side, 6 * side, 3)
+    assert (picture[-side:] == 200).all() and (picture[-2 * side - caption : -side - caption] == 100).all()
     other = json.loads((tmp_path / "before.json").read_text())
     other["persons"]["Ann"]["mouth"]["chosen"]["tested"].pop()
     (tmp_path / "other.json").write_text(json.dumps(other))

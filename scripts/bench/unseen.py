@@ -63,7 +63,7 @@ WAY = ("MAPD-L2", "mouth-APD-L2")  # measures of which the share of the way to t
 NETWORKS = ("restricted", "oracle")
 TESTED = {"all": 1, "half": 2}  # of the stretches beyond, every first or every second one
 SHOWN = 6  # tested frames in a picture
-CAPTION = 24  # height of the picture's captions, px
+PANEL, CAPTION = 256, 24  # side of each frame in it, and height of its captions, px
 
 
 @dataclass(frozen=True)
@@ -313,9 +313,9 @@ def write_sheet(o: argparse.Namespace, case: Case) -> Path:
 
 def sheet(rows: dict[str, list[np.ndarray]], above: Sequence[str]) -> np.ndarray:
     """Rows of pictures, uint8 [H, H, 3] each, under captions: uint8 [.., .., 3]. rows: caption -> pictures. above: of each column."""
-    parts = [_captions(above, len(above) * rows[next(iter(rows))][0].shape[1])]
+    parts = [_captions(above, len(above) * PANEL)]
     for caption, pictures in rows.items():
-        row = np.concatenate(pictures, 1)
+        row = np.concatenate([cv2.resize(p, (PANEL, PANEL), interpolation=cv2.INTER_CUBIC) for p in pictures], 1)
         parts += [_captions([caption], row.shape[1]), row]
     return np.concatenate(parts)
 
