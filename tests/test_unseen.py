@@ -251,6 +251,7 @@ def pretend(monkeypatch, tmp_path, values):
         evaluation.values |= {"mouth-APD-L2": values[identity.endswith("oracle")], "SSIM": math.nan}
         evaluation.nearest["mouth-APD-L2"] = 30.0
         write_evaluation(folder, evaluation)
+        return True
 
     monkeypatch.setattr(unseen, "train_and_test", train_and_test)
 
@@ -283,6 +284,14 @@ def test_figures_are_collected_and_compared_with_an_earlier_recipe(dataset, tmp_
     (tmp_path / "other.json").write_text(json.dumps(other))
     with pytest.raises(UserError, match=r"other\.json is of other frames of Ann \(mouth\)"):
         call(dataset, tmp_path, "--before", str(tmp_path / "other.json"))
+
+
+def test_a_network_that_fails_is_told_and_stops_no_other(dataset, tmp_path, capsys):
+    with pytest.raises(UserError, match="2 of 2 networks failed"):
+        call(dataset, tmp_path, "--skip_training")
+    told = capsys.readouterr().err.splitlines()
+    assert [line.split(" failed ")[0] for line in told] == ["warning: test.py of Ann-mouth", "warning: test.py of Ann-mouth-oracle"]
+    assert all("there is no checkpoint" in line for line in told)
 
 
 def test_way_is_told_only_where_there_is_one():

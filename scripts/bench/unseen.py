@@ -49,7 +49,7 @@ from options.train_options import TrainOptions
 from options.train_options import parse as parse_training
 from scripts.bench.unseen_frames import EXTENTS, Choice, Extent, Subject, Unsuitable, frames_of
 from util.ahead import usable_cores
-from util.cli import UserError, run, say
+from util.cli import UserError, run, say, warn
 from util.identities import find_identity, identities_with_frames
 from util.image_io import read_image, write_bytes, write_image
 from util.layout import Dataset, Run, root
@@ -120,9 +120,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not o.only_prepare:
         work = [(case, network) for case in cases for network in NETWORKS]
         with ThreadPoolExecutor(o.parallel) as pool:
-            failed = [failure for failure in pool.map(lambda job: train_and_test(o, job[0].identity(job[1])), work) if failure]
-        if failed:
-            raise UserError("; ".join(failed))
+            done = list(pool.map(lambda job: train_and_test(o, job[0].identity(job[1])), work))
+        if not all(done):
+            raise UserError(
+                f"{done.count(False)} of {len(done)} networks failed, see above; mend that and run again: what is finished is kept. "
+                "Other options of train.py need another --recipe"
+            )
         for case in cases:
             own = persons[case.name][case.kind]
             own |= measures(o, case)
@@ -130,8 +133,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             say("\n".join(table(f"{case.name}, {case.kind}", own)))
             say(f"picture: {write_sheet(o, case)}")
     if o.output:
-        done = {"dataset": o.dataset, "recipe": o.recipe, "train": o.train, "tested": o.tested, "persons": persons}
-        write_bytes(o.output, (json.dumps(done, indent=1) + "\n").encode())
+        figures = {"dataset": o.dataset, "recipe": o.recipe, "train": o.train, "tested": o.tested, "persons": persons}
+        write_bytes(o.output, (json.dumps(figures, indent=1) + "\n").encode())
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -186,8 +189,8 @@ def describe(case: Case) -> str:
 # ---- the real commands ----
 
 
-def train_and_test(o: argparse.Namespace, identity: str) -> str | None:
-    """Prepare, train, test and evaluate one identity, each in a process of its own. Returns: what failed, None if nothing did."""
+def train_and_test(o: argparse.Namespace, identity: str) -> bool:
+    """Prepare, train, test and evaluate one identity, each in a process of its own. Returns: whether none failed."""
     datasets, checkpoints, results = (
         [f"--{what}_dir", str(path)] if (path := getattr(o, f"{what}_dir")) else [] for what in ("datasets", "checkpoints", "results")
     )
@@ -212,9 +215,10 @@ def train_and_test(o: argparse.Namespace, identity: str) -> str | None:
             )
             if done.returncode:
                 last = [line for line in log.read_text(errors="replace").splitlines() if line.strip()][-1:]
-                return f"{command} of {identity} failed: {last[0] if last else 'it said nothing'} (all messages: {log})"
+                warn(f"{command} of {identity} failed ({log}): {last[0].removeprefix('error: ') if last else 'it said nothing'}")
+                return False
     say(f"{identity}: done")
-    return None
+    return True
 
 
 def preparation(options: TrainOptions) -> list[str]:
