@@ -117,8 +117,8 @@ def test_no_run_goes_over_a_cut():
 
 def test_too_few_frames_are_unsuitable():
     long = lambda *parts: (ramp(*parts), np.ones(sum(n for _, n in parts), bool), np.arange(sum(n for _, n in parts)) > 0)  # noqa: E731
-    with pytest.raises(Unsuitable, match="97 frames to train on and 30 to test are too few"):
-        choose(*long((1, 100), (3, 30)))
+    with pytest.raises(Unsuitable, match="67 frames to train on and 30 to test are too few"):
+        choose(*long((1, 70), (3, 30)))
     with pytest.raises(Unsuitable, match="147 frames to train on and 8 to test"):
         choose(*long((1, 150), (3, 8)))
 
