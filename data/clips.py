@@ -24,6 +24,7 @@ from util.layout import Sequence as FrameSequence
 if TYPE_CHECKING:
     import torch
 
+
 class FlowReader(Protocol):
     def __call__(self, sequence: FrameSequence, part: slice) -> dict[int, np.ndarray]:
         """A sequence's optical flow among its frames `part`: step -> float16 [frames - step, 2, h, w]."""
@@ -195,7 +196,7 @@ class VideoDataset:
         return self._cache.get(sequence, need, lambda: read_frames(self.sequences[sequence], numbers, self.load_size))
 
     def _heads(self, sequence: int, part: slice) -> SequenceHeads:
-        """The data that moving heads needs of frames of a sequence; computed once, then kept in memory or, where that has no room, on disk."""
+        """What moving heads needs of frames of a sequence; computed once, then kept in memory or, where that has no room, on disk."""
         kept = self._head_cache.peek(sequence)
         if kept is not None:
             return kept[part]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,9 @@ from models.training.progress import Progress
 from models.training.run_state import mend, optimizers_fit, read_state, set_aside
 from util.cli import UserError, say, warn
 from util.layout import Run
+
+# Options of the architecture that change no network's weights, or only say which discriminators there are (new ones start at random).
+_ANY_NETWORKS = ("loadSize", "margin", "ROI_size", "mouth_D", "use_eyes_D", "n_scales_temporal")
 
 
 def check_run(
@@ -123,13 +126,25 @@ def finish_again(files: Run, niter_decay: int, recorded: dict[str, Any], is_firs
     tell_finished(files, state["epochs"], niter_decay)
 
 
-def check_pretrained(folder: Path, face_model: dict[str, str] | None) -> None:
-    """Check that the run in `folder` (--load_pretrain) saw the colours of the face model that this dataset's NMFCs were drawn with.
+def check_pretrained(folder: Path, face_model: dict[str, str] | None, networks: Mapping[str, Any], which_epoch: str = "latest") -> None:
+    """Check that a run can start from the run in `folder` (--load_pretrain), before anything is prepared.
 
     face_model: the dataset's, name and version; None when nothing records it. Where one side does not say, there is a warning.
-    Raises: UserError when the two differ: the same colour would mean different points of the face.
+    networks: the options of the new run's architecture.
+    Raises: UserError when there is no whole generator, when the networks are others, or when that run saw the colours of another face model
+        than this dataset's NMFCs were drawn with: the same colour would mean different points of the face.
     """
-    theirs = read_run_options(Run(folder, folder)).get("face_model")
+    run = Run(folder, folder)
+    lost = file_fault(run.network_path("G", which_epoch))
+    if lost:
+        raise UserError(f"--load_pretrain: {lost}; {generator_remedy(run, which_epoch) or 'give the folder of a trained run'}")
+    known = recorded_options(run) or {}
+    others = [f"--{k} was {known[k]}, is {v}" for k, v in networks.items() if k not in _ANY_NETWORKS and known.get(k, v) != v]
+    if others:
+        raise UserError(
+            f"--load_pretrain {folder} was trained with other networks ({'; '.join(others)}); use the same, or leave --load_pretrain out"
+        )
+    theirs = read_run_options(run).get("face_model")
     if not theirs or not face_model:
         silent = f"the run {folder}" if not theirs else "the dataset"
         warn(f"--load_pretrain: {silent} does not say which face model its NMFC images were drawn with; it must be the same for both")

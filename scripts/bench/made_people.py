@@ -1,4 +1,4 @@
-"""People who do not exist, as a prepared dataset: for measurements with more of them than anybody has videos of (scripts/bench/streaming.py)."""
+"""People who do not exist, as a prepared dataset: for scripts/bench/streaming.py, which needs more of them than anybody has videos of."""
 
 from __future__ import annotations
 
@@ -198,9 +198,7 @@ def _smooth_noise(rng: np.random.Generator, size: int) -> np.ndarray:
     return np.clip(image, 5, 250)
 
 
-def _flows(
-    rng: np.random.Generator, cameras: Cameras, masks: Sequence[np.ndarray], numbers: range, size: int
-) -> dict[int, np.ndarray]:
+def _flows(rng: np.random.Generator, cameras: Cameras, masks: Sequence[np.ndarray], numbers: range, size: int) -> dict[int, np.ndarray]:
     """Flow as util.caches.flow holds it, of the person's motion, with the small errors that every method makes."""
     half = size // 2
     grid = np.stack(np.meshgrid(*[2 * np.arange(half) + 1.0] * 2)).reshape(2, -1).astype(np.float32)  # x, y of the cells' middles

@@ -31,8 +31,6 @@ if __package__ in (None, ""):  # run as a file: make the repository's packages i
     sys.path[0] = str(Path(__file__).resolve().parents[2])
     import util.environment  # noqa: F401  (says what to do where packages are missing)
 
-import numpy as np
-
 from data import clip_stream
 from data.clip_stream import ClipStream
 from data.clips import ClipIndex, VideoDataset
@@ -125,7 +123,6 @@ def time_start(dataset: Dataset, names: Sequence[str], options: TrainOptions, wo
     recipe = Recipe(options.loadSize, heads=bool(options.move_heads), perspective=options.perspective)
     if options.needs_flow:
         recipe = Recipe(options.loadSize, "dis", "", never, recipe.heads, options.perspective)
-
 
     def prepare_all() -> None:
         prepare(share_items(dataset, names), recipe, workers=workers if workers > 1 and len(names) > 1 else 0)

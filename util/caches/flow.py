@@ -39,7 +39,9 @@ def flow_key(sequence: Sequence, method: str, size: int, made_from: str = "") ->
     return frames_key(f"{VERSION} {method} {size} {STEPS}{made_from}", [sequence])
 
 
-def read_flows(sequence: Sequence, method: str, size: int, key: str | None = None, part: slice = slice(None)) -> dict[int, np.ndarray] | None:
+def read_flows(
+    sequence: Sequence, method: str, size: int, key: str | None = None, part: slice = slice(None)
+) -> dict[int, np.ndarray] | None:
     """The cached flow of a sequence by step, or None when there is none, it is damaged, or not made from `key` (None: any key).
 
     part: the frames [first, last) of the sequence that the flow is to be among; all by default. Others are not read.
