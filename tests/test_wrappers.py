@@ -108,6 +108,9 @@ def test_finetune_on_target_starts_from_faceforensicspp(checkout):
     assert networks(start) == {"G", "D", "Dm", "De"}
     assert json.loads(start.options_path.read_text())["identities"] == ["000", "071"]
 
+    said = call(checkout, f"./scripts/train/finetune_on_target.sh 071 faceforensicspp {TINY} --ngf 8", code=1)
+    assert f"{start.checkpoints} was trained with other networks (--ngf was 4, is 8); use the same, or leave" in said
+
     # moves no weight by more than the learning rate a step
     call(checkout, f"./scripts/train/finetune_on_target.sh 071 faceforensicspp {TINY} --seed 5 --lr 1e-9")
     tuned = open_run(checkout, "faceforensicspp", "head2head_071")
