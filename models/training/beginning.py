@@ -141,11 +141,6 @@ def check_pretrained(folder: Path, face_model: dict[str, str] | None, networks: 
     if lost:
         raise UserError(f"--load_pretrain: {lost}; {generator_remedy(run, which_epoch) or 'give the folder of a trained run'}")
     known = read_run_options(run) if recorded_options(run) else {}  # without opt.txt the weights' shapes decide
-    others = [f"--{k} was {known[k]}, is {v}" for k, v in networks.items() if k not in _ANY_NETWORKS and known.get(k, v) != v]
-    if others:
-        raise UserError(
-            f"--load_pretrain {folder} was trained with other networks ({'; '.join(others)}); use the same, or leave --load_pretrain out"
-        )
     theirs = known.get("face_model")
     if not theirs or not face_model:
         silent = f"the run {folder}" if not theirs else "the dataset"
@@ -155,6 +150,11 @@ def check_pretrained(folder: Path, face_model: dict[str, str] | None, networks: 
         raise UserError(
             f"--load_pretrain {folder} was trained with face model {a}, but this dataset was fitted with {b}, which has other colours; "
             f"run preprocessing/reconstruct.py with --face_model {theirs.get('name')} on this dataset, or leave --load_pretrain out"
+        )
+    others = [f"--{k} was {known[k]}, is {v}" for k, v in networks.items() if k not in _ANY_NETWORKS and known.get(k, v) != v]
+    if others:
+        raise UserError(
+            f"--load_pretrain {folder} was trained with other networks ({'; '.join(others)}); use the same, or leave --load_pretrain out"
         )
 
 
