@@ -119,6 +119,7 @@ def open_videos(options: TrainOptions, dataset: Dataset, names: list[str]) -> Vi
         move_heads=options.move_heads,
         change_expressions=options.change_expressions,
         appearance=options.appearance,
+        context=options.conditioning_frames - 1,
         flows=partial(require_flows, method=options.flow, size=options.loadSize) if options.needs_flow else None,
         persons=partial(require_persons, dataset),
         meshes=HeadMeshes(dataset),

@@ -12,7 +12,7 @@ class Clip:
     """A batch of windows of the videos, on the device; T consecutive frames each, as bytes until they are needed."""
 
     real: Tensor  # uint8 [B, T, H, W, 3] RGB
-    conditioning: Tensor  # uint8 [B, T + 2, H, W, C] NMFC (eye gaze, appearance), two frames before the first one first
+    conditioning: Tensor  # uint8 [B, T + context, H, W, C] NMFC (eye gaze, appearance), those of the frames before first
     corners: dict[str, Tensor]  # 'mouth', 'eyes' -> int64 [B, T, 2], left and top of the window in pixels
     flows: dict[int, Tensor]  # step s -> [B, T - s, 2, h, w] in pixels of the images; entry i warps frame i onto frame i + s
 
@@ -28,7 +28,7 @@ class Clip:
         first = start - history.shape[1]
         return Chunk(
             real=self.real[:, first:stop],
-            conditioning=self.conditioning[:, start : stop + 2],
+            conditioning=self.conditioning[:, start : stop + self.conditioning.shape[1] - self.length],
             corners={k: v[:, start:stop] for k, v in self.corners.items()},
             flows={s: f[:, first : max(first, stop - s)] for s, f in self.flows.items()},
             history=history,
@@ -40,10 +40,14 @@ class Chunk:
     """n frames to train on, after h frames of history (h + n = W). All that a step reads, with shapes that depend on h and n alone."""
 
     real: Tensor  # uint8 [B, W, H, W', 3]
-    conditioning: Tensor  # uint8 [B, n + 2, H, W', C]
+    conditioning: Tensor  # uint8 [B, n + context, H, W', C]
     corners: dict[str, Tensor]  # [B, n, 2]
     flows: dict[int, Tensor]  # step s -> [B, max(W - s, 0), 2, h, w]
     history: Tensor  # float32 [B, h, 3, H, W'] generated frames in -1..1
+
+    @property
+    def length(self) -> int:
+        return self.real.shape[1] - self.history.shape[1]
 
     def tensors(self) -> list[Tensor]:
         return [self.real, self.conditioning, self.history, *self.corners.values(), *self.flows.values()]

@@ -183,10 +183,10 @@ class Head2HeadModel(nn.Module):
         for label, network in self.networks.items():
             for parameter, gradient in zip(network.parameters(), self.gradients[label]):
                 parameter.grad = gradient
-        n = chunk.conditioning.shape[1] - 2
+        n = chunk.length
         real = to_rgb(chunk.real)
         conditioning = chunk.conditioning.movedim(-1, 2).float() / 255
-        fake = self.generate(self.generator_input(conditioning), chunk.history)
+        fake = self.generate(self.generator_input(conditioning, n), chunk.history)
         # Every loss hangs on this leaf, so one pass of the discriminators over it serves both sides: generator_loss is
         # differentiated by the frames alone, discriminator_loss by the discriminators' weights alone.
         frames = fake.detach().requires_grad_()
@@ -209,10 +209,13 @@ class Head2HeadModel(nn.Module):
         if self.average is not None:
             self.average.update(self.G)
 
-    def generator_input(self, conditioning: Tensor) -> Tensor:
-        """What the generator sees of the conditioning images [B, n + 2, C, H, W], 0..1: [B, n, input_nc, H, W]."""
+    def generator_input(self, conditioning: Tensor, n: int) -> Tensor:
+        """What the generator sees of the conditioning images of n frames and those before, [B, n + context, C, H, W] in 0..1.
+
+        Returns: [B, n, input_nc, H, W].
+        """
         o = self.options
-        return temporal.conditioning_windows(conditioning, o.conditioning_frames, conditioning_channels(o.eye_gaze))
+        return temporal.conditioning_windows(conditioning, n, o.conditioning_frames, conditioning_channels(o.eye_gaze))
 
     def generate(self, A: Tensor, history: Tensor) -> Tensor:
         """Generate consecutive frames.

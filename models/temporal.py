@@ -25,14 +25,14 @@ def history_length(scales: int, warp: bool, previous_frames: int) -> int:
     return max([(TRIPLET - 1) * step for step in STEPS[:scales]] + [int(warp), previous_frames])
 
 
-def conditioning_windows(conditioning: Tensor, frames: int = CONDITIONING_FRAMES, channels: int | None = None) -> Tensor:
+def conditioning_windows(conditioning: Tensor, length: int, frames: int = CONDITIONING_FRAMES, channels: int | None = None) -> Tensor:
     """What the generator sees: each frame's conditioning images after those of the `frames` - 1 before it, oldest first.
 
-    conditioning: [B, T + 2, C, H, W]. channels: how many of C are shown of every frame (None: all); the others, the person's colours, say
-        nothing about an earlier frame that the first ones do not, and are shown of the frame itself alone.
+    conditioning: [B, T + context, C, H, W], context at least frames - 1. length: T. channels: how many of C are shown of every frame (None:
+        all); the others, the person's colours, say nothing about an earlier frame that the first ones do not, and are shown of the frame
+        itself alone.
     Returns: [B, T, (frames - 1) channels + C, H, W].
     """
-    length = conditioning.shape[1] - (CONDITIONING_FRAMES - 1)
     earlier = (conditioning[:, -length - k : -k, :channels] for k in range(frames - 1, 0, -1))
     return torch.cat([*earlier, conditioning[:, -length:]], dim=2)
 

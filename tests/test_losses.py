@@ -168,12 +168,12 @@ def test_wrong_vgg_file_is_refused(tmp_path):
 
 def test_conditioning_windows_are_the_last_three_frames_oldest_first():
     frames = torch.arange(7.0).view(1, 7, 1, 1, 1).expand(2, 7, 6, 2, 2) + torch.arange(6.0).view(6, 1, 1) / 10
-    windows = temporal.conditioning_windows(frames)
+    windows = temporal.conditioning_windows(frames, 5)
     assert windows.shape == (2, 5, 18, 2, 2)
     assert windows[0, 0, :, 0, 0].tolist() == pytest.approx([t + c / 10 for t in (0, 1, 2) for c in range(6)])
     assert windows[1, 4, ::6, 0, 0].tolist() == [4, 5, 6]
-    assert temporal.conditioning_windows(frames, 1)[1, 4, :, 0, 0].tolist() == pytest.approx([6 + c / 10 for c in range(6)])
-    some = temporal.conditioning_windows(frames, 2, channels=4)  # the last two of the frame itself alone
+    assert temporal.conditioning_windows(frames, 5, 1)[1, 4, :, 0, 0].tolist() == pytest.approx([6 + c / 10 for c in range(6)])
+    some = temporal.conditioning_windows(frames, 5, 2, channels=4)  # the last two of the frame itself alone
     assert some[0, 0, :, 0, 0].tolist() == pytest.approx([1 + c / 10 for c in range(4)] + [2 + c / 10 for c in range(6)])
 
 
@@ -369,7 +369,8 @@ def test_clip_carries_generated_frames_from_chunk_to_chunk():
         losses.append(loss)
     assert [f.shape[1] for f in frames] == [4, 4, 2]
     with torch.no_grad():
-        whole = model.generate(temporal.conditioning_windows(clip.conditioning.movedim(-1, 2) / 255), torch.zeros(2, 0, 3, SIZE, SIZE))
+        shown = temporal.conditioning_windows(clip.conditioning.movedim(-1, 2) / 255, 10)
+        whole = model.generate(shown, torch.zeros(2, 0, 3, SIZE, SIZE))
     torch.testing.assert_close(torch.cat(frames, 1), whole, atol=1e-5, rtol=0)
     assert "D_T1_real" not in losses[0] and "D_T1_real" in losses[1] and "D_T2_real" not in losses[2]
 

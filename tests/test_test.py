@@ -193,7 +193,7 @@ def test_synthesizer_draws_what_the_model_in_training_generates(tmp_path, change
     batch = {k: torch.from_numpy(np.concatenate([v[:1], v[:1], v]))[None] for k, v in images.items()}
     conditioning = model.to_clip({**batch, "image": None, "corners": {}}).conditioning.movedim(-1, 2) / 255
     with torch.no_grad():
-        made = model.generate(model.generator_input(conditioning), torch.zeros(1, 0, 3, SIZE, SIZE))[0]
+        made = model.generate(model.generator_input(conditioning, conditioning.shape[1] - 2), torch.zeros(1, 0, 3, SIZE, SIZE))[0]
     for a, b in zip(drawn, made):
         assert np.abs(a.astype(int) - to_image(b)).max() <= 1
     assert np.std(drawn[-1]) > 10

@@ -91,8 +91,8 @@ def no_motion(frames: int) -> np.ndarray:
 def move_heads(batch: dict[str, Any]) -> dict[str, Any]:
     """Move what is as large as a frame in a batch of clips; a clip whose fields are zero stays exactly as it is.
 
-    batch, all on one device: `image` uint8 [B, T, H, H, 3]; `nmfc` uint8 [B, T + 2, H, H, 3]; `flows` {s: [B, T - s, 2, h, w]} (if there
-    are); and `motion`:
+    batch, all on one device: `image` uint8 [B, T, H, H, 3]; `nmfc` uint8 [B, T + context, H, H, 3]; `flows` {s: [B, T - s, 2, h, w]} (if
+    there are); and `motion`:
         frames      float32 [B, T, G, G, 2], fields of the frames
         masks       uint8 [B, T, any, any], 255 where the person is
         background  uint8 [B, H, H, 4] (util.caches)
@@ -101,7 +101,7 @@ def move_heads(batch: dict[str, Any]) -> dict[str, Any]:
         filmed      uint8 [B, T, H, H, 3], the NMFC images of the frames as filmed
         colours     uint8 [B, CELLS ** 3, 3], the person's (util.face.appearance)
     and else
-        nmfcs       float32 [B, T + 2, G, G, 2], fields of the NMFC images, as filmed.
+        nmfcs       float32 [B, T + context, G, G, 2], fields of the NMFC images, as filmed.
     Returns the batch without `motion`, image, nmfc and flows replaced.
     """
     import torch
@@ -119,13 +119,13 @@ def move_heads(batch: dict[str, Any]) -> dict[str, Any]:
     unseen = painted = None
     if "sources" in motion:
         backwards = _with_mesh(backwards, motion["sources"].flatten(0, 1), size)
-        unseen, painted = _unseen(batch["nmfc"][:, 2:], motion["filmed"], motion["colours"], backwards)
+        unseen, painted = _unseen(batch["nmfc"][:, -count:], motion["filmed"], motion["colours"], backwards)
         forwards = _inverse(backwards, size)  # the way back of the way back
     else:
         nmfc = batch["nmfc"].flatten(0, 1).movedim(-1, 1).float()
         source = _sources(_inverse(motion["nmfcs"].movedim(-1, 2).flatten(0, 1), size), size, size)
         nmfc = _sample(nmfc, source, size, "nearest", "zeros").movedim(1, -1)
-        rest["nmfc"] = keep(nmfc.unflatten(0, (b, count + 2)), batch["nmfc"])
+        rest["nmfc"] = keep(nmfc.unflatten(0, (b, -1)), batch["nmfc"])
     masks = motion["masks"].flatten(0, 1)[:, None].float() / 255
     background = motion["background"].repeat_interleave(count, 0)
     image = _lay_over(batch["image"].flatten(0, 1), backwards, masks, background, unseen, painted)

@@ -82,7 +82,7 @@ def measure(kind: str, batch: int, o: argparse.Namespace, device: torch.device, 
     channels = 3 * len(model.conditioning_images)
     flows = STEPS if options.needs_flow else ()
     chunk = random_chunk(batch, options.loadSize, device, model.history_length, options.max_frames_per_gpu, channels, flows)
-    frames = batch * (chunk.conditioning.shape[1] - 2)
+    frames = batch * (chunk.length)
     flow = FlowNet2().to(device).eval() if literal else None
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
@@ -101,7 +101,7 @@ def measure(kind: str, batch: int, o: argparse.Namespace, device: torch.device, 
     @torch.no_grad()
     def generate() -> None:
         conditioning = chunk.conditioning.movedim(-1, 2).float() / 255
-        model.generate(model.generator_input(conditioning), chunk.history)
+        model.generate(model.generator_input(conditioning, chunk.length), chunk.history)
 
     begun = time.perf_counter()
     for _ in range(3):  # as it is, recorded, replayed
