@@ -117,8 +117,8 @@ def test_no_run_goes_over_a_cut():
 
 def test_too_few_frames_are_unsuitable():
     long = lambda *parts: (ramp(*parts), np.ones(sum(n for _, n in parts), bool), np.arange(sum(n for _, n in parts)) > 0)  # noqa: E731
-    with pytest.raises(Unsuitable, match="97 frames to train on and 30 to test are too few"):
-        choose(*long((1, 100), (3, 30)))
+    with pytest.raises(Unsuitable, match="67 frames to train on and 30 to test are too few"):
+        choose(*long((1, 70), (3, 30)))
     with pytest.raises(Unsuitable, match="147 frames to train on and 8 to test"):
         choose(*long((1, 150), (3, 8)))
 
@@ -145,7 +145,8 @@ def test_mouth_is_measured_by_the_fitted_gap(ann):
     good = np.r_[0:100, 103:COUNT]
     assert extent.facts["tested_from_cm"] == pytest.approx(np.percentile(extent.size[good], 85))
     tested = frames_of(choice.tested)
-    assert set(tested) == set(np.flatnonzero(extent.size > np.percentile(extent.size[good], 85))) and len(choice.tested) == 5
+    assert set(tested) == set(np.flatnonzero(extent.size > np.percentile(extent.size[good], 85)))
+    assert [first // PERIOD for first, _ in choice.tested] == [1, 2, 3, 4]  # the first wave is too low
     assert (extent.size[frames_of(choice.restricted)] <= np.median(extent.size[good])).all()
     assert not set(range(100, 103)) & {*frames_of(choice.restricted), *frames_of(choice.oracle), *tested}
 
@@ -250,6 +251,7 @@ def pretend(monkeypatch, tmp_path, values):
         evaluation.values |= {"mouth-APD-L2": values[identity.endswith("oracle")], "SSIM": math.nan}
         evaluation.nearest["mouth-APD-L2"] = 30.0
         write_evaluation(folder, evaluation)
+        return True
 
     monkeypatch.setattr(unseen, "train_and_test", train_and_test)
 
@@ -274,13 +276,22 @@ def test_figures_are_collected_and_compared_with_an_earlier_recipe(dataset, tmp_
     assert own["frames"] == {k: len(frames_of(own["chosen"][v])) for k, v in (("train", "restricted"), ("test", "tested"))}
     assert own["frames"]["train"] == len(frames_of(own["chosen"]["oracle"])) and own["farthest_trained"]["restricted"] < own["least_tested"]
     picture = read_image(tmp_path / "results/fake_unseen/new_Ann-mouth.png")
-    assert picture.shape == (4 * unseen.CAPTION + 3 * SIZE, 6 * SIZE, 3)
-    assert (picture[-SIZE:] == 200).all() and (picture[-2 * SIZE - unseen.CAPTION : -SIZE - unseen.CAPTION] == 100).all()
+    side, caption = unseen.PANEL, unseen.CAPTION
+    assert picture.shape == (4 * caption + 3 * side, 6 * side, 3)
+    assert (picture[-side:] == 200).all() and (picture[-2 * side - caption : -side - caption] == 100).all()
     other = json.loads((tmp_path / "before.json").read_text())
     other["persons"]["Ann"]["mouth"]["chosen"]["tested"].pop()
     (tmp_path / "other.json").write_text(json.dumps(other))
     with pytest.raises(UserError, match=r"other\.json is of other frames of Ann \(mouth\)"):
         call(dataset, tmp_path, "--before", str(tmp_path / "other.json"))
+
+
+def test_a_network_that_fails_is_told_and_stops_no_other(dataset, tmp_path, capsys):
+    with pytest.raises(UserError, match="2 of 2 networks failed"):
+        call(dataset, tmp_path, "--skip_training")
+    told = capsys.readouterr().err.splitlines()
+    assert [line.split(" failed ")[0] for line in told] == ["warning: test.py of Ann-mouth", "warning: test.py of Ann-mouth-oracle"]
+    assert all("there is no checkpoint" in line for line in told)
 
 
 def test_way_is_told_only_where_there_is_one():

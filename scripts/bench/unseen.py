@@ -49,7 +49,7 @@ from options.train_options import TrainOptions
 from options.train_options import parse as parse_training
 from scripts.bench.unseen_frames import EXTENTS, Choice, Extent, Subject, Unsuitable, frames_of
 from util.ahead import usable_cores
-from util.cli import UserError, run, say
+from util.cli import UserError, run, say, warn
 from util.identities import find_identity, identities_with_frames
 from util.image_io import read_image, write_bytes, write_image
 from util.layout import Dataset, Run, root
@@ -63,7 +63,7 @@ WAY = ("MAPD-L2", "mouth-APD-L2")  # measures of which the share of the way to t
 NETWORKS = ("restricted", "oracle")
 TESTED = {"all": 1, "half": 2}  # of the stretches beyond, every first or every second one
 SHOWN = 6  # tested frames in a picture
-CAPTION = 24  # height of the picture's captions, px
+PANEL, CAPTION = 256, 24  # side of each frame in it, and height of its captions, px
 
 
 @dataclass(frozen=True)
@@ -120,9 +120,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not o.only_prepare:
         work = [(case, network) for case in cases for network in NETWORKS]
         with ThreadPoolExecutor(o.parallel) as pool:
-            failed = [failure for failure in pool.map(lambda job: train_and_test(o, job[0].identity(job[1])), work) if failure]
-        if failed:
-            raise UserError("; ".join(failed))
+            done = list(pool.map(lambda job: train_and_test(o, job[0].identity(job[1])), work))
+        if not all(done):
+            raise UserError(
+                f"{done.count(False)} of {len(done)} networks failed, see above; mend that and run again: what is finished is kept. "
+                "Other options of train.py need another --recipe"
+            )
         for case in cases:
             own = persons[case.name][case.kind]
             own |= measures(o, case)
@@ -130,8 +133,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             say("\n".join(table(f"{case.name}, {case.kind}", own)))
             say(f"picture: {write_sheet(o, case)}")
     if o.output:
-        done = {"dataset": o.dataset, "recipe": o.recipe, "train": o.train, "tested": o.tested, "persons": persons}
-        write_bytes(o.output, (json.dumps(done, indent=1) + "\n").encode())
+        figures = {"dataset": o.dataset, "recipe": o.recipe, "train": o.train, "tested": o.tested, "persons": persons}
+        write_bytes(o.output, (json.dumps(figures, indent=1) + "\n").encode())
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -186,8 +189,8 @@ def describe(case: Case) -> str:
 # ---- the real commands ----
 
 
-def train_and_test(o: argparse.Namespace, identity: str) -> str | None:
-    """Prepare, train, test and evaluate one identity, each in a process of its own. Returns: what failed, None if nothing did."""
+def train_and_test(o: argparse.Namespace, identity: str) -> bool:
+    """Prepare, train, test and evaluate one identity, each in a process of its own. Returns: whether none failed."""
     datasets, checkpoints, results = (
         [f"--{what}_dir", str(path)] if (path := getattr(o, f"{what}_dir")) else [] for what in ("datasets", "checkpoints", "results")
     )
@@ -212,9 +215,10 @@ def train_and_test(o: argparse.Namespace, identity: str) -> str | None:
             )
             if done.returncode:
                 last = [line for line in log.read_text(errors="replace").splitlines() if line.strip()][-1:]
-                return f"{command} of {identity} failed: {last[0] if last else 'it said nothing'} (all messages: {log})"
+                warn(f"{command} of {identity} failed ({log}): {last[0].removeprefix('error: ') if last else 'it said nothing'}")
+                return False
     say(f"{identity}: done")
-    return None
+    return True
 
 
 def preparation(options: TrainOptions) -> list[str]:
@@ -313,9 +317,9 @@ def write_sheet(o: argparse.Namespace, case: Case) -> Path:
 
 def sheet(rows: dict[str, list[np.ndarray]], above: Sequence[str]) -> np.ndarray:
     """Rows of pictures, uint8 [H, H, 3] each, under captions: uint8 [.., .., 3]. rows: caption -> pictures. above: of each column."""
-    parts = [_captions(above, len(above) * rows[next(iter(rows))][0].shape[1])]
+    parts = [_captions(above, len(above) * PANEL)]
     for caption, pictures in rows.items():
-        row = np.concatenate(pictures, 1)
+        row = np.concatenate([cv2.resize(p, (PANEL, PANEL), interpolation=cv2.INTER_CUBIC) for p in pictures], 1)
         parts += [_captions([caption], row.shape[1]), row]
     return np.concatenate(parts)
 

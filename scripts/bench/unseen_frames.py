@@ -43,7 +43,7 @@ INNER, OUTER = 0.5, 0.8  # parts of the range around its middle: trained on with
 # A person is unsuitable with less: the network would not be asked for anything new.
 MIN_WIDENING_CM = 0.4  # from the median gap between the lips to the tested ones; a shut mouth's fit trembles by 0.1
 MIN_RANGE_DEG = 10.0  # of yaw or of pitch, whichever is wider
-MIN_TRAINED = 100  # frames, 4 s
+MIN_TRAINED = 75  # frames, 3 s
 MIN_TESTED = 20  # frames
 
 
