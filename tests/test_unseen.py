@@ -17,7 +17,20 @@ from preprocessing.driving.openings import openings
 from preprocessing.face_models.registry import load_face_model, model_version
 from preprocessing.measures.pictures import nearest
 from scripts.bench import unseen
-from scripts.bench.unseen_frames import CAPTION, GAP, MAX_RUN, PANEL, Extent, Subject, Unsuitable, choose, draw, frames_of, preparation, stretches
+from scripts.bench.unseen_frames import (
+    CAPTION,
+    GAP,
+    MAX_RUN,
+    PANEL,
+    Extent,
+    Subject,
+    Unsuitable,
+    choose,
+    draw,
+    frames_of,
+    preparation,
+    stretches,
+)
 from util.cli import UserError
 from util.geometry import FRONTAL
 from util.image_io import read_image, write_image

@@ -1,11 +1,11 @@
-"""Whether pre-training on other people pays for a short video: a person trained from few frames, from scratch and from pre-trained networks.
+"""Whether pre-training on other people pays for a short video: a person learnt from few frames, from scratch and from pre-trained networks.
 
     python scripts/bench/pretraining.py D TARGET --pretrain="--no_vgg --max_minutes 4" --train="--no_vgg --max_minutes 1.5" \\
         --parallel 2 --output pretraining.json
 
 1. trains one run on all other persons of D (or --others), of whom every usable frame of both splits is taken: nothing of theirs is tested;
 2. then, for each number of --frames, trains TARGET on as many of its first usable training frames, once from scratch and once with
-   --load_pretrain, by the same options of train.py, two at a time that share the machine alike where --parallel is even;
+   --load_pretrain, by the same options of train.py; with an even --parallel the two share the machine alike;
 3. tests all of them on TARGET's own test frames, the same for all, and compares; nearest is the training frame, of those few, with the
    nearest pose and expression, taken as if it were synthesised (scripts/evaluate.py).
 
@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -93,9 +92,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         if not o.skip_pretraining:
             write_others(dataset, Dataset.open(pretraining_name(o, target), o.datasets_dir), others)
             for_all(o, "pre-trainings", lambda name: pretrain(o, name), [target])
+    if o.only_pretraining:
+        return
     work = [(case, start) for case in cases for start in STARTS]
     for_all(o, "networks", lambda job: train_and_test(o, target, *job), work)
-    figures = {"pre-training": progress(pretraining_run(o, target)), "lengths": {}}
+    figures: dict[str, Any] = {"pre-training": progress(pretraining_run(o, target)), "lengths": {}}
     for case in cases:
         own = measures(o, case)
         figures["lengths"][case.trained] = own
@@ -117,9 +118,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--pretrain", default="", metavar="ARGS", help='options of train.py for the others: --pretrain="--max_minutes 4"')
     parser.add_argument("--train", default="", metavar="ARGS", help="options of train.py for TARGET, from scratch and pre-trained alike")
     parser.add_argument("--recipe", default="now", metavar="R", help="name of the trainings with these options (default: now)")
-    parser.add_argument("--parallel", type=int, default=1, metavar="N", help="trainings of TARGET at once, which share the cores (default: 1)")
+    parser.add_argument("--parallel", type=int, default=1, metavar="N", help="trainings of TARGET at once (default: 1)")
     parser.add_argument("--output", type=Path, metavar="JSON", help="write all figures to this file")
     only = parser.add_mutually_exclusive_group()
+    only.add_argument("--only_pretraining", action="store_true", help="write the datasets and pre-train, nothing else")
     only.add_argument("--skip_pretraining", action="store_true", help="start from the pre-trained networks that are there")
     only.add_argument("--skip_training", action="store_true", help="evaluate the networks that are there")
     add_folder_options(parser)
@@ -160,8 +162,9 @@ def first_frames(subject: Subject, count: int) -> list[Stretch]:
     chosen, missing = [], count
     for first, end in long_runs(subject, ("train",)):
         if missing:
-            chosen.append((first, min(end, first + missing)))
-            missing -= chosen[-1][1] - first
+            end = min(end, first + missing)
+            chosen.append((first, end))
+            missing -= end - first
     if missing:
         raise UserError(f"{subject.name} has {count - missing} usable training frames only; ask for no more by --frames")
     return cut(chosen)
@@ -274,9 +277,9 @@ def beside(files: Run, ending: str) -> Path:
 # ---- figures and pictures ----
 
 
-def measures(o: argparse.Namespace, case: Case) -> dict[str, dict[str, float | None]]:
+def measures(o: argparse.Namespace, case: Case) -> dict[str, dict[str, Any]]:
     """The measures of both networks and of the nearest training frames, None where one could not be had; the numbers of frames."""
-    found: dict[str, dict[str, float | None]] = {"frames": {"train": case.trained, "test": len(case.measured)}}
+    found: dict[str, dict[str, Any]] = {"frames": {"train": case.trained, "test": len(case.measured)}}
     for start in STARTS:
         files = run_of(o, case.identity, start)
         evaluation = read_evaluation(files.test_folder(case.identity))

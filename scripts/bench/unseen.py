@@ -295,7 +295,5 @@ def write_sheet(o: argparse.Namespace, case: Case) -> Path:
     return path
 
 
-
-
 if __name__ == "__main__":
     run(main)
