@@ -12,7 +12,7 @@ import numpy as np
 
 from data.augmentation.head_motion import look_up, move_heads
 from data.clips import ClipIndex, VideoDataset
-from data.loader import choose_clips, load_clips
+from data.loader import ClipOrder, load_clips
 from util.face.roi import REGIONS, window
 from util.tensors import to_device
 
@@ -33,7 +33,7 @@ class ClipStream:
         self._videos = videos
         self._device = device
         self._roi_px = roi_px
-        self._seed = seed
+        self._order = ClipOrder(videos.lengths, seed, videos.identities)
 
     @property
     def lengths(self) -> list[int]:
@@ -41,7 +41,7 @@ class ClipStream:
         return self._videos.lengths
 
     def batches(self, first: int, n_frames: int, batch_size: int, *, part: int = 0, parts: int = 1) -> Iterator[dict[str, Any]]:
-        """The batches of the clips number `first`, `first + 1`, ... of the stream (data.loader.choose_clips); close it after use.
+        """The batches of the clips number `first`, `first + 1`, ... of the stream (data.loader.ClipOrder); close it after use.
 
         n_frames: of a clip, where its sequence has as many. batch_size: clips of a batch.
         part, parts: of `parts` processes that share the stream, the number of this one. In every round the processes take
@@ -58,7 +58,7 @@ class ClipStream:
                 yield self._on_device(batch)
 
     def _own_part(self, numbers: range, n_frames: int, batch_size: int, part: int) -> Sequence[ClipIndex]:
-        clips = choose_clips(self.lengths, n_frames, numbers, self._seed, self._videos.identities)
+        clips = self._order.clips(numbers, n_frames)
         length = min(c.length for c in clips)
         return [replace(c, length=length) for c in clips[part * batch_size : (part + 1) * batch_size]]
 

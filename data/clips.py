@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -19,12 +19,14 @@ from data.heads import (
     compute_sequence_heads,
     find_appearance,
     find_outline,
+    fit_nbytes,
     read_fit,
     read_sequence_heads,
     shapes_nbytes,
     stored_sequence_heads,
 )
 from data.integrity import TrainingRun, common_face_model, tell_left_out, training_sequences, usable_runs
+from util.caches.flow import flows_nbytes
 from util.caches.memory import Budget, KeyedLocks, OnceCache, quarter_of_memory
 from util.caches.persons import Persons
 from util.cli import UserError
@@ -37,8 +39,12 @@ from util.layout import Sequence as FrameSequence
 if TYPE_CHECKING:
     import torch
 
-# A sequence's optical flow: step -> float16 [frames - step, 2, h, w].
-FlowReader = Callable[[FrameSequence], dict[int, np.ndarray]]
+
+class FlowReader(Protocol):
+    def __call__(self, sequence: FrameSequence, part: slice) -> dict[int, np.ndarray]:
+        """A sequence's optical flow among its frames `part`: step -> float16 [frames - step, 2, h, w]."""
+
+
 # By an identity's name.
 PersonReader = Callable[[str], Persons]
 # By an identity's name: its face model, None where it is not known.
@@ -135,7 +141,7 @@ class VideoDataset:
         self._person_cache: OnceCache[str, Person] = OnceCache(budget)
         self._appearance_cache: OnceCache[str, Appearance] = OnceCache(budget)
         # by sequence
-        self._fit_cache: OnceCache[int, Fit] = OnceCache(budget)
+        self._fit_cache: OnceCache[int, Fit | None] = OnceCache(budget)
 
     @property
     def lengths(self) -> list[int]:
@@ -165,7 +171,7 @@ class VideoDataset:
         rows = np.maximum(np.arange(start - self._context, last), run.first) - first  # of the conditioning, in `frames`
         own = slice(start - first, None)  # the clip's frames among `frames`, which begin with their context
         images, nmfcs, landmarks = frames.images[own], frames.nmfcs, frames.landmarks
-        flows = {s: f[start : max(start, last - s)] for s, f in self._read_flows(sequence).items()}
+        flows = self._read_flows(sequence, slice(start, last))
         rng = np.random.default_rng(clip.seed)
         jitter = random_jitter(rng, self.load_size)
         motion = None
@@ -198,13 +204,13 @@ class VideoDataset:
         Returns: NMFC images and landmarks of the frames as they are to be, and the `motion` of move_heads.
         """
         name, size = self._names[sequence], self.load_size
-        known, mesh = self._heads(sequence), self._meshes(name)
-        masks, fit = known.masks[part], None if mesh is None else self._fit(sequence)
+        known, mesh = self._heads(sequence, part), self._meshes(name)
+        masks, shapes, fit = known.masks, known.shapes, None if mesh is None else self._fit(sequence, part)
         motion = {"masks": masks[own], "background": known.background}
         if fit is not None:
             motion |= {"filmed": frames.nmfcs[own], "colours": self.appearance(name).colours}
         count, kept = len(masks), slice(own.start, None)
-        drawn, shapes = random_head_motion(rng) if rng.random() < self._move_heads else None, known.shapes[part]
+        drawn = random_head_motion(rng) if rng.random() < self._move_heads else None
         heads = no_motion(count) if drawn is None else head_fields(drawn, shapes, size)
         motion["frames"] = (heads * shapes.fade[..., None])[kept]
         if drawn is None or not motion["frames"].any():  # a clip without a face stays as well
@@ -217,7 +223,7 @@ class VideoDataset:
             motion["nmfcs"] = heads[rows]
             landmarks = np.stack([move_points(f, x, size) for f, x in zip(heads, frames.landmarks)]).astype(np.float32)
             return frames.nmfcs, landmarks, motion
-        return self._change(mesh, fit[part], drawn, shapes.fade[own], frames, rng, motion)
+        return self._change(mesh, fit, drawn, shapes.fade[own], frames, rng, motion)
 
     def _change(
         self,
@@ -247,15 +253,11 @@ class VideoDataset:
 
         return self._appearance_cache.get_or_make(name, make, lambda _: 3 * CELLS**3)
 
-    def _fit(self, sequence: int) -> Fit | None:
-        """What the face model found in a sequence."""
-        kept = self._fit_cache.peek(sequence)
-        if kept is None:
-            frames = [(self.sequences[sequence], n) for n in self._numbers[sequence]]
-            kept = read_fit(self._dataset, self._names[sequence], frames)
-            if kept is not None:
-                self._fit_cache.get(sequence, kept.nbytes, lambda: kept)
-        return kept
+    def _fit(self, sequence: int, part: slice) -> Fit | None:
+        """What the face model found in frames of a sequence."""
+        name, frames = self._names[sequence], [(self.sequences[sequence], n) for n in self._numbers[sequence]]
+        kept = self._fit_cache.get(sequence, fit_nbytes(len(frames)), lambda: read_fit(self._dataset, name, frames))
+        return read_fit(self._dataset, name, frames[part]) if kept is None else kept[part]
 
     def _frames_of(self, name: str) -> list[tuple[FrameSequence, int]]:
         """All training frames of an identity."""
@@ -273,13 +275,15 @@ class VideoDataset:
         need = frames_nbytes(len(numbers), self.load_size)
         return self._cache.get(sequence, need, lambda: read_frames(self.sequences[sequence], numbers, self.load_size))
 
-    def _heads(self, sequence: int) -> SequenceHeads:
-        """The data that moving heads needs of a sequence; computed once, then kept in memory or, where that has no room, on disk."""
+    def _heads(self, sequence: int, part: slice) -> SequenceHeads:
+        """The data that moving heads needs of frames of a sequence; computed once, then kept in memory or, where that has no room, on disk."""
         kept = self._head_cache.peek(sequence)
-        if kept is None and sequence in self._stored_heads:
-            kept = read_sequence_heads(self.sequences[sequence], self.load_size, self._stored_heads[sequence])
         if kept is not None:
-            return kept
+            return kept[part]
+        if sequence in self._stored_heads:
+            kept = read_sequence_heads(self.sequences[sequence], self.load_size, self._stored_heads[sequence], part)
+            if kept is not None:
+                return kept
         name, numbers = self._names[sequence], self._numbers[sequence]
         person = self._person(name)
         masks = person.masks[self._first_frames[sequence] :][: len(numbers)]
@@ -297,7 +301,7 @@ class VideoDataset:
             with self._storing[sequence]:
                 kept, key = stored_sequence_heads(self.sequences[sequence], numbers, self.load_size, masks, person)
                 self._stored_heads[sequence] = key
-        return kept
+        return kept[part]
 
     def _person(self, name: str) -> Person:
         def make() -> Person:
@@ -307,11 +311,17 @@ class VideoDataset:
 
         return self._person_cache.get_or_make(name, make, lambda person: person.nbytes)
 
-    def _read_flows(self, sequence: int) -> dict[int, np.ndarray]:
+    def _read_flows(self, sequence: int, part: slice) -> dict[int, np.ndarray]:
+        """The flow among frames `part` of a sequence; all of it is kept where the budget has room."""
         if self._flows is None:
             return {}
-        read, size = self._flows, lambda flows: sum(f.nbytes for f in flows.values())
-        return self._flow_cache.get_or_make(sequence, lambda: read(self.sequences[sequence]), size)
+        read, count = self._flows, len(self._numbers[sequence])
+        whole = self._flow_cache.get(
+            sequence, flows_nbytes(count, self.load_size), lambda: read(self.sequences[sequence], part=slice(0, count))
+        )
+        if whole is None:
+            return read(self.sequences[sequence], part=part)
+        return {s: f[part.start : max(part.start, part.stop - s)] for s, f in whole.items()}
 
 
 def _first_frames(identities: Sequence[str], numbers: Sequence[Sequence[int]]) -> list[int]:

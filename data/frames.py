@@ -40,17 +40,18 @@ def read_frames(sequence: FrameSequence, numbers: Sequence[int], load_size: int)
 
     Raises: UserError when a file is missing or unreadable, or its size differs from the sequence's.
     """
-    size = png_size(sequence, "images", numbers[0])[0]
+    size, count = png_size(sequence, "images", numbers[0])[0], len(numbers)
+    images, nmfcs = np.empty((2, count, load_size, load_size, 3), np.uint8)
+    landmarks = np.empty((count, 70, 2), np.float32)
 
-    def read(number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        image = read_square(sequence, "images", number, size)
-        nmfc = read_square(sequence, "nmfcs", number, size)
-        landmarks = read_landmarks(sequence, "landmarks70", number)
-        return resize_image(image, load_size), resize_nmfc(nmfc, load_size), (landmarks * (load_size / size)).astype(np.float32)
+    def read(i: int) -> None:
+        images[i] = resize_image(read_square(sequence, "images", numbers[i], size), load_size)
+        nmfcs[i] = resize_nmfc(read_square(sequence, "nmfcs", numbers[i], size), load_size)
+        landmarks[i] = read_landmarks(sequence, "landmarks70", numbers[i]) * (load_size / size)
 
     with ThreadPoolExecutor(READERS) as pool:
-        images, nmfcs, landmarks = zip(*pool.map(read, numbers))
-    return Frames(np.stack(images), np.stack(nmfcs), np.stack(landmarks))
+        list(pool.map(read, range(count)))
+    return Frames(images, nmfcs, landmarks)
 
 
 def read_landmarks(sequence: FrameSequence, kind: str, number: int) -> np.ndarray:

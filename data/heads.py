@@ -14,6 +14,8 @@ from data.augmentation.head_geometry import GRID, outline_depth
 from data.augmentation.head_shapes import HeadShapes, head_shapes
 from data.augmentation.mesh_motion import Fit
 from data.frames import READERS, read_frames, read_landmarks, read_square
+from util.caches.digests import file_digests
+from util.caches.frame_file import read_rows, write_rows
 from util.caches.keyed_file import read_keyed, write_keyed
 from util.cli import UserError
 from util.face.appearance import Appearance, MouthParts
@@ -50,10 +52,18 @@ class SequenceHeads:
     background: np.ndarray  # uint8 [H, H, 4] at load size
     shapes: HeadShapes
 
+    def __getitem__(self, part: slice) -> SequenceHeads:
+        return SequenceHeads(self.masks[part], self.background, self.shapes[part])
+
 
 def shapes_nbytes(count: int) -> int:
     """Bytes that the shapes of `count` frames take in memory: 32 KiB a frame."""
     return count * 4 * (2 * GRID * GRID + 2)
+
+
+def fit_nbytes(count: int) -> int:
+    """Bytes that the fits of `count` frames take in memory, at most: expressions of up to 150 weights, and a camera."""
+    return count * 8 * (150 + 13)
 
 
 def find_outline(dataset: Dataset, name: str, frames: Sequence[tuple[FrameSequence, int]], masks: np.ndarray) -> float:
@@ -140,31 +150,24 @@ def stored_sequence_heads(
     if heads is None:
         frames = read_frames(sequence, numbers, load_size)
         heads = compute_sequence_heads(frames.nmfcs, frames.landmarks, masks, person)
-        arrays = {"masks": masks, "background": person.background, **vars(heads.shapes)}
-        write_keyed(sequence.head_shapes_path(load_size), key, **arrays)
+        write_rows(sequence.head_shapes_path(load_size), key, masks=masks, background=person.background[None], **vars(heads.shapes))
     return heads, key
 
 
-def read_sequence_heads(sequence: FrameSequence, load_size: int, key: str) -> SequenceHeads | None:
-    """What stored_sequence_heads wrote; None when the file is missing, damaged, or has another key."""
-    found = read_keyed(sequence.head_shapes_path(load_size), ("masks", "background", *_SHAPES), key)
+def read_sequence_heads(sequence: FrameSequence, load_size: int, key: str, part: slice = slice(None)) -> SequenceHeads | None:
+    """What stored_sequence_heads wrote, of these frames; None when the file is missing, damaged, or has another key."""
+    rows = dict.fromkeys(("masks", *_SHAPES), part)
+    found = read_rows(sequence.head_shapes_path(load_size), {"background": slice(None), **rows}, key)
     if found is None:
         return None
-    shapes = HeadShapes(**{name: found[name] for name in _SHAPES})
-    return SequenceHeads(found["masks"], found["background"], shapes)
+    return SequenceHeads(found["masks"], found["background"][0], HeadShapes(**{name: found[name] for name in _SHAPES}))
 
 
 def _digest(made_by: str, frames: Sequence[tuple[FrameSequence, int]], kinds: Sequence[str]) -> hashlib.blake2b:
     """A digest of how something is made and of the bytes of those frames' files."""
     digest = hashlib.blake2b(made_by.encode(), digest_size=16)
+    digests = {(sequence, kind): file_digests(sequence, kind) for sequence in dict(frames) for kind in kinds}
     for sequence, number in frames:
         for kind in kinds:
-            digest.update(_digest_of_file(sequence, kind, number))
+            digest.update(digests[sequence, kind].get(number, b"missing"))  # whoever reads the file says so
     return digest
-
-
-def _digest_of_file(sequence: FrameSequence, kind: str, number: int) -> bytes:
-    try:
-        return hashlib.blake2b(sequence.path(kind, number).read_bytes(), digest_size=16).digest()
-    except FileNotFoundError:
-        return b"missing"  # whoever reads the file says so

@@ -16,10 +16,8 @@ if TYPE_CHECKING:
     import torch
 
 
-def choose_clips(
-    lengths: Sequence[int], n_frames: int, numbers: Iterable[int], seed: int, identities: Sequence[str] | None = None
-) -> list[ClipIndex]:
-    """The clips of those numbers in the endless stream that a run learns from.
+class ClipOrder:
+    """Which clips a run learns from, in which order: an endless stream, of which any clip can be told by its number.
 
     The stream is a row of turns. A turn takes a clip of every identity, in random order, so that all are learnt from equally however long
     their videos are. An identity goes through its own sequences, in random order and each once before any comes again; of a sequence
@@ -27,24 +25,31 @@ def choose_clips(
     and the seed alone, so training can be resumed anywhere.
     lengths: frames of each sequence. identities: whose each sequence is; None: all are of one.
     """
-    members: dict[str, list[int]] = {}
-    for sequence, name in enumerate(identities or [""] * len(lengths)):
-        members.setdefault(name, []).append(sequence)
-    own_sequences = list(members.values())
-    # each identity has a seed of its own; the first the run's, so that the stream of one identity is the one it always was
-    seeds = [seed, *(int(np.random.default_rng([seed, i]).integers(2**63)) for i in range(1, len(own_sequences)))]
-    clips = []
-    for number in numbers:
-        turn, place = divmod(number, len(own_sequences))
-        identity = int(np.random.default_rng([seed, turn]).permutation(len(own_sequences))[place])
-        sequences, own_seed = own_sequences[identity], seeds[identity]
+
+    def __init__(self, lengths: Sequence[int], seed: int, identities: Sequence[str] | None = None):
+        members: dict[str, list[int]] = {}
+        for sequence, name in enumerate(identities or [""] * len(lengths)):
+            members.setdefault(name, []).append(sequence)
+        self._lengths, self._seed = lengths, seed
+        self._own_sequences = list(members.values())
+        # each identity has a seed of its own; the first the run's, so that the stream of one identity is the one it always was
+        own = range(1, len(self._own_sequences))
+        self._seeds = [seed, *(int(np.random.default_rng([seed, i]).integers(2**63)) for i in own)]
+
+    def clips(self, numbers: Iterable[int], n_frames: int) -> list[ClipIndex]:
+        """The clips of those numbers."""
+        return [self._clip(number, n_frames) for number in numbers]
+
+    def _clip(self, number: int, n_frames: int) -> ClipIndex:
+        turn, place = divmod(number, len(self._own_sequences))
+        identity = int(np.random.default_rng([self._seed, turn]).permutation(len(self._own_sequences))[place])
+        sequences, own_seed = self._own_sequences[identity], self._seeds[identity]
         own_turn, place = divmod(turn, len(sequences))
         sequence = sequences[int(np.random.default_rng([own_seed, own_turn]).permutation(len(sequences))[place])]
         rng = np.random.default_rng([own_seed, own_turn, place])
-        length = min(n_frames, lengths[sequence])
-        start = int(rng.integers(lengths[sequence] - length + 1))
-        clips.append(ClipIndex(sequence, start, length, int(rng.integers(2**63))))
-    return clips
+        length = min(n_frames, self._lengths[sequence])
+        start = int(rng.integers(self._lengths[sequence] - length + 1))
+        return ClipIndex(sequence, start, length, int(rng.integers(2**63)))
 
 
 def load_clips(

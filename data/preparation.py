@@ -10,7 +10,7 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cache
 
 import cv2
@@ -33,6 +33,10 @@ _ALIVE_INTERVAL_S = 1.0  # between two calls of `done` while worker processes wo
 _MAX_NAMED = 5  # failed identities named in the error
 
 
+def no_segmenter() -> None:
+    """For mattes that are all there. (A lambda could not be handed to worker processes.)"""
+
+
 @dataclass(frozen=True)
 class Recipe:
     """What is to be computed, and with what. With worker processes the factories must be picklable, and are called in the workers."""
@@ -43,7 +47,7 @@ class Recipe:
     make_estimate: Callable[[], Estimate] | None = None  # builds the method; not called when all flow is there
     heads: bool = False  # masks and head measures, for heads that are moved
     # builds the segmenter, or gives None where there is none; not called when all masks are there
-    make_mask: Callable[[], PersonMask | None] = field(default=lambda: None)
+    make_mask: Callable[[], PersonMask | None] = no_segmenter
 
 
 @dataclass(frozen=True)

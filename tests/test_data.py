@@ -20,7 +20,7 @@ from data.augmentation.transforms import (
 )
 from data.clips import ClipIndex, VideoDataset
 from data.driving_sequence import DrivingSequence
-from data.loader import choose_clips, load_clips
+from data.loader import ClipOrder, load_clips
 from util.caches.persons import Persons
 from util.cli import UserError
 from util.face.eye_gaze import draw_eye_gaze
@@ -134,10 +134,15 @@ def test_persons_are_told_apart_by_their_whole_name(root):
     assert [s.id for s in VideoDataset(data, ["Ann_B", "Anna"], SIZE).sequences] == ["Ann_B_000000", "Anna_000000"]
 
 
-def test_flows_follow_the_clip(root):
+@pytest.mark.parametrize("cache_gb", [None, 0.0])
+def test_flows_follow_the_clip(root, cache_gb):
     flows = {s: np.arange(8 - s, dtype=np.float16)[:, None, None, None] * np.ones((1, 2, 4, 4), np.float16) for s in (1, 3)}
     flows[9] = np.zeros((0, 2, 4, 4), np.float16)
-    data = VideoDataset(Dataset.open("fake", root), ["Ann"], SIZE, flows=lambda sequence: flows)
+
+    def read(sequence, part):
+        return {s: f[part.start : max(part.start, part.stop - s)] for s, f in flows.items()}
+
+    data = VideoDataset(Dataset.open("fake", root), ["Ann"], SIZE, flows=read, cache_gb=cache_gb)
     got = data[ClipIndex(0, 2, 4, 0)]["flows"]
     assert got[1][:, 0, 0, 0].tolist() == [2, 3, 4] and got[3][:, 0, 0, 0].tolist() == [2] and got[9].shape == (0, 2, 4, 4)
     assert data[ClipIndex(0, 2, 2, 0)]["flows"][3].shape == (0, 2, 4, 4)
@@ -187,15 +192,16 @@ def test_tensors_and_images_are_each_others_inverse():
 
 def test_every_epoch_has_one_window_of_every_sequence():
     lengths = [50, 50, 7, 20]
-    clips = choose_clips(lengths, 12, range(12, 16), seed=1)
+    order = ClipOrder(lengths, 1)
+    clips = order.clips(range(12, 16), 12)
     assert sorted(c.sequence for c in clips) == [0, 1, 2, 3]
     for c in clips:
         assert c.length == min(12, lengths[c.sequence]) and 0 <= c.start <= lengths[c.sequence] - c.length
-    assert clips[2:] == choose_clips(lengths, 12, [14, 15], seed=1)  # a clip's number says all
-    assert clips != choose_clips(lengths, 12, range(16, 20), seed=1) and clips != choose_clips(lengths, 12, range(12, 16), seed=2)
-    starts = {c.start for c in choose_clips([50], 12, range(400), 0)}
+    assert clips[2:] == ClipOrder(lengths, 1).clips([14, 15], 12)  # a clip's number says all
+    assert clips != order.clips(range(16, 20), 12) and clips != ClipOrder(lengths, 2).clips(range(12, 16), 12)
+    starts = {c.start for c in ClipOrder([50], 0).clips(range(400), 12)}
     assert starts == set(range(39))  # the last window too
-    assert len({c.seed for c in choose_clips(lengths, 12, range(200), 0)}) == 200
+    assert len({c.seed for c in ClipOrder(lengths, 0).clips(range(200), 12)}) == 200
 
 
 def test_batches_come_in_order(root):

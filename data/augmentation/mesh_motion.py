@@ -52,10 +52,6 @@ class Fit:
     def __getitem__(self, part: slice | np.ndarray) -> Fit:
         return Fit(self.identity, self.expression[part], self.cameras[part])
 
-    @property
-    def nbytes(self) -> int:
-        return self.identity.nbytes + self.expression.nbytes + 13 * 8 * len(self.expression)
-
 
 @dataclass(frozen=True)
 class ChangedMesh:

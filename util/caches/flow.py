@@ -1,8 +1,8 @@
 """Optical flow between a video's own frames, computed once and kept on disk.
 
 RGB frames are never augmented, so the flow between them depends on the video alone. Per sequence, method and image size there
-is one .npz (util.layout.Sequence.flow_path) with `key`, what it was made from, and for each step s in STEPS `flow_<s>`:
-float16 [max(N - s, 0), 2, size / 2, size / 2], x first, in pixels of the size x size image, on a grid of half the size. Entry i
+is one file (util.layout.Sequence.flow_path, util.caches.frame_file) with `key`, what it was made from, and for each step s in STEPS
+`flow_<s>`: float16 [max(N - s, 0), 2, size / 2, size / 2], x first, in pixels of the size x size image, on a grid of half the size. Entry i
 warps frame i onto frame i + s: frame[i + s](p) ~ frame[i](p + flow(p)).
 """
 
@@ -17,7 +17,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from util.caches.keyed_file import frames_key, is_keyed, read_keyed, write_keyed
+from util.caches.digests import frames_key
+from util.caches.frame_file import has_rows, read_rows, write_rows
 from util.cli import UserError, progress
 from util.image_io import read_image
 from util.layout import Sequence
@@ -38,18 +39,35 @@ def flow_key(sequence: Sequence, method: str, size: int, made_from: str = "") ->
     return frames_key(f"{VERSION} {method} {size} {STEPS}{made_from}", [sequence])
 
 
-def read_flows(sequence: Sequence, method: str, size: int, key: str | None = None) -> dict[int, np.ndarray] | None:
-    """The cached flow of a sequence by step, or None when there is none, it is damaged, or not made from `key` (None: any key)."""
-    found = read_keyed(sequence.flow_path(method, size), _ARRAYS.values(), key)
-    return None if found is None else {s: found[name] for s, name in _ARRAYS.items()}
+def read_flows(
+    sequence: Sequence, method: str, size: int, key: str | None = None, part: slice = slice(None)
+) -> dict[int, np.ndarray] | None:
+    """The cached flow of a sequence by step, or None when there is none, it is damaged, or not made from `key` (None: any key).
+
+    part: the frames [first, last) of the sequence that the flow is to be among; all by default. Others are not read.
+    """
+    first, last = part.start or 0, part.stop
+    parts = {name: slice(first, None if last is None else max(first, last - step)) for step, name in _ARRAYS.items()}
+    found = read_rows(sequence.flow_path(method, size), parts, key)
+    return None if found is None else {step: found[name] for step, name in _ARRAYS.items()}
 
 
-def require_flows(sequence: Sequence, method: str, size: int) -> dict[int, np.ndarray]:
-    """The cached flow of a sequence by step. Raises: UserError when there is none, or it is damaged."""
-    flows = read_flows(sequence, method, size)
+def require_flows(sequence: Sequence, method: str, size: int, part: slice = slice(None)) -> dict[int, np.ndarray]:
+    """The cached flow of a sequence by step, as read_flows. Raises: UserError when there is none, or it is damaged."""
+    flows = read_flows(sequence, method, size, part=part)
     if flows is None:
         raise UserError(f"{sequence.flow_path(method, size)} is missing or damaged; delete it and run again")
     return flows
+
+
+def write_flows(sequence: Sequence, method: str, size: int, key: str, flows: dict[int, np.ndarray]) -> None:
+    """Cache the flow of a sequence, {step: float16 [max(N - step, 0), 2, size / 2, size / 2]}."""
+    write_rows(sequence.flow_path(method, size), key, **{name: flows[step] for step, name in _ARRAYS.items()})
+
+
+def flows_nbytes(count: int, size: int) -> int:
+    """Bytes that the flow of `count` frames takes in memory."""
+    return sum(max(count - step, 0) * 2 * (size // 2) ** 2 * 2 for step in STEPS)
 
 
 def compute_flows(frames: Seq[np.ndarray], estimate: Estimate, done: Callable[[], object] = lambda: None) -> dict[int, np.ndarray]:
@@ -80,7 +98,7 @@ def ensure_flows(
     done: called after each pair.
     Returns: the number of sequences computed now.
     """
-    missing = [s for s in sequences if not is_keyed(s.flow_path(method, size), _ARRAYS.values(), flow_key(s, method, size, made_from))]
+    missing = [s for s in sequences if not has_rows(s.flow_path(method, size), _ARRAYS.values(), flow_key(s, method, size, made_from))]
     if not missing:
         return 0
     estimate = make_estimate()
@@ -91,8 +109,7 @@ def ensure_flows(
             key = flow_key(sequence, method, size, made_from)  # before reading, so a change in between is noticed next time
             frames = list(pool.map(lambda f, s=sequence: load_frame(s.path("images", f), size), sequence.frames()))
             flows = compute_flows(frames, estimate, lambda: (bar.update(), done()))
-            arrays = {name: flows[s] for s, name in _ARRAYS.items()}
-            writing.append(pool.submit(write_keyed, sequence.flow_path(method, size), key, **arrays))
+            writing.append(pool.submit(write_flows, sequence, method, size, key, flows))
             while len(writing) > _WRITERS:
                 writing.popleft().result()
         for written in writing:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import zipfile
 import zlib
@@ -13,19 +12,9 @@ from tokenize import TokenError
 import numpy as np
 
 from util.image_io import write_bytes
-from util.layout import Sequence
 
 # What numpy.load raises for a file that is missing, damaged, or holds other arrays; RuntimeError: for zip files said to be encrypted.
 UNREADABLE = (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error, TokenError)
-
-
-def frames_key(made_by: str, sequences: Iterable[Sequence]) -> str:
-    """A digest of how something is made (`made_by`) and of the bytes of all frames of the sequences."""
-    digest = hashlib.blake2b(made_by.encode(), digest_size=16)
-    for sequence in sequences:
-        for frame in sequence.frames():
-            digest.update(hashlib.blake2b(sequence.path("images", frame).read_bytes(), digest_size=16).digest())
-    return digest.hexdigest()
 
 
 def read_keyed(path: Path, names: Iterable[str], key: str | None = None) -> dict[str, np.ndarray] | None:
@@ -37,15 +26,6 @@ def read_keyed(path: Path, names: Iterable[str], key: str | None = None) -> dict
             return {name: file[name] for name in names}
     except UNREADABLE:
         return None
-
-
-def is_keyed(path: Path, names: Iterable[str], key: str) -> bool:
-    """Whether there is a file made from `key` with arrays of those names; they are not read."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return str(file["key"]) == key and all(name in file.files for name in names)
-    except UNREADABLE:
-        return False
 
 
 def write_keyed(path: Path, key: str, **arrays: np.ndarray) -> None:
