@@ -17,7 +17,20 @@ from preprocessing.driving.openings import openings
 from preprocessing.face_models.registry import load_face_model, model_version
 from preprocessing.measures.pictures import nearest
 from scripts.bench import unseen
-from scripts.bench.unseen_frames import GAP, MAX_RUN, Extent, Subject, Unsuitable, choose, draw, frames_of, stretches
+from scripts.bench.unseen_frames import (
+    CAPTION,
+    GAP,
+    MAX_RUN,
+    PANEL,
+    Extent,
+    Subject,
+    Unsuitable,
+    choose,
+    draw,
+    frames_of,
+    preparation,
+    stretches,
+)
 from util.cli import UserError
 from util.geometry import FRONTAL
 from util.image_io import read_image, write_image
@@ -276,7 +289,7 @@ def test_figures_are_collected_and_compared_with_an_earlier_recipe(dataset, tmp_
     assert own["frames"] == {k: len(frames_of(own["chosen"][v])) for k, v in (("train", "restricted"), ("test", "tested"))}
     assert own["frames"]["train"] == len(frames_of(own["chosen"]["oracle"])) and own["farthest_trained"]["restricted"] < own["least_tested"]
     picture = read_image(tmp_path / "results/fake_unseen/new_Ann-mouth.png")
-    side, caption = unseen.PANEL, unseen.CAPTION
+    side, caption = PANEL, CAPTION
     assert picture.shape == (4 * caption + 3 * side, 6 * side, 3)
     assert (picture[-side:] == 200).all() and (picture[-2 * side - caption : -side - caption] == 100).all()
     other = json.loads((tmp_path / "before.json").read_text())
@@ -319,9 +332,15 @@ def test_evaluation_takes_the_nearest_of_the_restricted_frames_and_counts_tested
 
 
 def test_preparation_is_told_what_the_training_needs():
+<<<<<<< HEAD
     preview = unseen.preparation(parse_training(["--dataset_name", "D", "--preset", "preview", "--gpu_ids", "-1"]))
     assert " ".join(preview).startswith("--loadSize 128 --gpu_ids -1 --workers 0 --heads --flow none")
     full = unseen.preparation(parse_training(["--dataset_name", "D", "--flow", "dis", "--move_heads", "0"]))
+=======
+    preview = preparation(parse_training(["--dataset_name", "D", "--preset", "preview", "--gpu_ids", "-1"]))
+    assert " ".join(preview).startswith("--loadSize 128 --gpu_ids -1 --workers 0 --heads --flow none")
+    full = preparation(parse_training(["--dataset_name", "D", "--flow", "dis", "--move_heads", "0"]))
+>>>>>>> h-pretrain
     assert " ".join(full).startswith("--loadSize 256 --gpu_ids auto --workers 0 --no_heads --flow dis")
 
 

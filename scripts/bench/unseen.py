@@ -28,9 +28,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import shlex
-import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -42,28 +40,37 @@ if __package__ in (None, ""):  # run as a file: make the repository's packages i
     sys.path[0] = str(Path(__file__).resolve().parents[2])
     import util.environment  # noqa: F401  (says what to do where packages are missing)
 
-import cv2
 import numpy as np
 
-from options.train_options import TrainOptions
 from options.train_options import parse as parse_training
-from scripts.bench.unseen_frames import EXTENTS, Choice, Extent, Subject, Unsuitable, frames_of
-from util.ahead import usable_cores
-from util.cli import UserError, run, say, warn
+from scripts.bench.unseen_frames import (
+    EXTENTS,
+    FOLDERS,
+    SHOWN,
+    Choice,
+    Extent,
+    Subject,
+    Unsuitable,
+    add_folder_options,
+    folder_option,
+    frames_of,
+    plain,
+    preparation,
+    run_commands,
+    sheet,
+)
+from util.cli import UserError, run, say
 from util.identities import find_identity, identities_with_frames
 from util.image_io import read_image, write_bytes, write_image
-from util.layout import Dataset, Run, root
+from util.layout import Dataset, Run
 from util.results.evaluation import read_evaluation, shown
 from util.results.folder import Results
 from util.sampling import spread
-from util.workers import thread_limits
 
 MEASURES = ("APD-L2", "MAPD-L2", "mouth-APD-L2", "SSIM", "eye-landmarks")
 WAY = ("MAPD-L2", "mouth-APD-L2")  # measures of which the share of the way to the oracle is told
 NETWORKS = ("restricted", "oracle")
 TESTED = {"all": 1, "half": 2}  # of the stretches beyond, every first or every second one
-SHOWN = 6  # tested frames in a picture
-PANEL, CAPTION = 256, 24  # side of each frame in it, and height of its captions, px
 
 
 @dataclass(frozen=True)
@@ -156,8 +163,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     only = parser.add_mutually_exclusive_group()
     only.add_argument("--only_prepare", action="store_true", help="choose the frames and write the dataset, nothing else")
     only.add_argument("--skip_training", action="store_true", help="evaluate the networks that are there")
-    for what in ("datasets", "checkpoints", "results"):
-        parser.add_argument(f"--{what}_dir", type=Path, metavar="DIR", help=f"folder of all {what} (default: {what})")
+    add_folder_options(parser)
     o = parser.parse_args(argv)
     if o.parallel < 1:
         raise UserError(f"--parallel {o.parallel} must be at least 1")
@@ -191,9 +197,7 @@ def describe(case: Case) -> str:
 
 def train_and_test(o: argparse.Namespace, identity: str) -> bool:
     """Prepare, train, test and evaluate one identity, each in a process of its own. Returns: whether none failed."""
-    datasets, checkpoints, results = (
-        [f"--{what}_dir", str(path)] if (path := getattr(o, f"{what}_dir")) else [] for what in ("datasets", "checkpoints", "results")
-    )
+    datasets, checkpoints, results = (folder_option(o, what) for what in FOLDERS)
     person = ["--dataset_name", derived_name(o), "--target_id", identity, *datasets]
     of_run = [*person, "--name", f"{o.recipe}_{identity}", *checkpoints]
     training = [
@@ -205,28 +209,8 @@ def train_and_test(o: argparse.Namespace, identity: str) -> bool:
         ["scripts/evaluate.py", str(results_of(o, identity).folder), *datasets, *checkpoints],
     ]
     log = sheet_path(o, identity).with_suffix(".log")
-    log.parent.mkdir(parents=True, exist_ok=True)
     say(f"{identity}: {'tested' if o.skip_training else 'trained and tested'}; messages: {log}")
-    environment = os.environ | thread_limits(max(1, usable_cores() // o.parallel))
-    with log.open("wb") as file:
-        for command, *arguments in [*(() if o.skip_training else training), *testing]:
-            done = subprocess.run(
-                [sys.executable, str(root() / command), *arguments], stdout=file, stderr=subprocess.STDOUT, env=environment
-            )
-            if done.returncode:
-                last = [line for line in log.read_text(errors="replace").splitlines() if line.strip()][-1:]
-                warn(f"{command} of {identity} failed ({log}): {last[0].removeprefix('error: ') if last else 'it said nothing'}")
-                return False
-    say(f"{identity}: done")
-    return True
-
-
-def preparation(options: TrainOptions) -> list[str]:
-    """What scripts/prepare_training.py is to be told, so that a training with these options finds everything."""
-    flags = ["--heads" if options.move_heads else "--no_heads"]
-    flow = ["--flow", options.flow if options.needs_flow else "none", "--faceflow" if options.faceflow else "--no_faceflow"]
-    flow += ["--flownet2_checkpoint", str(options.flownet2_checkpoint)] if options.flownet2_checkpoint else []
-    return ["--loadSize", str(options.loadSize), "--gpu_ids", options.gpu_ids, "--workers", "0", *flags, *flow]
+    return run_commands(identity, [*(() if o.skip_training else training), *testing], log, o.parallel)
 
 
 def derived_name(o: argparse.Namespace) -> str:
@@ -254,14 +238,10 @@ def measures(o: argparse.Namespace, case: Case) -> dict[str, dict[str, float | N
     found: dict[str, dict[str, float | None]] = {}
     for network in NETWORKS:
         evaluation = read_evaluation(results_of(o, case.identity(network)).folder)
-        found[network] = {name: _plain(evaluation.values.get(name)) for name in MEASURES}
+        found[network] = {name: plain(evaluation.values.get(name)) for name in MEASURES}
         if network == "restricted":
-            found["nearest"] = {name: _plain(evaluation.nearest.get(name)) for name in MEASURES}
+            found["nearest"] = {name: plain(evaluation.nearest.get(name)) for name in MEASURES}
     return found
-
-
-def _plain(value: float | None) -> float | None:
-    return round(value, 6) if value is not None and math.isfinite(value) else None
 
 
 def way(before: dict[str, Any], now: dict[str, Any]) -> dict[str, float]:
@@ -313,23 +293,6 @@ def write_sheet(o: argparse.Namespace, case: Case) -> Path:
     path = sheet_path(o, case.identity("restricted"))
     write_image(path, sheet(rows, [f"{case.sizes[i]:.2f}" for i in chosen]))
     return path
-
-
-def sheet(rows: dict[str, list[np.ndarray]], above: Sequence[str]) -> np.ndarray:
-    """Rows of pictures, uint8 [H, H, 3] each, under captions: uint8 [.., .., 3]. rows: caption -> pictures. above: of each column."""
-    parts = [_captions(above, len(above) * PANEL)]
-    for caption, pictures in rows.items():
-        row = np.concatenate([cv2.resize(p, (PANEL, PANEL), interpolation=cv2.INTER_CUBIC) for p in pictures], 1)
-        parts += [_captions([caption], row.shape[1]), row]
-    return np.concatenate(parts)
-
-
-def _captions(texts: Sequence[str], width: int) -> np.ndarray:
-    strip = np.full((CAPTION, width, 3), 255, np.uint8)
-    for i, text in enumerate(texts):
-        place = (i * width // len(texts) + 4, CAPTION - 7)
-        cv2.putText(strip, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.5, (0, 0, 0), 1, cv2.LINE_AA)
-    return strip
 
 
 if __name__ == "__main__":

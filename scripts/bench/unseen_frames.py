@@ -1,4 +1,5 @@
-"""Which frames of a person are beyond what a network is to have seen, and datasets that are made of such a choice.
+"""Which frames of a person are beyond what a network is to have seen; and what the benches that train persons share: datasets that are made
+of a choice of frames, the real commands, figures and pictures.
 
 Of every frame there is a measure of how far the person goes (`mouth`: the gap between the lips; `pose`: yaw and pitch). What lies *within*
 a bound may be trained on, what lies *beyond* another one is tested, and the oracle is trained on as many frames drawn from everywhere but
@@ -7,32 +8,44 @@ the tested stretches.
 
 from __future__ import annotations
 
+import argparse
+import math
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 
 from data.integrity import MIN_RUN, check_steps
+from options.train_options import TrainOptions
 from preprocessing.driving.heads import Person
 from preprocessing.driving.motion import head_rotation, to_angles
 from preprocessing.driving.openings import openings
 from preprocessing.driving.people import Frames, common_face_model, read_person
 from preprocessing.face_models.morphable import MorphableModel
 from preprocessing.face_models.registry import load_face_model
-from util.cli import UserError
+from util.ahead import usable_cores
+from util.cli import UserError, say, warn
 from util.identities import IdentityFrames, collect_frames
 from util.image_io import write_bytes
-from util.layout import SPLITS, Dataset, Record, continues
+from util.layout import SPLITS, Dataset, Record, continues, root
+from util.workers import thread_limits
 
 Stretch = tuple[int, int]  # consecutive frames [first, end), by their place among the person's frames
 
 GAP = 3  # frames on either side of a tested stretch that nothing is trained on: they look almost like those tested
 MAX_RUN = 50  # frames of a training sequence, as detect.py cuts them
 FILES = ("images", "nmfcs", "landmarks70", "misc", "exp_coeffs")  # of every frame
+
+FOLDERS = ("datasets", "checkpoints", "results")  # each has an option --<it>_dir
+SHOWN = 6  # tested frames in a picture
+PANEL, CAPTION = 256, 24  # side of each frame in a picture, and height of its captions, px
 
 # mouth: percentiles of the frames' gaps
 SHUT, OPEN = 50, 85
@@ -132,7 +145,7 @@ def choose(extent: Extent, usable: np.ndarray, joined: np.ndarray, every: int = 
     for first, end in tested:
         free[max(0, first - GAP) : end + GAP] = False
     inner = [s for s in stretches(extent.within & free, joined) if s[1] - s[0] >= MIN_RUN]
-    restricted = [piece for s in inner for piece in _pieces(s)]
+    restricted = [piece for s in inner for piece in pieces(s)]
     trained, count = len(frames_of(restricted)), len(frames_of(tested))
     if trained < MIN_TRAINED or count < MIN_TESTED:
         raise Unsuitable(
@@ -142,7 +155,7 @@ def choose(extent: Extent, usable: np.ndarray, joined: np.ndarray, every: int = 
     return Choice(tested, restricted, draw(stretches(free, joined), [b - a for a, b in restricted], np.random.default_rng(seed)))
 
 
-def _pieces(stretch: Stretch) -> list[Stretch]:
+def pieces(stretch: Stretch) -> list[Stretch]:
     """A stretch in pieces of nearly equal length, MAX_RUN at most."""
     first, end = stretch
     edges = np.linspace(first, end, -(-(end - first) // MAX_RUN) + 1).round().astype(int).tolist()
@@ -266,3 +279,73 @@ def link(source: Path, target: Path) -> None:
         os.link(source, target)
     except OSError:  # another disk, or one without hard links
         write_bytes(target, source.read_bytes())
+
+
+# ---- the real commands ----
+
+
+def add_folder_options(parser: argparse.ArgumentParser) -> None:
+    """Add --datasets_dir, --checkpoints_dir and --results_dir."""
+    for what in FOLDERS:
+        parser.add_argument(f"--{what}_dir", type=Path, metavar="DIR", help=f"folder of all {what} (default: {what})")
+
+
+def folder_option(o: argparse.Namespace, what: str) -> list[str]:
+    """One of these options as it was given, for another command: [] if it was not. what: of FOLDERS."""
+    path = getattr(o, f"{what}_dir")
+    return [f"--{what}_dir", str(path)] if path else []
+
+
+def preparation(options: TrainOptions, workers: int | None = 0) -> list[str]:
+    """What scripts/prepare_training.py is to be told, so that a training with these options finds everything. workers: None: one a core."""
+    flags = ["--heads" if options.move_heads else "--no_heads"]
+    flow = ["--flow", options.flow if options.needs_flow else "none", "--faceflow" if options.faceflow else "--no_faceflow"]
+    flow += ["--flownet2_checkpoint", str(options.flownet2_checkpoint)] if options.flownet2_checkpoint else []
+    processes = [] if workers is None else ["--workers", str(workers)]
+    return ["--loadSize", str(options.loadSize), "--gpu_ids", options.gpu_ids, *processes, *flags, *flow]
+
+
+def run_commands(title: str, commands: Sequence[Sequence[str]], log: Path, parallel: int) -> bool:
+    """Run the project's commands one after the other, each in a process of its own, until one fails; says how it went.
+
+    commands: file and arguments of each. log: where their messages go. parallel: how many calls of this share the cores.
+    Returns: whether none failed.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    environment = os.environ | thread_limits(max(1, usable_cores() // parallel))
+    with log.open("wb") as file:
+        for command, *arguments in commands:
+            done = subprocess.run(
+                [sys.executable, str(root() / command), *arguments], stdout=file, stderr=subprocess.STDOUT, env=environment
+            )
+            if done.returncode:
+                last = [line for line in log.read_text(errors="replace").splitlines() if line.strip()][-1:]
+                warn(f"{command} of {title} failed ({log}): {last[0].removeprefix('error: ') if last else 'it said nothing'}")
+                return False
+    say(f"{title}: done")
+    return True
+
+
+# ---- figures and pictures ----
+
+
+def plain(value: float | None) -> float | None:
+    """A measure for JSON: None where it could not be had."""
+    return round(value, 6) if value is not None and math.isfinite(value) else None
+
+
+def sheet(rows: dict[str, list[np.ndarray]], above: Sequence[str]) -> np.ndarray:
+    """Rows of pictures, uint8 [H, H, 3] each, under captions: uint8 [.., .., 3]. rows: caption -> pictures. above: of each column."""
+    parts = [_captions(above, len(above) * PANEL)]
+    for caption, pictures in rows.items():
+        row = np.concatenate([cv2.resize(p, (PANEL, PANEL), interpolation=cv2.INTER_CUBIC) for p in pictures], 1)
+        parts += [_captions([caption], row.shape[1]), row]
+    return np.concatenate(parts)
+
+
+def _captions(texts: Sequence[str], width: int) -> np.ndarray:
+    strip = np.full((CAPTION, width, 3), 255, np.uint8)
+    for i, text in enumerate(texts):
+        place = (i * width // len(texts) + 4, CAPTION - 7)
+        cv2.putText(strip, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.5, (0, 0, 0), 1, cv2.LINE_AA)
+    return strip
