@@ -92,5 +92,6 @@ def _stack(items: list[Any], pin_memory: bool) -> Any:
 
     if isinstance(items[0], dict):
         return {key: _stack([item[key] for item in items], pin_memory) for key in items[0]}
-    batch: torch.Tensor = torch.stack(items) if len(items) > 1 else items[0][None]
-    return batch.pin_memory() if pin_memory else batch
+    # straight into page-locked memory: one copy less
+    batch: torch.Tensor = torch.empty((len(items), *items[0].shape), dtype=items[0].dtype, pin_memory=pin_memory)
+    return torch.stack(items, out=batch)

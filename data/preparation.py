@@ -19,7 +19,7 @@ from data.heads import find_outline
 from data.integrity import check_steps, training_sequences
 from util.ahead import usable_cores
 from util.caches.flow import Estimate, ensure_flows
-from util.caches.persons import PersonMask, ensure_persons, read_persons
+from util.caches.persons import PersonMask, ensure_persons, require_persons
 from util.cli import UserError, be_quiet, progress
 from util.layout import Dataset, usable_frames
 from util.layout import Sequence as FrameSequence
@@ -110,7 +110,7 @@ def prepare_item(item: Item, recipe: Recipe, done: Callable[[], object] = lambda
             raise UserError(NO_MEDIAPIPE)
         frames = [(sequence, number) for sequence, numbers in sequences for number in numbers]
         if usable_frames(record, [number for _, number in frames]).any():
-            find_outline(item.dataset, item.name, frames, read_persons(item.dataset, item.name).masks)
+            find_outline(item.dataset, item.name, frames, require_persons(item.dataset, item.name).masks)
         done()
 
 

@@ -20,6 +20,7 @@ from data.augmentation.transforms import (
 )
 from data.clips import ClipIndex, VideoDataset
 from data.driving_sequence import DrivingSequence
+from data.frames import read_frames
 from data.loader import ClipOrder, load_clips
 from util.caches.persons import Persons
 from util.cli import UserError
@@ -64,6 +65,15 @@ def test_clip_without_jitter_is_what_the_files_hold(root):
         if i >= 2:
             np.testing.assert_array_equal(clip["image"][i - 2], image)
             np.testing.assert_allclose(clip["landmarks"][i - 2], points, atol=1e-4)
+
+
+def test_many_frames_are_read_as_few(tmp_path):
+    """On threads, and without."""
+    sequence = make_dataset(tmp_path, "Ann", parts=1, part_length=40, test_frames=0, size=16).sequences("train", "Ann")[0]
+    many = read_frames(sequence, range(40), 16)
+    for first in range(0, 40, 10):
+        few = read_frames(sequence, range(first, first + 10), 16)
+        assert all(np.array_equal(a, b) for a, b in zip(vars(few).values(), vars(many[first : first + 10]).values()))
 
 
 def test_context_is_clamped_at_the_start_of_a_sequence(root):

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from fake_dataset import make_dataset
 
-from util.caches.persons import MASK_SIDE, ensure_persons, read_persons
+from util.caches.persons import MASK_SIDE, ensure_persons, read_persons, require_persons
+from util.cli import UserError
 from util.image_io import read_image, write_image
 
 SIZE = 64
@@ -70,6 +71,18 @@ def test_mattes_are_computed_once_and_again_when_frames_change_or_the_file_is_da
     dataset.persons_path("Ann").write_bytes(b"PK\x03\x04 half a file")
     assert read_persons(dataset, "Ann") is None
     assert ensure_persons(dataset, "Ann", create) and len(calls) == 3
+
+
+def test_parts_are_read_and_a_damaged_one_is_said(dataset):
+    ensure_persons(dataset, "Ann", lambda: white)
+    whole = require_persons(dataset, "Ann")
+    part = require_persons(dataset, "Ann", slice(5, 9))
+    assert np.array_equal(part.masks, whole.masks[5:9]) and np.array_equal(part.background, whole.background)
+    path = dataset.persons_path("Ann")
+    data = path.read_bytes()
+    path.write_bytes(data[:-9] + bytes([data[-9] ^ 1]) + data[-8:])  # in the background, the last row
+    with pytest.raises(UserError, match="Ann.rows is missing or damaged; delete it and run again"):
+        require_persons(dataset, "Ann")
 
 
 def test_without_a_segmenter_there_is_nothing(dataset):

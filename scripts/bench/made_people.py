@@ -29,6 +29,7 @@ KIND = "mesh478"
 PART = 50  # frames of a sequence, as detect.py cuts them
 DRAWN = 25  # people that are drawn; more are copies of their files under other names, since drawing takes twenty times as long
 GRAIN = 0.4  # grey levels, standard deviation of a camera's noise: files become as large as real crops' (75 kB at 256 pixels)
+IDENTITY_SPREAD = 0.4  # standard deviations; at 1, all modes at once make heads that nobody has
 FACE_WIDTH = 0.45  # of the image's side, as detect.py crops
 FLOW_NOISE_PX = 0.04  # of the flow, on a coarse grid: compressed it is then as large as that of real video (45 kB a frame at 256 pixels)
 STEPS_DONE = ("detect", "landmarks70", "reconstruct")
@@ -87,7 +88,7 @@ def make_person(dataset: Dataset, person: Person) -> None:
     model, renderer = _tools(person.size)
     name, size, count = name_of(person.number), person.size, person.frames
     rng = np.random.default_rng(person.number)
-    identity = rng.standard_normal(len(model.identity_basis))
+    identity = IDENTITY_SPREAD * rng.standard_normal(len(model.identity_basis))
     expression, cameras = _moving(model, person, rng)
     points = model.landmarks(identity, expression) @ (cameras.scale[:, None, None] * cameras.rotation).swapaxes(1, 2)
     points = points + cameras.translation[:, None]
