@@ -76,7 +76,8 @@ def main(argv: Sequence[str] | None = None) -> int | None:
         finish_again(files, options.niter_decay, {**options.as_dict(), **facts}, processes.is_first)
         return None
     if beginning == "new" and options.load_pretrain:
-        check_pretrained(options.load_pretrain, videos.face_model, options.as_dict())
+        networks = {name: getattr(options, name) for name in ARCHITECTURE}
+        check_pretrained(options.load_pretrain, videos.face_model, networks, options.which_epoch)
     for name in names if len(names) <= MAX_NAMED else ():
         if left_out := tell_left_out(dataset, name):
             say(left_out)

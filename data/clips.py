@@ -276,7 +276,7 @@ class VideoDataset:
         return self._cache.get(sequence, need, lambda: read_frames(self.sequences[sequence], numbers, self.load_size))
 
     def _heads(self, sequence: int, part: slice) -> SequenceHeads:
-        """The data that moving heads needs of frames of a sequence; computed once, then kept in memory or, where that has no room, on disk."""
+        """What moving heads needs of frames of a sequence; computed once, then kept in memory or, where that has no room, on disk."""
         kept = self._head_cache.peek(sequence)
         if kept is not None:
             return kept[part]

@@ -25,7 +25,7 @@ from util.layout import Sequence as FrameSequence
 from util.sampling import spread
 
 HEAD_VERSION = 2  # raise it when heads must be measured again
-SHAPES_VERSION = 2  # raise it when head shapes must be computed again
+SHAPES_VERSION = 3  # raise it when head shapes must be computed again
 APPEARANCE_VERSION = 2  # raise it when a person's colours must be measured again
 _HEAD_FRAMES = 100  # frames that a head is measured from: enough for all poses of a video, and read in a second
 _SHAPES = tuple(f.name for f in fields(HeadShapes))

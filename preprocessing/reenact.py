@@ -34,10 +34,13 @@ import numpy as np
 
 from options.dataset_options import add_dataset_options, open_dataset
 from preprocessing.driving.conditioner import draw_frames
-from preprocessing.driving.edits import Edit, check_edits, parse_edits
+from preprocessing.driving.coverage import MIN_BEYOND_SHARE, OPENS_MOUTH, expressions_beyond
+from preprocessing.driving.edits import Edit, check_edits, edit_cameras, parse_edits
 from preprocessing.driving.heads import Driven
-from preprocessing.driving.motion import Motion, head_rotation, to_angles
+from preprocessing.driving.limits import FREE_DEG, MOST_DEG
+from preprocessing.driving.motion import ANGLES, Motion, head_rotation, to_angles
 from preprocessing.driving.motion_files import read_arkit, read_template, save_template
+from preprocessing.driving.openings import openings
 from preprocessing.driving.people import (
     Frames,
     common_face_model,
@@ -48,22 +51,21 @@ from preprocessing.driving.people import (
     unrecorded_face_model,
 )
 from preprocessing.driving.profile import TargetProfile
-from preprocessing.driving.retarget import drive, target_frames
+from preprocessing.driving.retarget import drive, target_frames, wanted_expression
 from preprocessing.face_models.morphable import MorphableModel
 from preprocessing.face_models.registry import FACE_MODELS, load_face_model
 from util.cli import UserError, add_flag, run, say, warn, writing
+from util.geometry import FRONTAL, Cameras
 from util.hashing import sha256_of
 from util.identities import find_identity
 from util.image_io import write_image
 from util.layout import SPLITS, Dataset, Pair, Run, write_table
 
-VERSION = 1  # of the pairs; those of another version are made again
+VERSION = 2  # of the pairs; those of another version are made again
 FILE_VERSION = 2  # of what is read from files that drive; likewise
 TABLES = (".csv", ".tsv", ".tab", ".txt")  # files of ARKit blendshapes; others are templates
 KINDS = ("source_images", "source_nmfcs", "source_landmarks70")
 TEMPLATE_FPS = Fraction(30)  # frame rate of a template made from a CSV without a target
-TURN_MARGIN_DEG = 8.0  # tolerance beyond the angles that the network was trained on
-MIN_TURNED_SHARE = 0.02  # share of the frames beyond it that causes a warning
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -101,7 +103,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     p.add_argument("--save_template", type=Path, metavar="FILE", help="write the motion to a template (.json) for --drive; no images in it")
     add_flag(p, "smoothing", True, "remove tracking jitter and repeated frames from the source's motion")
-    add_flag(p, "limit_expressions", True, "limit expressions softly to the range of the target's frames")
+    add_flag(p, "limit_expressions", True, "limit expressions softly to the range of the target's frames; mouth and lids stay free")
+    add_flag(p, "limit_mouth", False, "open the mouth hardly further than in the target's frames")
+    add_flag(p, "limit_pose", True, "ease turns, size and place of the head that go far beyond the target's frames")
     p.add_argument(
         "--face_model", choices=("auto", *FACE_MODELS), default="auto", help="check that both were fitted with it (default: any)"
     )
@@ -155,7 +159,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     place = target_frames(len(motion), motion.fps, len(profile.cameras), profile.fps)
     driven = drive_target(o, model, profile, motion, place if o.keep_target_pose else None, edits)
     if not o.keep_target_pose:
-        warn_of_turns(profile, driven)
+        warn_of_turns(o, profile, motion, edits)
+    warn_of_expressions(o, model, profile, motion)
 
     numbers = frame_numbers(source, len(motion))
     driver = {"kind": "identity", "split": source.split} if source else file_facts(o.drive, key["file"]["sha256"])
@@ -226,7 +231,7 @@ def frame_numbers(source: Frames | None, count: int) -> list[int]:
 def pair_key(o: argparse.Namespace, kind: str, source: Frames | None, target: Frames | TargetProfile | None) -> dict[str, Any]:
     """Everything that a pair is made from: with the same key and complete files it need not be made again."""
     options = ("keep_target_pose", "no_scale_or_translation_adaptation", "no_translation_adaptation", "no_eye_gaze", "split_s", "split_t")
-    options += ("exaggerate", "edit", "smoothing", "limit_expressions")
+    options += ("exaggerate", "edit", "smoothing", "limit_expressions", "limit_mouth", "limit_pose")
     people = {f.name: made_from(f) for f in (source, target) if f}
     file = {"version": FILE_VERSION, "sha256": sha256_of(o.drive)} if o.drive else None
     return {"version": VERSION, "face_model": kind, "file": file, "people": people, **{name: getattr(o, name) for name in options}}
@@ -286,22 +291,38 @@ def drive_target(
             translation=not (o.no_translation_adaptation or o.no_scale_or_translation_adaptation),
             exaggerate=o.exaggerate,
             limit=o.limit_expressions,
+            limit_mouth=o.limit_mouth,
+            limit_pose=o.limit_pose,
             edits=edits,
         )
     except ValueError as e:
         raise UserError(f"{o.drive}: {e}; leave out --no_translation_adaptation and --no_scale_or_translation_adaptation") from None
 
 
-def warn_of_turns(target: TargetProfile, driven: Driven) -> None:
-    """Warn when the driven head often turns further than in the target's frames: the network has not seen those views."""
+def warn_of_turns(o: argparse.Namespace, target: TargetProfile, motion: Motion, edits: Sequence[Edit]) -> None:
+    """Warn when the driver's head often turns further than in the target's frames: the network has not seen those views."""
     turns = []
-    for axis, (least, largest), new in zip(("yaw", "pitch", "roll"), target.turns_deg, to_angles(head_rotation(driven.cameras))):
-        beyond = (new < least - TURN_MARGIN_DEG) | (new > largest + TURN_MARGIN_DEG)
-        if beyond.mean() > MIN_TURNED_SHARE:
+    asked = edit_cameras(edits, Cameras(motion.zoom, FRONTAL @ motion.rotation, np.zeros((len(motion), 3))))
+    for axis, (least, largest), new in zip(ANGLES, target.turns_deg, to_angles(head_rotation(asked))):
+        beyond = (new < least - FREE_DEG) | (new > largest + FREE_DEG)
+        if beyond.mean() > MIN_BEYOND_SHARE:
             turns.append(f"{axis} {new.min():.0f} to {new.max():.0f} degrees where {least:.0f} to {largest:.0f} are known")
     if turns:
-        views = f"the head turns further than {target.name}'s own frames show: {'; '.join(turns)}"
-        warn(f"{views}; expect faults there, or use --keep_target_pose")
+        what = f"it is eased, to at most {MOST_DEG:.0f} degrees more (--no_limit_pose: not)" if o.limit_pose else "expect faults there"
+        remedy = f"film {target.name} turning further, or use --keep_target_pose"
+        warn(f"the head turns further than {target.name}'s own frames show: {'; '.join(turns)}; {what}; {remedy}")
+
+
+def warn_of_expressions(o: argparse.Namespace, model: MorphableModel, target: TargetProfile, motion: Motion) -> None:
+    """Warn, in one sentence, when the driver's face often does more than the target's ever does."""
+    wanted = wanted_expression(model, openings(model, target.identity), target, motion, o.exaggerate)
+    beyond = expressions_beyond(wanted, target.expression_range, model.expression_names)
+    if not beyond:
+        return
+    does = " and ".join(filter(None, (", ".join(beyond[:-1]), beyond[-1])))
+    hold = ", or hold the mouth with --limit_mouth" if beyond[0] == OPENS_MOUTH and not o.limit_mouth else ""
+    remedy = f"should faults show there, film {target.name} doing so (README.md, How to film){hold}"
+    warn(f"the driver {does} than {target.name} ever does in the training frames; {remedy}")
 
 
 def write_frames(

@@ -24,6 +24,7 @@ usage: bash scripts/quickstart.sh [VIDEO.mp4] [options]          (macOS, Windows
 
 Installs what is missing into .venv, then runs detect -> landmarks -> reconstruct -> train -> self-reenactment on VIDEO
 (a person who talks and moves the head; half a minute or more) or, without a video, on the built-in demo clip.
+Before training it says what the video shows of the person, and what to film for a better likeness.
 With a CUDA GPU it trains the default recipe to its end; without one, a small preview: 15 minutes in all on 2 cores.
 Run it again to go on from where it stopped.
 

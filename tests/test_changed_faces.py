@@ -319,6 +319,24 @@ def test_an_opened_mouth_shows_the_persons_colours_and_the_lips_do_not(mesh, mod
     assert lips.sum() > 60 and np.percentile(np.abs(moved[lips].astype(int) - truth[lips]).max(-1), 95) <= 20
 
 
+@pytest.mark.parametrize("motion", [POSE, HeadMotion(POSE.affine, -POSE.turn)])
+def test_skin_that_was_filmed_is_not_painted_however_coarse_the_mesh(mesh, model, motion):
+    table = true_table()
+    table.colours[:] = MARK
+    _, moved, truth, ids = paint_and_move(mesh, model, expression_of(mesh, browInnerUp_L=0.7, mouthSmile_R=0.5), motion, table)
+    face = away_from_edges((ids >= 0) & (mesh.mouth.parts[ids] == 0))
+    assert face.sum() > 2000 and (np.abs(moved.astype(int) - truth).max(-1)[face] > 30).mean() < 0.003
+
+
+def test_lips_that_part_a_little_show_the_mouths_inside(mesh, model):
+    """Not lips drawn out: what lies a centimetre behind them has another place on the head."""
+    table, weights = true_table(), {"mouthLowerDown_L": 0.6, "mouthLowerDown_R": 0.6, "mouthUpperUp_L": 0.3, "mouthUpperUp_R": 0.3}
+    table.colours[:] = MARK
+    _, moved, _, ids = paint_and_move(mesh, model, expression_of(mesh, **weights), STAY, table)
+    inside = (ids >= 0) & (mesh.mouth.parts[ids] > 0)
+    assert 10 < inside.sum() < 60 and (np.abs(moved[inside].astype(int) - MARK).max(-1) < 60).mean() > 0.6
+
+
 def test_a_mouth_that_was_open_is_seen_as_filmed(mesh, model):
     """Colours of the table are for what was not seen alone: a mouth that stays as wide open has the film's own."""
     table, fit = true_table(), fit_with(mesh, model, jawOpen=0.6)

@@ -12,11 +12,14 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
+from preprocessing.driving.coverage import coverage
+from preprocessing.driving.people import find_frames, read_person
 from preprocessing.face_models.registry import load_face_model
 from scripts.demo_clip.contours import LOWER_LIDS, LOWER_LIP, UPPER_LIDS, UPPER_LIP
 from scripts.demo_clip.images import fill
 from scripts.demo_clip.motion import Motion, make_motion, make_voice
 from scripts.demo_clip.scene import DemoScene, head_rotation
+from util.image_io import read_image
 from util.layout import Dataset, read_camera, read_table
 from util.video.reading import probe, read_frames
 
@@ -233,3 +236,10 @@ def test_commands_recover_the_true_motion(tmp_path):
     }
     print(f"rotation {error_deg.mean():.2f} degrees mean, {error_deg.max():.2f} at most", figures)
     assert min(figures.values()) > 0.95, figures
+
+    # what is said of it: it talks, blinks, smiles a little and turns within 20 degrees, for 12 seconds, in sharp pictures
+    known = find_frames(dataset, "demo", "test", "")
+    shown = coverage(model, read_person(dataset, known, model), known.usable, lambda i: read_image(sequence.path("images", frames[i])))
+    verdicts = {item.what: item.verdict for item in shown}
+    assert {verdicts[what] for what in ("open mouth", "shut eyes", "sharpness")} == {"well"}, shown
+    assert {verdicts[what] for what in ("length", "turning left and right", "nodding", "smile", "tilting")} == {"little"}, shown

@@ -9,6 +9,7 @@ from test_retarget import FRAMES, make_person
 
 from preprocessing.driving.driver import Driver, DriverReference, read_motion
 from preprocessing.driving.edits import parse_edits
+from preprocessing.driving.limits import MOST_PLACE
 from preprocessing.driving.openings import openings
 from preprocessing.driving.profile import TargetProfile
 from preprocessing.driving.retarget import drive, place_head, retarget
@@ -25,6 +26,12 @@ def model():
 def pair(model):
     source, target = make_person(model, 0, noise_px=0.15), make_person(model, 1, eye_size=0.2, scale=0.8, noise_px=0.15)
     return source, TargetProfile.of(model, target, "Ann")
+
+
+@pytest.fixture(scope="module")
+def narrow(pair):
+    """A target who never turned, so that the driver's turns are eased."""
+    return replace(pair[1], turns_deg=np.zeros((3, 2)))
 
 
 def steps(driver, person, poses=None, frames=range(FRAMES)):
@@ -44,16 +51,18 @@ def steps(driver, person, poses=None, frames=range(FRAMES)):
         {"scale": False, "translation": False},
         {"translation": False, "exaggerate": 1.3},
         {"limit": False, "edits": parse_edits("jawOpen=+0.2,mouthSmile_L=0.3,yaw=10")},
+        {"limit_mouth": True, "limit_pose": False},
     ],
 )
-def test_frame_by_frame_equals_the_whole_video(model, pair, options):
-    source, target = pair
+def test_frame_by_frame_equals_the_whole_video(model, pair, narrow, options):
+    source, target = pair[0], narrow
     reference = DriverReference.of(model, source)
     expression, scale, rotation, translation, landmarks = steps(Driver(model, target, reference, **options), source)
     motion = read_motion(model, source)
-    placed = {k: options[k] for k in ("scale", "translation") if k in options}
-    cameras = place_head(motion, target, **placed)  # as in `drive`, without its moving average, which looks ahead
+    placed = {k: options[k] for k in ("scale", "translation", "limit_pose") if k in options}
     rest = {k: v for k, v in options.items() if k not in placed}
+    # as in `drive`, without its moving average, which looks ahead
+    cameras = place_head(motion, target, **{k.replace("limit_pose", "limit"): v for k, v in placed.items()})
     whole = retarget(model, openings(model, target.identity), target, motion, cameras, **rest)
     np.testing.assert_allclose(expression, whole.expression, rtol=0, atol=1e-9)
     for a, b in zip((scale, rotation, translation), (whole.cameras.scale, whole.cameras.rotation, whole.cameras.translation)):
@@ -83,7 +92,7 @@ def test_a_reference_of_some_frames_drives_the_rest(model, pair):
     assert np.corrcoef(mouth_opening(landmarks), mouth_opening(source.landmarks))[0, 1] > 0.95
     np.testing.assert_allclose(rotation, source.cameras.rotation, atol=1e-9)
     assert scale.mean() == pytest.approx(target.scale, rel=0.03)
-    assert np.abs(translation[:, :2] / scale[:, None] - target.place).max() <= 2 * target.place_spread.max() + 1e-9
+    assert np.abs(translation[:, :2] / scale[:, None] - target.place).max() <= MOST_PLACE * target.place_spread.max() + 1e-9
 
 
 def test_the_filter_of_size_and_place_is_causal_and_can_be_reset(model, pair):
@@ -106,7 +115,7 @@ def test_the_filter_of_size_and_place_is_causal_and_can_be_reset(model, pair):
     for fps in (15, 60):
         driver = Driver(model, target, reference, smooth_s=0.2)
         camera = source.cameras[0]
-        larger = type(camera)(camera.scale * 1.1, camera.rotation, camera.translation)
+        larger = type(camera)(camera.scale * 1.03, camera.rotation, camera.translation)
         fits = [SimpleNamespace(expression=source.expression[0], camera=c) for c in (camera, *[larger] * round(0.2 * fps))]
         scales = [driver.step(f, source.landmarks[0], dt_s=1 / fps).camera.scale for f in fits]
-        assert (scales[-1] / scales[0] - 1) / 0.1 == pytest.approx(1 - np.exp(-1), abs=1e-6)
+        assert (scales[-1] / scales[0] - 1) / 0.03 == pytest.approx(1 - np.exp(-1), abs=1e-6)

@@ -5,10 +5,11 @@ import io
 import cv2
 import numpy as np
 import pytest
+from isal import isal_zlib
 from PIL import Image
 
 from util.cli import UserError
-from util.image_io import ImageStore, encode_image, read_image, write_image
+from util.image_io import ImageStore, decode_own_png, encode_image, read_image, write_image
 
 PICTURES = {
     "noise": np.random.default_rng(0).integers(0, 256, (37, 53, 3), np.uint8),
@@ -30,6 +31,29 @@ def test_png_is_lossless_for_all_readers(tmp_path, name):
         opened.verify()  # checksums of all chunks
     assert np.array_equal(np.array(Image.open(path)), picture)
     assert np.array_equal(cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)[..., ::-1], picture)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (255, 7), (256, 256), (300, 5)])
+def test_own_pngs_are_read_as_opencv_reads_them(size, monkeypatch):
+    picture = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    data = encode_image(picture)
+    assert np.array_equal(decode_own_png(data), picture)
+    assert np.array_equal(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)[..., ::-1], picture)
+
+
+def test_other_pngs_are_left_to_opencv(tmp_path):
+    picture = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    own = encode_image(picture)
+    others = [cv2.imencode(".png", p)[1].tobytes() for p in (picture[..., ::-1], picture[..., 0], picture.astype(np.uint16) * 257)]
+    gamma = b"\0\0\0\x04gAMA" + (45455).to_bytes(4, "big")
+    others.append(own[:33] + gamma + isal_zlib.crc32(gamma[4:]).to_bytes(4, "big") + own[33:])
+    for i, data in enumerate(others):
+        assert decode_own_png(data) is None
+        (tmp_path / f"{i}.png").write_bytes(data)
+        expected = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
+        assert np.array_equal(read_image(tmp_path / f"{i}.png"), expected)
+    for data in (b"", own[:30], own[:60], own[:-1], own[:45] + bytes([own[45] ^ 255]) + own[46:], own[:16] + b"\x7f" + own[17:]):
+        assert decode_own_png(data) is None
 
 
 def test_png_is_not_larger_than_opencv_at_its_quickest():

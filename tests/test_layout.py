@@ -175,6 +175,12 @@ def test_tables_and_cameras_come_back(tmp_path):
     write_camera(tmp_path / "c.txt", 812.345678, rotation, [1.5, -2.25, 0])
     scale, back, translation = read_camera(tmp_path / "c.txt")
     assert scale == pytest.approx(812.345678) and np.allclose(back, rotation, atol=1e-8) and translation.tolist() == [1.5, -2.25, 0]
+    for text, table in (("1\n-2e3\n", [[1], [-2000]]), ("# x y\n1 2\n\n3 nan", [[1, 2], [3, np.nan]])):
+        (tmp_path / "t.txt").write_text(text)
+        np.testing.assert_array_equal(read_table(tmp_path / "t.txt"), table)
+    (tmp_path / "bad.txt").write_text("1 2\n3 4 5\n")
+    with pytest.raises(UserError, match=r"bad.txt is not a table of numbers"):
+        read_table(tmp_path / "bad.txt")
     (tmp_path / "bad.txt").write_text("1 2\nthree 4\n")
     for read in (read_table, read_camera):
         with pytest.raises(UserError, match="bad.txt is not a"):

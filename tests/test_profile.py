@@ -85,6 +85,20 @@ def test_a_profile_comes_back_to_the_bit_and_drives_the_same(model, profile):
         np.testing.assert_array_equal(a.landmarks, b.landmarks)
 
 
+def test_profiles_of_before_do_not_know_the_mouth(profile):
+    """They are read all the same, and hold no mouth."""
+    with np.load(io.BytesIO(profile.to_bytes())) as stored:
+        content = dict(stored)
+    facts = json.loads(str(content["facts"]))
+    assert facts.pop("widest_lips") == profile.widest_lips > 0.5
+    file = io.BytesIO()
+    np.savez(file, **{**content, "facts": json.dumps(facts)})
+    old = TargetProfile.from_bytes(file.getvalue(), "old.npz")
+    assert old.widest_lips == np.inf
+    same(TargetProfile.from_bytes(old.to_bytes(), "again.npz"), old)
+    same(replace(old, widest_lips=profile.widest_lips), profile)
+
+
 def changed(data, **arrays):
     with np.load(io.BytesIO(data)) as stored:
         content = dict(stored)

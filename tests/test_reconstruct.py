@@ -1,8 +1,11 @@
 """preprocessing/reconstruct.py by its real command: files, resuming, refusals; on real clips where they are."""
 
 import os
+import re
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -108,6 +111,29 @@ def test_record_and_message(done):
     assert record.steps["reconstruct"]["landmarks70"] == {"of": "frames"}
     error = float(result.stdout.split("landmark error ")[1].split()[0])
     assert 0 < error < 0.008
+
+
+def test_what_the_frames_show_is_told_and_kept(done, dataset):
+    """Of the training frames; of a person without any, nothing. It is told again when nothing is left to do."""
+    known, _, result = done
+    shown = known.read_record("Ann").coverage
+    by_name = {item["what"]: item for item in shown}
+    assert by_name["length"]["seen"] == "0 s to learn from" and by_name["length"]["verdict"] == "not"  # 8 frames
+    assert by_name["sharpness"]["seen"].startswith("blurred, face ")  # even pictures
+    said = [line for line in result.stdout.splitlines() if re.match("Ann: (good|a little|lacking|for a better)", line)]
+    assert 2 <= len(said) <= 4 and any("film: half a minute or more; " in line for line in said)
+    again = reconstruct(known, "--face_model", "mesh478").stdout
+    assert [line for line in again.splitlines() if line in said] == said
+    # a reconstruction of before, which says nothing of it, is measured by its files
+    record = known.read_record("Ann")
+    known.write_record(replace(record, coverage=[]))
+    assert [line for line in reconstruct(known, "--face_model", "mesh478").stdout.splitlines() if line in said] == said
+    assert known.read_record("Ann") == record
+    make_identity(dataset, "Bob")
+    shutil.rmtree(dataset.folder / "train")
+    dataset.write_record(replace(dataset.read_record("Bob"), splits={"test": TEST}))
+    result = reconstruct(dataset, "--face_model", "mesh478")
+    assert result.returncode == 0 and "for a better" not in result.stdout and dataset.read_record("Bob").coverage == []
 
 
 def test_running_again_changes_nothing_and_an_interrupted_run_is_redone(done):

@@ -201,6 +201,7 @@ def test_options_of_placement_and_split(place, model):
         "train",
         "--split_t",
         "test",
+        "--no_limit_pose",
     )
     pair = dataset.read_pair("Ann", "Bob")
     assert pair.frames == [0, TRAIN - 1] and pair.target_split == "test" and set(pair.target_frames) <= set(range(TRAIN, FRAMES))
@@ -250,6 +251,41 @@ def test_turns_that_the_target_never_made_are_pointed_out(place, tmp_path, capsy
     assert "the head turns further than Ann's own frames show: yaw -68 to 68 degrees" in warning and "pitch" not in warning
     run(dataset, "--drive", take, "--target_id", "Ann", "--keep_target_pose")
     assert "further" not in capsys.readouterr().err
+
+
+def test_turns_are_eased_in_the_files(place, tmp_path, capsys):
+    """A driver who turns by 68 degrees: the drawn head turns less, and as far with --no_limit_pose; the pair is made again for that."""
+    dataset, _ = place
+    take = write_csv(tmp_path / "far.csv", 61, HeadYaw=lambda t: 1.2 * np.sin(6 * t))
+    turned, eased = [], "it is eased, to at most 20 degrees more (--no_limit_pose: not)"
+    for words, told in (((), eased), (["--no_limit_pose"], "expect faults there")):
+        run(dataset, "--drive", take, "--target_id", "Ann", *words)
+        assert f"are known; {told}; film Ann turning further, or use --keep_target_pose" in capsys.readouterr().err
+        points = [read_table(dataset.pair("Ann", "far").path("source_landmarks70", f)) for f in range(25)]
+        turned.append(max((p[30, 0] - p[[36, 45], 0].mean()) / np.linalg.norm(p[8] - p[27]) for p in points))
+    assert 0.1 < turned[0] < 0.8 * turned[1]
+
+
+def test_expressions_that_the_target_never_made_are_pointed_out(place, model, capsys):
+    """Once, in one sentence; not for what the target does as well, nor for single frames."""
+    dataset, people = place
+    run(dataset, "--source_id", "Bob", "--target_id", "Ann", "--split_s", "train")
+    assert "the driver" not in capsys.readouterr().err  # Bob does what Ann does
+    calm = people["Ann"].expression.copy()
+    calm[:, [model.expression_names.index(f"mouthSmile_{side}") for side in "LR"]] = 0
+    calm[:, model.expression_names.index("jawOpen")] *= 0.1
+    write_identity(dataset, model, "Cid", replace(people["Ann"], expression=calm))
+    for words, end in (((), ", or hold the mouth with --limit_mouth"), (["--limit_mouth"], "How to film)")):
+        run(dataset, "--source_id", "Bob", "--target_id", "Cid", "--split_s", "train", *words)
+        (said,) = [line for line in capsys.readouterr().err.splitlines() if "the driver" in line]
+        assert said.startswith("warning: the driver opens the mouth further and smiles more than Cid ever does in the training frames; ")
+        assert "film Cid doing so (README.md, How to film)" in said and said.endswith(end)
+    rare = people["Ann"].expression.copy()
+    rare[::40, model.expression_names.index("browDown_L")] = 1.0
+    write_identity(dataset, model, "Dan", replace(people["Ann"], expression=rare))
+    capsys.readouterr()
+    run(dataset, "--source_id", "Dan", "--target_id", "Ann", "--split_s", "train", "--no_smoothing")
+    assert "frowns" not in capsys.readouterr().err
 
 
 def test_a_file_without_head_rotation_says_so(place, tmp_path, capsys):
@@ -383,6 +419,9 @@ def test_a_real_pair(tmp_path, model):
             )
             assert done.returncode == 0, done.stderr
     dataset = Dataset.open("real", tmp_path)
+    said = {name: {i["what"]: i["verdict"] for i in dataset.read_record(name).coverage} for name in ("faced", "facec")}
+    assert said["facec"]["open mouth"] == said["faced"]["smile"] == said["faced"]["sharpness"] == "well"  # as one sees
+    assert {said[name]["turning left and right"] for name in said} | {said["faced"]["shut eyes"]} == {"not"}
     bench = load_command("scripts/bench/reenact.py")
     bench.main([*common, "--output", str(tmp_path / "table.json")])
     for name, figures in json.loads((tmp_path / "table.json").read_text()).items():

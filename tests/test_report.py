@@ -4,6 +4,7 @@ import json
 import math
 import re
 import threading
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -12,9 +13,10 @@ import torch
 from fake_dataset import make_dataset
 from fake_run import make_run, run_test
 
-from util.layout import Run
+from util.layout import Dataset, Run
 from util.metrics import MEASURES
 from util.report.charts import line_chart, number, ticks
+from util.report.coverage import Shown, to_record
 from util.report.result_page import write_report
 from util.report.training_page import Visualizer, read_log, training_facts
 from util.report.web_page import duration
@@ -152,6 +154,26 @@ def test_worst_frames_have_their_numbers(report):
     for name in MEASURES:
         assert source.count(f"<th scope=row>{name}<") == source.count(f"<figcaption>{name}<") == 1
     assert "9 to 13" in source and "scripts/evaluate.py" in source
+
+
+def test_report_shows_what_the_video_shows(report):
+    """Where the dataset knows it: each item with its figure and its verdict, and what to film."""
+    root, results = report
+    assert "What the video shows" not in results.page.read_text()
+    dataset = Dataset.open("fake", root)
+    record = dataset.read_record("Ann")
+    shown = [Shown("open mouth", "not", "hardly ever", "say A E I O U"), Shown("smile", "well", "plain", "smile")]
+    try:
+        dataset.write_record(replace(record, coverage=to_record(shown)))
+        write_report(results, loss_run(root), {}, root)
+        source = results.page.read_text()
+        text = " ".join(" ".join(References(source).text).split())
+        assert "What the video shows of the person" in text and "To make it better, film: say A E I O U." in text
+        assert "<dt>open mouth</dt><dd>hardly ever<span class='shown not' title='lacking'>" in source
+        assert "<dt>smile</dt><dd>plain<span class='shown well' title='good'>" in source
+    finally:
+        dataset.write_record(record)
+        run_test(root)
 
 
 def test_report_is_written_again_for_kept_results(report):

@@ -12,18 +12,24 @@ from preprocessing.driving.edits import parse_edits
 from preprocessing.driving.filters import even_out, moving_average, repeated_frames, steady, steady_motion
 from preprocessing.driving.heads import Person
 from preprocessing.driving.landmarks import frontal, gaze, into_head, mesh_landmarks, out_of_head, uncross_lids
+from preprocessing.driving.limits import (
+    FREE_DEG,
+    FREE_EXPRESSION,
+    LIMIT_MARGIN,
+    MOST_DEG,
+    MOST_LIPS_CM,
+    MOST_PLACE,
+    MOST_SIZE,
+    ease,
+    ease_turns,
+    limit_expression,
+    opening_shapes,
+    soft_limit,
+)
 from preprocessing.driving.motion import Motion, from_angles, head_rotation, to_angles
 from preprocessing.driving.openings import lid_gaps, openings
 from preprocessing.driving.profile import COVERED, TargetProfile, covered_range
-from preprocessing.driving.retarget import (
-    LIMIT_MARGIN,
-    adapt_openings,
-    drive,
-    limit_expression,
-    place_head,
-    soft_limit,
-    target_frames,
-)
+from preprocessing.driving.retarget import adapt_openings, drive, place_head, target_frames
 from preprocessing.face_models.dense_points import from_dense
 from preprocessing.face_models.registry import load_face_model
 from util.face.landmarks import eye_openings, mouth_opening
@@ -150,20 +156,53 @@ def test_the_limit_is_soft():
     assert y[0, 0] == pytest.approx(-0.2 * np.log(1 + 2 / 0.2))
 
 
+def test_what_is_eased_is_the_same_inside_and_never_leaves_its_room():
+    x = np.linspace(-200, 200, 40001)
+    y = ease(x, -10.0, 30.0, 12.0)
+    inside = (x >= -10) & (x <= 30)
+    np.testing.assert_array_equal(y[inside], x[inside])
+    assert y.min() >= -22 and y.max() <= 42 and y[-1] == pytest.approx(42) and y[0] == pytest.approx(-22)
+    slope = np.diff(y) / np.diff(x)
+    assert (slope >= -1e-9).all() and (slope <= 1 + 1e-9).all() and np.abs(np.diff(slope)).max() < 1e-3  # no corner
+    near = (x > -30) & (x < 50)
+    assert (slope[near[1:]] > 0.05).all()  # and within 20 degrees beyond it still moves
+    np.testing.assert_array_equal(ease(np.array([-1.0, 0, 1, 5]), 0.0, 1.0, 0.0).round(6), [0, 0, 1, 1])  # no room: a clamp
+
+
+def test_turns_are_eased_axis_by_axis():
+    covered = np.array([[-15.0, 5.0], [-10, 0], [-2, 2]])
+    yaw = np.linspace(-80, 80, 1601)
+    pitch, roll = 8 + 0 * yaw, -9.5 + 0 * yaw  # at their margins' ends
+    rotation = from_angles(yaw, pitch, roll)
+    eased = ease_turns(rotation, covered)
+    new = to_angles(eased)
+    same = (yaw >= -15 - FREE_DEG) & (yaw <= 5 + FREE_DEG)
+    np.testing.assert_array_equal(eased[same], rotation[same])  # to the bit
+    np.testing.assert_allclose(new[1], pitch, atol=1e-9)
+    np.testing.assert_allclose(new[2], roll, atol=1e-9)
+    assert new[0].min() >= -15 - MOST_DEG and new[0].max() <= 5 + MOST_DEG
+    assert new[0].min() == pytest.approx(-15 - MOST_DEG, abs=0.01) and (np.diff(new[0]) > 0).all()
+    assert angle_between_deg(eased[1:], eased[:-1]).max() < 0.1 + 1e-6  # no frame moves more than the driver
+
+
 def test_expressions_stay_near_what_the_target_showed(model):
-    bounds = model.expression_bounds.astype(float)
+    bounds, opening = model.expression_bounds.astype(float), opening_shapes(model.expression_names)
     rng = np.random.default_rng(0)
     seen = rng.uniform(0, 0.3, (500, len(bounds)))
     wild = np.clip(rng.uniform(0, 1.2, (200, len(bounds))), *bounds.T)
-    kept = limit_expression(wild, covered_range(seen), bounds)
     low, high = np.percentile(seen, COVERED, axis=0)
-    margin = LIMIT_MARGIN * (bounds[:, 1] - bounds[:, 0])
-    assert (kept <= high + margin * np.log1p(1.2 / margin)).all() and (kept <= wild + low).all()
-    inside = (wild >= low) & (wild <= high)
+    free, margin = (part * (bounds[:, 1] - bounds[:, 0]) for part in (FREE_EXPRESSION, LIMIT_MARGIN))
+    jaw, smile = (model.expression_names.index(name) for name in ("jawOpen", "mouthSmile_L"))
+    assert opening[jaw] and not opening[smile]
+    kept = limit_expression(wild, covered_range(seen), bounds, opening)
+    assert (kept <= high + free + margin * np.log1p(1.2 / margin))[:, ~opening].all()
+    inside = (wild >= low) & (wild <= high + free)
     np.testing.assert_array_equal(kept[inside], wild[inside])
-    jaw = model.expression_names.index("jawOpen")
-    assert correlation(kept[:, jaw], wild[:, jaw]) > 0.95
+    assert correlation(kept[:, smile], wild[:, smile]) > 0.95 and kept[:, smile].max() < 0.85
     assert (kept >= bounds[:, 0]).all() and (kept <= bounds[:, 1]).all()
+    # mouth and lids go as far as the face model can, and slow down only there
+    np.testing.assert_array_equal(kept[:, jaw][wild[:, jaw] < 0.9], wild[:, jaw][wild[:, jaw] < 0.9])
+    assert kept[:, jaw].max() > 1.05
 
 
 # ---- cameras ----
@@ -178,8 +217,31 @@ def test_the_head_keeps_the_targets_size_and_place(model, pair):
     spread = [c.scale.std() / c.scale.mean() for c in (source.cameras, cameras)]
     assert spread[1] <= spread[0] * 1.001
     places = [(c.translation / c.scale[:, None])[:, :2] for c in (target.cameras, cameras)]
-    assert np.abs(places[1] - places[0].mean(0)).max() <= 2 * places[0].std(0).max() + 1e-9
+    assert np.abs(places[1] - places[0].mean(0)).max() <= MOST_PLACE * places[0].std(0).max()
     assert np.abs(places[1].mean(0) - places[0].mean(0)).max() < 0.1
+
+
+def test_a_driver_who_moves_much_is_eased(model, pair):
+    """Beyond what the target's frames show, turns, size and place go over into a limit; within, not a bit changes."""
+    source, target = pair
+    known, motion = profile(model, target), read_motion(model, source)
+    inside = place_head(motion, known, limit=False)
+    np.testing.assert_array_equal(place_head(motion, known).rotation, inside.rotation)
+    t = np.arange(FRAMES) / 30
+    wild = replace(motion, rotation=from_angles(70 * np.sin(t), 50 * np.cos(t), 0 * t), zoom=1 + 0.6 * np.sin(t))
+    wild = replace(wild, shift=np.stack([8 * np.sin(t), 5 * np.cos(t)], 1))
+    kept, free = place_head(wild, known), place_head(wild, known, limit=False)
+    for angles, (least, largest) in zip(to_angles(head_rotation(kept)), known.turns_deg):
+        assert angles.min() >= least - MOST_DEG - 1e-9 and angles.max() <= largest + MOST_DEG + 1e-9
+    assert to_angles(head_rotation(free))[0].max() == pytest.approx(70, abs=0.1)
+    zoom = kept.scale / known.scale
+    assert zoom.min() >= known.covered_zoom[0] - MOST_SIZE and zoom.max() <= known.covered_zoom[1] + MOST_SIZE
+    places = kept.translation[:, :2] / kept.scale[:, None] - known.place
+    assert (np.abs(places) <= MOST_PLACE * known.place_spread + 1e-9).all()
+    assert angle_between_deg(kept.rotation[1:], kept.rotation[:-1]).max() < angle_between_deg(free.rotation[1:], free.rotation[:-1]).max()
+    # no frame knows of another
+    one = replace(wild, **{k: getattr(wild, k)[40:41] for k in ("rotation", "zoom", "shift", "expression", "pupils", "lids", "lips")})
+    np.testing.assert_array_equal(place_head(one, known).translation, kept.translation[40:41])
 
 
 def test_adaptation_can_be_switched_off(model, pair):
@@ -321,5 +383,12 @@ def test_exaggeration_edits_and_limit(model, pair):
     still = profile(model, replace(target, expression=target.expression * 0.2))
     free = drive(model, still, motion, limit=False)
     kept = drive(model, still, motion)
-    assert kept.expression[:, smile].max() < 0.8 * free.expression[:, smile].max()
+    assert kept.expression[:, smile].max() < 0.9 * free.expression[:, smile].max()
     assert correlation(kept.expression[:, smile], free.expression[:, smile]) > 0.95
+    # a mouth opens as the driver's, unless it is to be held to what is known; the profile of before does not know
+    held = drive(model, still, motion, limit_mouth=True)
+    widest = [lips.gap(d.expression).max() for d in (free, kept, held, drive(model, known, motion, limit_mouth=True))]
+    assert widest[1] == pytest.approx(widest[0], rel=0.03) and widest[3] == pytest.approx(widest[0], rel=0.1)
+    assert still.widest_lips < widest[2] < min(still.widest_lips + MOST_LIPS_CM + 0.05, 0.9 * widest[0])
+    unknown = drive(model, replace(still, widest_lips=np.inf), motion, limit_mouth=True)
+    np.testing.assert_array_equal(unknown.expression, kept.expression)

@@ -15,7 +15,7 @@ import torch
 from fake_dataset import make_dataset
 
 import train
-from models.checkpoints import load_weights, read_run_options, read_tensors
+from models.checkpoints import load_weights, read_run_options, read_tensors, save_weights
 from models.networks import build_generator
 from models.training.clock import Clock
 from models.training.loop import Training
@@ -448,11 +448,8 @@ def test_pretrained_networks_and_bare_weights(command, datasets, tmp_path, capsy
         weights = state(pretrained)["average"]["network"] if label == "G" else state(pretrained)["networks"][label]
         for key, value in weights.items():
             torch.testing.assert_close(state(command.run)["networks"][label][key], value, rtol=0, atol=1e-6)
-    bob = [*base(datasets, tmp_path, "Bob"), *TINY, "--load_pretrain", str(pretrained.checkpoints)]
-    with pytest.raises(UserError, match=r"another build \(--ngf was 4, is 8; --upsample was transposed, is nearest\); use the same"):
-        train.main([*bob, "--ngf", "8", "--upsample", "nearest"])
-    with pytest.raises(UserError, match="D.pth does not fit MultiscaleDiscriminator; wrong shape"):
-        train.main([*bob, "--ndf", "8"])
+    with pytest.raises(UserError, match=r"was trained with other networks \(--ngf was 4, is 8\); use the same, or"):
+        train.main([*base(datasets, tmp_path, "Bob"), *TINY, "--ngf", "8", "--load_pretrain", str(pretrained.checkpoints)])
 
     run = command.run
     run.state_path.unlink()
@@ -495,6 +492,7 @@ def test_newer_numbered_checkpoints_replace_older_ones(command, monkeypatch):
 
 def test_pretrained_run_of_another_face_model_is_refused_at_once(command, tmp_path):
     (tmp_path / "other").mkdir()
+    save_weights(torch.nn.Linear(1, 1), tmp_path / "other" / "latest_net_G.pth")
     (tmp_path / "other" / "opt.txt").write_text(json.dumps({"face_model": {"name": "ict", "version": "1"}}))
     with pytest.raises(UserError, match="was trained with face model ict 1, but this dataset was fitted with mesh478"):
         command("--load_pretrain", str(tmp_path / "other"))

@@ -14,7 +14,7 @@ from fake_dataset import make_dataset
 
 from data.clip_stream import ClipStream
 from data.clips import VideoDataset
-from models.checkpoints import read_tensors
+from models.checkpoints import read_tensors, save_weights
 from models.training.beginning import check_pretrained
 from models.training.checkpoint_writer import CheckpointWriter
 from models.training.clock import Clock
@@ -79,20 +79,40 @@ def test_out_of_memory_proposes_halves_of_what_can_be_halved():
 
 def pretrained(folder, **options):
     (folder / "opt.txt").write_text(json.dumps(options))
+    save_weights(torch.nn.Linear(1, 1), Run(folder, folder).network_path("G"))
     return folder
 
 
+def test_pretrained_run_of_other_networks_is_refused(tmp_path):
+    folder = pretrained(tmp_path, ngf=8, n_blocks=2, use_eyes_D=True, face_model=MODEL)
+    check_pretrained(folder, MODEL, {"ngf": 8, "n_blocks": 2, "use_eyes_D": False, "ndf": 4})
+    with pytest.raises(UserError, match=r"was trained with other networks \(--ngf was 8, is 4; --n_blocks was 2, is 3\); use the same, or"):
+        check_pretrained(folder, MODEL, {"ngf": 4, "n_blocks": 3})
+
+
+def test_pretrained_run_without_a_whole_generator_is_refused(tmp_path):
+    with pytest.raises(UserError, match="--load_pretrain: .*latest_net_G.pth is missing; give the folder of a trained run"):
+        check_pretrained(tmp_path, MODEL, {})
+    folder = pretrained(tmp_path, face_model=MODEL)
+    with pytest.raises(UserError, match="--load_pretrain: .*7_net_G.pth is missing; take the latest, without --which_epoch"):
+        check_pretrained(folder, MODEL, {}, "7")
+    path = Run(folder, folder).network_path("G")
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(UserError, match="--load_pretrain: .*latest_net_G.pth is cut off or damaged; give the folder"):
+        check_pretrained(folder, MODEL, {})
+
+
 def test_pretrained_run_of_another_face_model_is_refused(tmp_path, capsys):
-    check_pretrained(pretrained(tmp_path, face_model=MODEL), MODEL)
+    check_pretrained(pretrained(tmp_path, face_model=MODEL), MODEL, {})
     assert capsys.readouterr().err == ""
     for other in ({"name": "mesh478", "version": "2"}, {"name": "ict", "version": "1"}):
         with pytest.raises(UserError, match=f"was trained with face model {other['name']} {other['version']}, but this dataset .* ict 2"):
-            check_pretrained(pretrained(tmp_path, face_model=other), MODEL)
+            check_pretrained(pretrained(tmp_path, face_model=other), MODEL, {})
 
 
 @pytest.mark.parametrize(("theirs", "ours", "silent"), [(None, MODEL, "the run"), (MODEL, None, "the dataset")])
 def test_pretrained_run_of_an_unknown_face_model_is_warned_of(tmp_path, capsys, theirs, ours, silent):
-    check_pretrained(pretrained(tmp_path, **({"face_model": theirs} if theirs else {})), ours)
+    check_pretrained(pretrained(tmp_path, **({"face_model": theirs} if theirs else {})), ours, {})
     said = capsys.readouterr().err
     assert said.count("warning") == 1 and f"{silent}" in said and "does not say which face model" in said
 

@@ -94,7 +94,7 @@ def test_train_on_target(checkout):
     generator.load_state_dict(read_weights(run.network_path("G")))
     after = files_of(data.home)
     assert {p: after[p] for p in before} == before  # what the original made stays as it is
-    assert {p.parent.parent.name for p in after.keys() - before.keys()} == {"flows"}
+    assert {p.parent.parent.name for p in after.keys() - before.keys()} == {"flows", "digests"}
 
 
 def test_finetune_on_target_starts_from_faceforensicspp(checkout):
@@ -107,6 +107,9 @@ def test_finetune_on_target_starts_from_faceforensicspp(checkout):
     start = open_run(checkout, "faceforensicspp", "head2head_faceforensicspp")
     assert networks(start) == {"G", "D", "Dm", "De"}
     assert json.loads(start.options_path.read_text())["identities"] == ["000", "071"]
+
+    said = call(checkout, f"./scripts/train/finetune_on_target.sh 071 faceforensicspp {TINY} --ngf 8", code=1)
+    assert f"{start.checkpoints} was trained with other networks (--ngf was 4, is 8); use the same, or leave" in said
 
     # moves no weight by more than the learning rate a step
     call(checkout, f"./scripts/train/finetune_on_target.sh 071 faceforensicspp {TINY} --seed 5 --lr 1e-9")

@@ -30,11 +30,11 @@ def read_image(path: str | Path) -> np.ndarray:
     Raises: UserError when the file is missing or is no readable image.
     """
     try:
-        with open(path, "rb") as file:  # not cv2.imread: that fails in silence, and on non-ASCII paths on Windows
+        with Path(path).open("rb") as file:  # not cv2.imread: that fails in silence, and on non-ASCII paths on Windows
             data = file.read()
     except FileNotFoundError:
         raise UserError(f"there is no image {path}; run the step that makes it again") from None
-    image = _decode_own_png(data)
+    image = decode_own_png(data)
     if image is not None:
         return image
     image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
@@ -98,7 +98,7 @@ def _encode_png(image: np.ndarray) -> bytes:
     return _SIGNATURE + b"".join(packed)
 
 
-def _decode_own_png(data: bytes) -> np.ndarray | None:
+def decode_own_png(data: bytes) -> np.ndarray | None:
     """The image in a file as _encode_png makes it; None for any other or damaged file (the zlib stream has a checksum).
 
     Less than half the time that OpenCV takes.

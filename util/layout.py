@@ -84,16 +84,16 @@ class Sequence:
 
     def path(self, kind: str, frame: int) -> Path:
         """Path of one frame's file of a kind in KINDS."""
-        return Path(os.path.join(self.dataset, self.split, kind, self.id, f"{frame:06d}{KINDS[kind]}"))  # a third of the time of four `/`
+        return Path(f"{self.dataset}/{self.split}/{kind}/{self.id}/{frame:06d}{KINDS[kind]}")  # a third of the time of four `/`
 
     def frames(self, kind: str = "images") -> list[int]:
         """Frame numbers present for a kind, ascending; [] when the folder is missing."""
         suffix = KINDS[kind]
         try:
-            names = os.listdir(self.folder(kind))
+            with os.scandir(self.folder(kind)) as entries:
+                stems = [entry.name[: -len(suffix)] for entry in entries if entry.name.endswith(suffix)]
         except (FileNotFoundError, NotADirectoryError):
             return []
-        stems = (name[: -len(suffix)] for name in names if name.endswith(suffix))
         return sorted(int(stem) for stem in stems if stem.isdigit())
 
     @property
@@ -134,6 +134,7 @@ class Record:
     shots: list[int] = field(default_factory=list)  # numbers of the frames that begin another shot or part than the frame before
     # step -> [first number, last number, one of FRAME_STATES]: frames that the step found not to show the person well
     bad_frames: dict[str, list[list[Any]]] = field(default_factory=dict)
+    coverage: list[dict[str, str]] = field(default_factory=list)  # what the frames show of the person (util.report.coverage)
 
     def with_step(self, step: str, key: dict[str, Any]) -> Record:
         return replace(self, steps={**self.steps, step: key})
@@ -409,7 +410,7 @@ class Dataset:
 
 @lru_cache(maxsize=8)
 def _sequence_ids(base: Path, changed_ns: int) -> dict[str, list[str]]:
-    """The sequences of every identity in a folder that was changed then, sorted: it is listed once, not for each of a thousand identities."""
+    """The sequences of every identity in a folder that was changed then: it is listed once, not for each of a thousand identities."""
     found: dict[str, list[str]] = {}
     with os.scandir(base) as entries:
         for entry in sorted((e for e in entries if e.is_dir()), key=lambda e: e.name):
@@ -450,8 +451,7 @@ def read_table(path: str | Path) -> np.ndarray:
     Raises: UserError when the file is missing or holds something else.
     """
     try:
-        with open(path, encoding="utf-8") as file:
-            lines = file.readlines()
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
         raise UserError(f"there is no {path}; run the step that makes it") from None
     except ValueError:  # no text

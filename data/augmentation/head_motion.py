@@ -30,7 +30,7 @@ TRANSLATION = 0.05  # of the image's side, at most
 SCALE = 0.05  # at most
 ANGLE_DEG = 7.0  # at most
 TURN_DEG = 12.0  # out of the picture, at most, sideways and up or down
-_SAME_PLACE = 12  # grey levels of the NMFC image by which the same place of the head may differ between two frames
+_SAME_PLACE = 4  # grey levels of the NMFC image by which the same place of the head may differ between two frames: teeth lie 10 behind lips
 _SOFT = 0.003  # of the image's side: blur between what was filmed and what takes the person's colours, as a lens makes it
 _SPECK = 0.3  # part of a blurred pixel's surroundings that must be unseen
 _MASK_BLUR = 0.012  # of the image's side: blur of the person's mask
@@ -160,12 +160,19 @@ def _unseen(nmfc: torch.Tensor, filmed: torch.Tensor, colours: torch.Tensor, bac
 
     NMFC images tell: the same place of the head has the same colour in both.
     """
+    import torch
+    import torch.nn.functional as F
+
     size = nmfc.shape[2]
     painted = look_up(colours, nmfc).flatten(0, 1).movedim(-1, 1).float()
     nmfc, filmed = (x.flatten(0, 1).movedim(-1, 1).float() for x in (nmfc, filmed))
-    then = _sample(filmed, _sources(backwards, size, size), size, "nearest", "zeros")
-    other = ((then - nmfc).abs().amax(1, keepdim=True) > _SAME_PLACE) & nmfc.any(1, keepdim=True) & then.any(1, keepdim=True)
-    # soft as a lens makes it, and without single pixels, which are the mesh's coarseness
+    # triangles are of one colour, and so a pixel beside the right one may show another: what those around it span counts as shown
+    span = filmed, -F.max_pool2d(-filmed, 3, stride=1, padding=1), F.max_pool2d(filmed, 3, stride=1, padding=1)
+    places = _sources(backwards, size, size)
+    then, low, high = (_sample(x, places, size, "nearest", "zeros") for x in span)
+    away = torch.maximum(low - nmfc, nmfc - high).amax(1, keepdim=True)
+    other = (away > _SAME_PLACE) & nmfc.any(1, keepdim=True) & then.any(1, keepdim=True)
+    # soft as a lens makes it, and without single pixels
     return ((_blurred(other.float(), _SOFT * size) - _SPECK) / (1 - 2 * _SPECK)).clamp(0, 1), painted
 
 

@@ -27,9 +27,9 @@ _DEPTH_BLUR = 0.02  # of the image's side: depth jumps behind the nose, and a pi
 class HeadShapes:
     """Depth and motion weights of N frames; independent of the motion."""
 
-    nearer: np.ndarray  # float32 [N, G, G], how much nearer to the camera a place is than the face's mean, in pixels
+    nearer: np.ndarray  # float32 [N, G, G], how much nearer to the camera a place is than the landmarks' mean, in pixels
     fade: np.ndarray  # float32 [N, G, G], how far what a frame shows follows the head: 1 on the face, 0 on the body
-    centre: np.ndarray  # float32 [N, 2], of the face, in pixels; nan where there is none
+    centre: np.ndarray  # float32 [N, 2], mean of the landmarks, in pixels; nan where there is no face
 
     def __getitem__(self, part: slice) -> HeadShapes:
         return HeadShapes(**{k: v[part] for k, v in vars(self).items()})
@@ -47,9 +47,11 @@ def head_shapes(nmfcs: np.ndarray, landmarks: np.ndarray, masks: np.ndarray, out
     places = grid_points(size, GRID)
     for i, (face, nmfc, points, mask) in enumerate(zip(faces, small, landmarks, masks, strict=True)):
         if face.any():
-            shapes.nearer[i] = _nearer(nmfc, face, outline, size)
+            # from the landmarks, about whose mean the mesh turns (data.augmentation.mesh_motion), so that hair stays with it
+            near, at = _nearer(nmfc, face, outline, size), (points * (GRID / size) - 0.5).astype(np.float32)
+            shapes.nearer[i] = near - cv2.remap(near, at[None], None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE).mean()
             shapes.fade[i] = _fade(face, points, mask, places)
-            shapes.centre[i] = places[face].mean(0)
+            shapes.centre[i] = points.mean(0)
     return shapes
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,8 @@ from models.training.run_state import mend, optimizers_fit, read_state, set_asid
 from util.cli import UserError, say, warn
 from util.layout import Run
 
-_FREE_OF_WEIGHTS = ("loadSize", "margin", "ROI_size")  # options that leave the weights' shapes and meaning as they are
+# Options of the architecture that change no network's weights, or only say which discriminators there are (new ones start at random).
+_ANY_NETWORKS = ("loadSize", "margin", "ROI_size", "mouth_D", "use_eyes_D", "n_scales_temporal")
 
 
 def check_run(
@@ -127,16 +128,20 @@ def finish_again(files: Run, niter_decay: int, recorded: dict[str, Any], is_firs
     tell_finished(files, state["epochs"], niter_decay)
 
 
-def check_pretrained(folder: Path, face_model: dict[str, str] | None, options: dict[str, Any]) -> None:
-    """Check that the run in `folder` (--load_pretrain) saw the colours of the face model that this dataset's NMFCs were drawn with, and
-    that its generator is of the same build as this command's.
+def check_pretrained(folder: Path, face_model: dict[str, str] | None, networks: Mapping[str, Any], which_epoch: str = "latest") -> None:
+    """Check that a run can start from the run in `folder` (--load_pretrain), before anything is prepared.
 
     face_model: the dataset's, name and version; None when nothing records it. Where one side does not say, there is a warning.
-    options: all options of the command by name.
-    Raises: UserError when the face models differ (the same colour would mean different points of the face), or the recorded options do.
+    networks: the options of the new run's architecture.
+    Raises: UserError when there is no whole generator, when the networks are others, or when that run saw the colours of another face model
+        than this dataset's NMFCs were drawn with: the same colour would mean different points of the face.
     """
-    before = read_run_options(Run(folder, folder))
-    theirs = before.get("face_model")
+    run = Run(folder, folder)
+    lost = file_fault(run.network_path("G", which_epoch))
+    if lost:
+        raise UserError(f"--load_pretrain: {lost}; {generator_remedy(run, which_epoch) or 'give the folder of a trained run'}")
+    known = read_run_options(run) if recorded_options(run) else {}  # without opt.txt the weights' shapes decide
+    theirs = known.get("face_model")
     if not theirs or not face_model:
         silent = f"the run {folder}" if not theirs else "the dataset"
         warn(f"--load_pretrain: {silent} does not say which face model its NMFC images were drawn with; it must be the same for both")
@@ -146,12 +151,11 @@ def check_pretrained(folder: Path, face_model: dict[str, str] | None, options: d
             f"--load_pretrain {folder} was trained with face model {a}, but this dataset was fitted with {b}, which has other colours; "
             f"run preprocessing/reconstruct.py with --face_model {theirs.get('name')} on this dataset, or leave --load_pretrain out"
         )
-    if recorded_options(Run(folder, folder)) is None:
-        return  # the weights' shapes decide
-    build = [k for k in PUBLISHED_OPTIONS if k not in _FREE_OF_WEIGHTS]
-    changed = [f"--{k} was {before[k]}, is {options[k]}" for k in build if before[k] != options[k]]
-    if changed:
-        raise UserError(f"--load_pretrain {folder} holds a generator of another build ({'; '.join(changed)}); use the same options")
+    others = [f"--{k} was {known[k]}, is {v}" for k, v in networks.items() if k not in _ANY_NETWORKS and known.get(k, v) != v]
+    if others:
+        raise UserError(
+            f"--load_pretrain {folder} was trained with other networks ({'; '.join(others)}); use the same, or leave --load_pretrain out"
+        )
 
 
 def load_state(model: Head2HeadModel, files: Run, schedule: Schedule, is_first: bool = True) -> Progress:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 
 import numpy as np
 
@@ -100,7 +101,8 @@ class Driver:
     """Retargets a driver's frames one by one, without looking ahead.
 
     target: the trained person. reference: the driver's usual values.
-    scale, translation, exaggerate, limit, edits: as in preprocessing.driving.retarget.drive, which does the same to a finished video.
+    scale, translation, exaggerate, limit, limit_mouth, limit_pose, edits: as in preprocessing.driving.retarget.drive, which does the same
+        to a finished video.
     smooth_s: time constant of an exponential filter of the head's size and place, seconds; 0: none. It replaces the centred moving
         average of finished videos, and lags by about this time.
     """
@@ -115,12 +117,14 @@ class Driver:
         translation: bool = True,
         exaggerate: float = 1.0,
         limit: bool = True,
+        limit_mouth: bool = False,
+        limit_pose: bool = True,
         edits: Sequence[Edit] = (),
         smooth_s: float = 0.0,
     ) -> None:
         self._model, self._target, self._reference = model, target, reference
-        self._scale, self._translation = scale, translation
-        self._options = {"exaggerate": exaggerate, "limit": limit, "edits": edits}
+        self._scale, self._translation, self._limit_pose = scale, translation, limit_pose
+        self._options = {"exaggerate": exaggerate, "limit": limit, "limit_mouth": limit_mouth, "edits": edits}
         self._gaps = openings(model, target.identity)
         self._smooth_s = smooth_s
         self.reset()
@@ -150,7 +154,8 @@ class Driver:
         if pose is not None:
             cameras = self._target.cameras[np.array([pose])]
         else:
-            cameras = place_head(motion, self._target, self._scale, self._translation, lambda values: self._smooth(values, dt_s))
+            smooth = partial(self._smooth, dt_s=dt_s)
+            cameras = place_head(motion, self._target, self._scale, self._translation, smooth, self._limit_pose)
         driven = retarget(self._model, self._gaps, self._target, motion, cameras, **self._options)
         return DrivenFrame(driven.expression[0], driven.cameras[0], driven.landmarks[0])
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from fractions import Fraction
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +30,8 @@ from util.layout import PROFILE_REMEDY
 
 FORMAT = "head2head profile"
 VERSION = 1
-COVERED = (0.5, 99.5)  # percentiles of the frames' expressions between which nothing is limited: outside lie mistakes of the fit
+COVERED = (0.5, 99.5)  # percentiles of the frames' expressions and turns between which nothing is limited: outside lie mistakes of the fit
+WIDEST = 98  # percentile of the mouth's opening that counts as its widest: a few frames are not enough to learn it from
 
 
 @dataclass(frozen=True)
@@ -47,11 +50,12 @@ class TargetProfile:
     scale: float  # mean of the cameras' scale, pixels per model unit
     place: np.ndarray  # float64 [2]: mean of translation / scale, model units
     place_spread: np.ndarray  # float64 [2]: its standard deviation
-    turns_deg: np.ndarray  # float64 [3, 2]: least and largest yaw, pitch and roll, degrees
+    turns_deg: np.ndarray  # float64 [3, 2]: the percentiles COVERED of yaw, pitch and roll, degrees
     usual_gaps: np.ndarray  # float64 [2]: medians of the fitted gaps between the lids, right and left eye, model units
     mean_gaps: np.ndarray  # float64 [2]: their means
     seen_gaps: np.ndarray  # float64 [2]: the same as detected, means
     offsets: np.ndarray  # float64 [70, 3]: detected landmarks less the fitted mesh's, mean, model units in the head's axes
+    widest_lips: float  # gap between the inner lips, model units: all but the widest 2 % of the frames; infinity: not known
     cameras: Cameras  # of the N frames, for face reenactment
     numbers: np.ndarray  # int64 [N]: the frames' numbers in the dataset
 
@@ -82,7 +86,8 @@ class TargetProfile:
             )
         cameras = person.cameras
         places = cameras.translation[:, :2] / cameras.scale[:, None]
-        gaps = [lid.gap(person.expression) for lid in openings(model, person.identity)[:2]]
+        *lids, lips = openings(model, person.identity)
+        gaps = [lid.gap(person.expression) for lid in lids]
         fitted = mesh_landmarks(model, person.identity, person.expression, cameras)
         return cls(
             name,
@@ -97,14 +102,21 @@ class TargetProfile:
             float(cameras.scale.mean()),
             places.mean(0),
             places.std(0),
-            np.array([(a.min(), a.max()) for a in to_angles(head_rotation(cameras))]),
+            np.array([np.percentile(a, COVERED) for a in to_angles(head_rotation(cameras))]),
             np.array([np.median(gap) for gap in gaps]),
             np.array([gap.mean() for gap in gaps]),
             lid_gaps(person.landmarks, cameras).mean(0),
             into_head(person.landmarks - fitted, cameras).mean(0),
+            float(np.percentile(lips.gap(person.expression), WIDEST)),
             all_cameras,
             np.arange(len(all_cameras)) if numbers is None else np.array(numbers, np.int64),
         )
+
+    @cached_property
+    def covered_zoom(self) -> tuple[float, float]:
+        """Least and largest size of the head, its mean taken as 1: the percentiles COVERED of the frames' scale."""
+        least, largest = np.percentile(self.cameras.scale, COVERED) / self.scale
+        return float(least), float(largest)
 
     def load_model(self) -> MorphableModel:
         """The face model that the profile's coefficients belong to. Raises: UserError when it is not here, or has another version now."""
@@ -136,7 +148,7 @@ class TargetProfile:
         """
         try:
             with np.load(io.BytesIO(data), allow_pickle=False) as stored:
-                facts = json.loads(str(stored["facts"]))
+                facts = {"widest_lips": math.inf} | json.loads(str(stored["facts"]))  # profiles of before do not say it
                 if facts["format"] != FORMAT or facts["version"] != VERSION:
                     raise ValueError(f"format {facts['format']}, version {facts['version']}")
                 arrays = {k: stored[k] for k in _ARRAYS}
@@ -157,7 +169,7 @@ class TargetProfile:
             raise UserError(f"{file} is damaged or of another version ({e}); {PROFILE_REMEDY}") from None
 
 
-_TEXT = ("name", "face_model", "face_model_version", "size", "crop_box", "split", "scale")
+_TEXT = ("name", "face_model", "face_model_version", "size", "crop_box", "split", "scale", "widest_lips")
 _ARRAYS = tuple(f.name for f in fields(TargetProfile) if f.name not in (*_TEXT, "fps", "cameras"))
 
 

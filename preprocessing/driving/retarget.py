@@ -3,11 +3,12 @@
 `retarget` treats every frame on its own. In it:
 
 - **Lids and lips** are as open as the source's (preprocessing.driving.openings).
-- **Expressions** beyond what the target's frames show are compressed (`soft_limit`).
+- **Expressions** beyond what the target's frames show are eased (preprocessing.driving.limits).
 - **Eye landmarks** are those of the driven mesh, corrected by what was seen beyond the fitted mesh, of the source over time and of the
   target on average; so they lie on the lids of the drawn face, whatever the pose.
 
-`place_head` gives the head the target's size and place. `drive` does both for a finished motion and smooths size and place.
+`place_head` gives the head the target's size and place, and eases turns that the target never made. `drive` does both for a finished
+motion and smooths size and place.
 """
 
 from __future__ import annotations
@@ -21,14 +22,12 @@ from preprocessing.driving.edits import Edit, edit_cameras, edit_expression
 from preprocessing.driving.filters import moving_average
 from preprocessing.driving.heads import Driven
 from preprocessing.driving.landmarks import PUPILS, in_eyes, mesh_landmarks, out_of_head, uncross_lids
-from preprocessing.driving.motion import Motion
+from preprocessing.driving.limits import FREE_PLACE, ease_lips, ease_place, ease_size, ease_turns, limit_expression, opening_shapes
+from preprocessing.driving.motion import Motion, turning_shift
 from preprocessing.driving.openings import LIDS, Opening, lid_gaps, openings
 from preprocessing.driving.profile import TargetProfile
 from preprocessing.face_models.morphable import MorphableModel
 from util.geometry import FRONTAL, Cameras
-
-CAMERA_DEVIATIONS = 2.0  # standard deviations of the target's place within which a driven head stays
-LIMIT_MARGIN = 0.25  # scale of the compression beyond, as a part of the range that the face model allows (0..1.2: 0.15)
 
 Openings = tuple[Opening, Opening, Opening]  # right lids, left lids, lips
 
@@ -52,40 +51,55 @@ def place_head(
     scale: bool = True,
     translation: bool = True,
     smooth: Callable[[np.ndarray], np.ndarray] | None = None,
+    limit: bool = True,
 ) -> Cameras:
     """Cameras [N] that show the motion's pose at the target's size and place.
 
     scale: S's scale times (mean scale of T / mean scale of S); False: S's own.
-    translation: S's translation / scale, shifted so that its mean is T's and clamped to T's mean +- 2 standard deviations, times the
-    scale; False: S's own translation. Rotation is S's in any case.
+    translation: S's translation / scale, shifted so that its mean is T's, times the scale; False: S's own translation.
+    limit: ease turns, size and place that go beyond those of T's frames (preprocessing.driving.limits); False: S's own turns and size,
+    and the place clamped to T's mean +- 2 standard deviations.
     smooth: a filter over time of scale (pixels per model unit) and place (x, y in model units) of the first kind, [N, 3] -> [N, 3].
     Raises: ValueError when S's own scale or translation is asked for and the motion has none (a file that drives).
     """
     if not (scale and translation) and motion.placement is None:
         raise ValueError("this motion has no scale and translation of its own")
-    room = CAMERA_DEVIATIONS * target.place_spread
-    adapted = np.concatenate([(target.scale * motion.zoom)[:, None], np.clip(motion.shift, -room, room)], 1)
+    rotation, zoom, shift = motion.rotation, motion.zoom, motion.shift
+    room = FREE_PLACE * target.place_spread
+    near = np.clip(shift, -room, room)
+    if limit:
+        rotation = ease_turns(rotation, target.turns_deg)
+        shift = shift + (turning_shift(rotation) - turning_shift(motion.rotation))  # the head turns about the neck
+        zoom, near = ease_size(zoom, target.covered_zoom), ease_place(shift, target.place_spread)
+    adapted = np.concatenate([(target.scale * zoom)[:, None], near], 1)
     adapted = smooth(adapted) if smooth else adapted
     own = motion.zoom * motion.placement.scale * target.size / motion.placement.size if motion.placement else None
     scales = adapted[:, 0] if scale else own
     if translation:
         moved = (target.place + adapted[:, 1:]) * scales[:, None]
     else:
-        moved = (motion.placement.centre + motion.shift) * own[:, None]
-    return Cameras(scales, FRONTAL @ motion.rotation, np.pad(moved, ((0, 0), (0, 1))))
+        moved = (motion.placement.centre + shift) * own[:, None]
+    return Cameras(scales, FRONTAL @ rotation, np.pad(moved, ((0, 0), (0, 1))))
 
 
 # ---- expression ----
 
 
 def adapt_openings(
-    gaps: Openings, target: TargetProfile, motion: Motion, expression: np.ndarray, bounds: np.ndarray, exaggerate: float = 1.0
+    gaps: Openings,
+    target: TargetProfile,
+    motion: Motion,
+    expression: np.ndarray,
+    bounds: np.ndarray,
+    exaggerate: float = 1.0,
+    limit_mouth: bool = False,
 ) -> np.ndarray:
     """Expressions [N, K] with which the target's lids and lips are as open as the source's.
 
     gaps: the target's openings. bounds: [K, 2], of the face model.
     Weights alone would not do it: what shuts a small eye leaves a large one ajar, and the gap of relaxed lips belongs to the
     identity. Lids are as open as the source's in proportion to what is usual for each (the medians); lips as the source's in size.
+    limit_mouth: hold lips that open further than the target's ever do.
     """
     *lids, lips = gaps
     out = expression
@@ -93,23 +107,16 @@ def adapt_openings(
         open_ = motion.lids[:, eye] if motion.lids is not None else 1 - motion.expression @ (lid.slope / lid.slope[lid.closes])
         out = lid.reach(out, target.usual_gaps[eye] * np.maximum(0, 1 + exaggerate * (open_ - 1)), bounds)
     gap = motion.lips if motion.lips is not None else motion.expression @ lips.slope
-    return lips.reach(out, exaggerate * gap, bounds)
+    wanted = ease_lips(exaggerate * gap, target.widest_lips) if limit_mouth else exaggerate * gap
+    return lips.reach(out, wanted, bounds)
 
 
-def soft_limit(values: np.ndarray, low: np.ndarray, high: np.ndarray, margin: np.ndarray) -> np.ndarray:
-    """Compress what lies beyond [low, high] and leave the rest: [N, K] with [K] each.
-
-    Beyond a limit, a distance d becomes margin * log(1 + d / margin): its slope is 1 at the limit and falls steadily, so that order
-    and shape of a motion remain and nothing is cut off.
-    """
-    above, below = np.maximum(values - high, 0), np.maximum(low - values, 0)
-    return np.clip(values, low, high) + margin * (np.log1p(above / margin) - np.log1p(below / margin))
-
-
-def limit_expression(expression: np.ndarray, covered: np.ndarray, bounds: np.ndarray) -> np.ndarray:
-    """Expressions [N, K] kept softly to a covered range [2, K]; bounds [K, 2] are the face model's."""
-    low, high = covered
-    return np.clip(soft_limit(expression, low, high, LIMIT_MARGIN * (bounds[:, 1] - bounds[:, 0])), *bounds.T)
+def wanted_expression(
+    model: MorphableModel, gaps: Openings, target: TargetProfile, motion: Motion, exaggerate: float = 1.0, limit_mouth: bool = False
+) -> np.ndarray:
+    """Expressions [N, K] that the motion asks of the target, within the face model's bounds; gaps, limit_mouth: see `adapt_openings`."""
+    bounds = model.expression_bounds.astype(np.float64)
+    return adapt_openings(gaps, target, motion, np.clip(exaggerate * motion.expression, *bounds.T), bounds, exaggerate, limit_mouth)
 
 
 # ---- landmarks ----
@@ -154,18 +161,19 @@ def retarget(
     *,
     exaggerate: float = 1.0,
     limit: bool = True,
+    limit_mouth: bool = False,
     edits: Sequence[Edit] = (),
 ) -> Driven:
     """Put a motion onto a target in given cameras; every frame by itself.
 
     gaps: `openings(model, target.identity)`. exaggerate: factor of all expression weights. limit: keep expressions softly to what
-    the target's frames show; edits come after that, since they are said outright.
+    the target's frames show, mouth and lids to what the face model can do. limit_mouth: hold lips that open further than the target's
+    ever do. Edits come after that, since they are said outright.
     """
     bounds = model.expression_bounds.astype(np.float64)
-    expression = np.clip(exaggerate * motion.expression, *bounds.T)
-    expression = adapt_openings(gaps, target, motion, expression, bounds, exaggerate)
+    expression = wanted_expression(model, gaps, target, motion, exaggerate, limit_mouth)
     if limit:
-        expression = limit_expression(expression, target.expression_range, bounds)
+        expression = limit_expression(expression, target.expression_range, bounds, opening_shapes(model.expression_names))
     expression = edit_expression(edits, expression, model.expression_names, bounds)
     cameras = edit_cameras(edits, cameras)
     return Driven(expression, cameras, driven_landmarks(model, gaps, target, motion, expression, cameras))
@@ -181,16 +189,19 @@ def drive(
     translation: bool = True,
     exaggerate: float = 1.0,
     limit: bool = True,
+    limit_mouth: bool = False,
+    limit_pose: bool = True,
     edits: Sequence[Edit] = (),
 ) -> Driven:
     """Put a finished motion onto a target, its size and place smoothed by a moving average over time.
 
     poses: int [N], the target's frames whose cameras are used (face reenactment); None: the motion's pose (head reenactment).
-    scale, translation: see `place_head`; exaggerate, limit, edits: see `retarget`.
+    scale, translation, limit_pose: see `place_head`; exaggerate, limit, limit_mouth, edits: see `retarget`.
     Raises: ValueError as `place_head`.
     """
     if poses is not None:
         cameras = target.cameras[poses]
     else:
-        cameras = place_head(motion, target, scale, translation, lambda values: moving_average(values, float(motion.fps)))
-    return retarget(model, openings(model, target.identity), target, motion, cameras, exaggerate=exaggerate, limit=limit, edits=edits)
+        cameras = place_head(motion, target, scale, translation, lambda values: moving_average(values, float(motion.fps)), limit_pose)
+    options = {"exaggerate": exaggerate, "limit": limit, "limit_mouth": limit_mouth, "edits": edits}
+    return retarget(model, openings(model, target.identity), target, motion, cameras, **options)

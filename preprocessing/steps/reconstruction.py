@@ -8,6 +8,9 @@ from typing import Any
 import numpy as np
 
 from preprocessing.driving.conditioner import draw_frames
+from preprocessing.driving.coverage import coverage
+from preprocessing.driving.heads import Person
+from preprocessing.driving.people import ORIGINAL_FPS, Frames, read_person
 from preprocessing.face_models.dense_points import DENSE_INDICES, N_POINTS, from_dense
 from preprocessing.face_models.morphable import MorphableModel
 from preprocessing.face_models.registry import load_face_model, model_version, resolve_kind
@@ -19,6 +22,7 @@ from util.identities import IdentityFrames, collect_frames
 from util.image_io import ImageStore, read_image, write_image
 from util.layout import Dataset, Record, continues, read_table, write_camera, write_table
 from util.layout import Sequence as FrameSequence
+from util.report.coverage import Shown, from_record, lines, to_record
 
 VERSION = 3  # of the fit; reconstructions of another version are made again
 UPSTREAM = ("detect", "landmarks70")  # steps before this one
@@ -73,6 +77,13 @@ def make_reconstruction(
             raise UserError(f"the landmarks of '{name}' are incomplete; run preprocessing/detect_landmarks70.py first")
         if complete and record.is_done("reconstruct", key):
             say(f"{name}: reconstruction already complete ({count} frames, {kind})")
+            shown = from_record(record.coverage)
+            if not shown and "train" in found.splits:  # made before this was measured
+                models[kind] = models.get(kind) or load_face_model(kind)
+                person = read_person(dataset, Frames(name, found.splits[0], found.frames, record), models[kind])
+                shown = measure_coverage(models[kind], person, found, images or ImageStore())
+                dataset.write_record(replace(record, coverage=to_record(shown)))
+            tell_coverage(name, shown)
             return
     elif complete and not explicit:
         say(f"{name}: keeping the reconstruction that is there; --face_model {kind} would replace it")
@@ -84,7 +95,8 @@ def make_reconstruction(
         models[kind] = load_face_model(kind)
     model = models[kind]
     say(f"{name}: fitting {kind} to {count} frames")
-    fit = fit_frames(model, found, name, landmarks, points, images or ImageStore())
+    images = images or ImageStore()
+    fit = fit_frames(model, found, name, landmarks, points, images)
     error = landmark_error(model, fit, landmarks, points)
     say(f"{name}: landmark error {error:.4f} of the inter-ocular distance (51 inner points)")
     if error > POOR_ERROR:
@@ -92,16 +104,20 @@ def make_reconstruction(
 
     # From here on the old files are replaced: until all are written, nothing marks them as complete.
     if record:
-        record = replace(record.without_steps(*(step for step in record.steps if step not in UPSTREAM)), face_model=None)
+        record = replace(record.without_steps(*(step for step in record.steps if step not in UPSTREAM)), face_model=None, coverage=[])
         dataset.write_record(record)
     for path in id_paths:
         path.unlink(missing_ok=True)
     write_frames(name, model, fit, found, renderer)
     for path in id_paths:
         write_table(path, fit.identity[:, None])
+    person = fitted_person(fit, found, landmarks, points)
+    shown = measure_coverage(model, person, found, images)
     if record:
-        dataset.write_record(replace(record.with_step("reconstruct", key), face_model=key["face_model"]))
+        record = replace(record.with_step("reconstruct", key), face_model=key["face_model"], coverage=to_record(shown))
+        dataset.write_record(record)
     say(f"{name}: {count} NMFC images")
+    tell_coverage(name, shown)
 
 
 def fit_frames(
@@ -118,6 +134,27 @@ def fit_frames(
         raise UserError(f"the landmarks of '{name}' cannot be fitted ({e}); run preprocessing/detect_landmarks70.py again") from None
     images = found.paths("images")
     return refine(model, fit, landmarks, points, joined, lambda i: store.read(images[i]), usable=found.usable, desc=f"{name}: skin")
+
+
+def fitted_person(fit: Fit, found: IdentityFrames, landmarks: np.ndarray, points: np.ndarray) -> Person:
+    """The fit of all frames. landmarks: [N, L, 2] pixels, nan where there is no face. points: int [L], which dense points they are."""
+    dense = np.full((len(landmarks), N_POINTS, 2), np.nan)
+    dense[:, points] = landmarks
+    size, fps = read_image(found.paths("images")[0]).shape[0], found.record.fps if found.record else ORIGINAL_FPS
+    return Person(fit.identity, fit.expression, fit.cameras, from_dense(dense), size, fps, continues(found.frames, found.record))
+
+
+def measure_coverage(model: MorphableModel, person: Person, found: IdentityFrames, store: ImageStore) -> list[Shown]:
+    """What the training frames show of the person; nothing of one that has none and only drives others. person: all frames."""
+    training = np.array([s.split == "train" for s, _ in found.frames])
+    usable = found.usable & training & np.isfinite(person.landmarks[:, :68]).all((1, 2))
+    images, box = found.paths("images"), found.record.crop_box if found.record else []
+    return coverage(model, person, usable, lambda i: store.read(images[i]), (box[2] - box[0]) / person.size if box else 1.0)
+
+
+def tell_coverage(name: str, shown: list[Shown]) -> None:
+    for line in lines(name, shown):
+        say(line)
 
 
 def without_face(found: IdentityFrames) -> np.ndarray:

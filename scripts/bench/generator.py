@@ -5,7 +5,8 @@ python scripts/bench/generator.py --variant ngf=24,n_blocks=6 --variant ngf=24,n
 
 A variant is settings of train.py that define the generator, beside those of LEAN. Its weights are random, which costs the same. Engines:
 PyTorch as the Synthesizer runs it, and OpenVINO where it is installed (pip install openvino). In every round each engine draws each
-variant in turn, so that what else the machine does meets all of them; the times are medians over the rounds. bf16 is fast on processors
+variant in turn, so that what else the machine does meets all of them. Medians over the rounds: the time of a frame, and in brackets the
+processor's time for it, all threads together, which other programs hardly change. bf16 is fast on processors
 with instructions for it (AVX512-BF16, AMX), and very slow in PyTorch, and ignored by OpenVINO, on others.
 """
 
@@ -86,19 +87,20 @@ def measure(variants: dict[str, dict[str, Any]], size: int, o: argparse.Namespac
         facts = {"variant": text, "size": size, "gflop": count_gflop(options, images), "parameters": count_parameters(generator)}
         figures.append(facts)
         engines[text] = make_engines(generator, images, o.precision, o.threads)
-    times: dict[tuple[str, str], list[float]] = {(text, name): [] for text, made in engines.items() for name in made}
+    times: dict[tuple[str, str], list[tuple[float, float]]] = {(text, name): [] for text, made in engines.items() for name in made}
     for k in range(o.rounds + 1):
         for text, name in times:
-            begun = time.perf_counter()
+            begun, begun_cpu = time.perf_counter(), time.process_time()
             engines[text][name]()
             if k:  # the first frame is slower
-                times[text, name].append(1000 * (time.perf_counter() - begun))
+                times[text, name].append((1000 * (time.perf_counter() - begun), 1000 * (time.process_time() - begun_cpu)))
     names = list(next(iter(engines.values())))
     say(f"{size}x{size}, {o.threads} thread(s); ms a frame, medians of {o.rounds}")
-    say(f"{'variant':58s} GFLOP  M weights  " + "  ".join(f"{name:>13s}" for name in names))
+    say(f"{'variant':58s} GFLOP  M weights  " + "  ".join(f"{name:>17s}" for name in names))
     for facts in figures:
-        facts["ms"] = {name: statistics.median(times[facts["variant"], name]) for name in names}
-        shown = "  ".join(f"{ms:13.1f}" for ms in facts["ms"].values())
+        medians = {name: [statistics.median(x) for x in zip(*times[facts["variant"], name])] for name in names}
+        facts["ms"], facts["processor_ms"] = ({name: x[k] for name, x in medians.items()} for k in (0, 1))
+        shown = "  ".join(f"{ms:8.1f} ({cpu:6.1f})" for ms, cpu in medians.values())
         say(f"{facts['variant']:58s} {facts['gflop']:5.1f}  {facts['parameters'] / 1e6:9.2f}  {shown}")
     return figures
 

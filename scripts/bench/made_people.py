@@ -1,4 +1,4 @@
-"""People who do not exist, as a prepared dataset: for measurements with more of them than anybody has videos of (scripts/bench/streaming.py)."""
+"""People who do not exist, as a prepared dataset: for scripts/bench/streaming.py, which needs more of them than anybody has videos of."""
 
 from __future__ import annotations
 

@@ -31,8 +31,6 @@ if __package__ in (None, ""):  # run as a file: make the repository's packages i
     sys.path[0] = str(Path(__file__).resolve().parents[2])
     import util.environment  # noqa: F401  (says what to do where packages are missing)
 
-import numpy as np
-
 from data import clip_stream
 from data.clip_stream import ClipStream
 from data.clips import ClipIndex, VideoDataset
@@ -41,6 +39,7 @@ from data.loader import ClipOrder
 from data.preparation import Recipe, prepare, share_items
 from options.train_options import TrainOptions
 from options.train_options import parse as parse_training
+from preprocessing.driving.head_mesh import HeadMeshes
 from scripts.bench.made_people import make_people
 from util.ahead import usable_cores
 from util.caches.flow import require_flows
@@ -113,18 +112,21 @@ def open_videos(dataset: Dataset, names: Sequence[str], options: TrainOptions, c
     chosen: dict[str, Any] = {
         "augment": options.augment,
         "move_heads": options.move_heads,
-        "perspective": options.perspective,
+        "change_expressions": options.change_expressions,
+        "appearance": options.appearance,
+        "context": options.conditioning_frames - 1,
         "flows": partial(require_flows, method="dis", size=options.loadSize) if options.needs_flow else None,
         "persons": partial(require_persons, dataset),
+        "meshes": HeadMeshes(dataset),
     }
     return VideoDataset(dataset, names, options.loadSize, cache_gb=cache_gb, **{**chosen, **changes})
 
 
 def time_start(dataset: Dataset, names: Sequence[str], options: TrainOptions, workers: int) -> dict[str, float]:
     """Seconds of what train.py does before the first clip."""
-    recipe = Recipe(options.loadSize, heads=bool(options.move_heads), perspective=options.perspective)
+    recipe = Recipe(options.loadSize, heads=bool(options.move_heads))
     if options.needs_flow:
-        recipe = Recipe(options.loadSize, "dis", "", never, recipe.heads, options.perspective)
+        recipe = Recipe(options.loadSize, "dis", "", never, recipe.heads)
 
     def prepare_all() -> None:
         prepare(share_items(dataset, names), recipe, workers=workers if workers > 1 and len(names) > 1 else 0)

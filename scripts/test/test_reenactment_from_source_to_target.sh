@@ -12,7 +12,7 @@ results/DATASET/head2head_TARGET/latest_epoch/test/TARGET_SOURCE/: frames, all.m
 
   of preprocessing/reenact.py: --keep_target_pose, --exaggerate 1.2, --edit jawOpen=+0.1,yaw=10, --save_template FILE,
       --split_s train, --split_t test, --no_translation_adaptation, --no_scale_or_translation_adaptation, --no_eye_gaze,
-      --no_smoothing, --no_limit_expressions, --face_model M, --renderer R, --target_run DIR
+      --no_smoothing, --no_limit_expressions, --limit_mouth, --no_limit_pose, --face_model M, --renderer R, --target_run DIR
   all others go to test.py, for instance --which_epoch 40, --how_many 100, --gpu_ids -1 (CPU); see python test.py --help
 TEXT
 }
@@ -29,6 +29,7 @@ while [ $# -gt 0 ]; do
   case "$1" in
     --keep_target_pose | --no_translation_adaptation | --no_scale_or_translation_adaptation | --no_eye_gaze) DRIVE+=("$1") ;;
     --smoothing | --no_smoothing | --limit_expressions | --no_limit_expressions) DRIVE+=("$1") ;;
+    --limit_mouth | --no_limit_mouth | --limit_pose | --no_limit_pose) DRIVE+=("$1") ;;
     --exaggerate=* | --edit=* | --save_template=* | --split_s=* | --split_t=* | --face_model=* | --renderer=* | --target_run=*) DRIVE+=("$1") ;;
     --exaggerate | --edit | --save_template | --split_s | --split_t | --face_model | --renderer | --target_run)
       [ $# -ge 2 ] || { echo "error: $1 needs a value; see --help" >&2; exit 2; }

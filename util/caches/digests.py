@@ -1,8 +1,9 @@
 """Digests of a sequence's files, kept on disk so that files which nobody touched are not read at every start.
 
-`<split>/digests/<kind>/<sequence>.json` (util.layout.Sequence.digests_path) holds `stamp`, a digest of the names, sizes, times and inodes of the
-files, and `digests`, frame number -> digest of the file's bytes. A stamp that differs, as after copying or linking files, has them all read
-again. Writing to a file changes its times: that of its content (which programs may set back) or that of its status (which none can).
+`<split>/digests/<kind>/<sequence>.json` (util.layout.Sequence.digests_path) holds `stamp`, a digest of the names, sizes, times and inodes
+of the files, and `digests`, frame number -> digest of the file's bytes. A stamp that differs, as after copying or linking files, has them
+all read again. Writing to a file changes its times: that of its content, which programs may set back, and that of its status, which none
+can.
 """
 
 from __future__ import annotations
@@ -56,9 +57,9 @@ def read_file(path: Path) -> bytes:
 def _stamp(sequence: Sequence, kind: str) -> tuple[str, int]:
     """A digest of what the file system says of the files, and the latest of their times, in nanoseconds."""
     digest, newest = hashlib.blake2b(digest_size=_BYTES), 0
-    folder = str(sequence.folder(kind))
-    for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else ():
-        status = os.stat(f"{folder}/{name}")
-        digest.update(f"{name} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns} {status.st_ino}\n".encode())
-        newest = max(newest, status.st_mtime_ns, status.st_ctime_ns)
+    with suppress(FileNotFoundError, NotADirectoryError), os.scandir(sequence.folder(kind)) as entries:
+        for entry in sorted(entries, key=lambda e: e.name):
+            status = entry.stat()
+            digest.update(f"{entry.name} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns} {status.st_ino}\n".encode())
+            newest = max(newest, status.st_mtime_ns, status.st_ctime_ns)
     return digest.hexdigest(), newest

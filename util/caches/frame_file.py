@@ -1,8 +1,9 @@
 """Arrays with a row for each frame, compressed row by row, so that a clip's rows are read without the others; with a key as in keyed_file.
 
-A file is: the 8 bytes of MAGIC; the header's length, 4 bytes, little-endian; the header, JSON: `key`, and `arrays`, name -> `dtype`, `shape` of
-a row, and `edges`, where each row begins and the last one ends, in bytes from the header's end; then the rows. A row is a zlib stream of the
-row's bytes in planes: first the first byte of all its numbers, then the second of all, and so on, which makes files a sixth smaller.
+A file is: the 8 bytes of MAGIC; the header's length, 4 bytes, little-endian; the header, JSON: `key`, and `arrays`, name -> `dtype`,
+`shape` of a row, and `edges`, where each row begins and the last one ends, in bytes from the header's end; then the rows. A row is a zlib
+stream of the row's bytes in planes: the first byte of all its numbers, then the second of all, and so on, which makes files a sixth
+smaller.
 """
 
 from __future__ import annotations

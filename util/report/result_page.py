@@ -18,11 +18,12 @@ from util.layout import Run
 from util.metrics import HEATMAP_FULL_SCALE
 from util.provenance import PROVENANCE
 from util.report.charts import line_chart
+from util.report.coverage import block, from_record
 from util.report.training_page import loss_charts, read_log, training_facts
 from util.report.web_page import duration, page, pictures, settings
 from util.results.evaluation import ALL_MEASURES, Evaluation, all_notes, compared, meaning, read_evaluation, shown
 from util.results.folder import Results
-from util.results.panels import captions, find_source, write_videos
+from util.results.panels import captions, find_dataset, find_source, write_videos
 
 # What three real clips reached (docs/results.md), with the default recipe on one H100 and with the preview on one core.
 REACHED = {
@@ -101,7 +102,7 @@ def write_report(results: Results, run: Run, run_options: Mapping[str, Any], dat
     evaluation = _measured(results, facts, evaluated)
     body = [
         *(_head(facts), _origin(facts, run, run_options), _video(video, facts, fps)),
-        *(_table(evaluation, evaluated is not None), _over_time(evaluation)),
+        *(_table(evaluation, evaluated is not None), _over_time(evaluation), _coverage(facts, datasets_dir)),
         *(_samples(results, facts, evaluation), _training(run), _settings(facts, run_options, fps), _provenance()),
     ]
     title = f"{facts['target']} driven by {facts['source'] or 'own held-out frames'}"
@@ -229,6 +230,12 @@ def _over_time(evaluation: Evaluation) -> str:
         "<h2>Measures over time</h2><p class=note>the mark follows the video; click to go there</p>"
         f"<div class='grid seek'>{''.join(charts)}</div>"
     )
+
+
+def _coverage(facts: dict, datasets_dir: str | Path | None) -> str:
+    """What the target's video shows, where the dataset is here and knows it."""
+    record = find_dataset(facts, datasets_dir).read_record(facts["target"])
+    return block(from_record(record.coverage)) if record else ""
 
 
 def _samples(results: Results, facts: dict, evaluation: Evaluation) -> str:

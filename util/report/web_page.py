@@ -67,6 +67,9 @@ figcaption { font-size: .85rem }
 dl { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 250px), 1fr)); gap: 0 28px; margin: 0 }
 dl div { display: flex; justify-content: space-between; gap: 12px; border-bottom: 1px solid var(--edge); padding: 4px 0; font-size: .88rem }
 dd { margin: 0; text-align: right; overflow-wrap: anywhere; font-variant-numeric: tabular-nums }
+.shown { display: inline-block; width: 34px; height: 8px; margin-left: 8px; border: 1px solid var(--accent); border-radius: 4px }
+.shown span { display: block; height: 6px; border-radius: 3px; background: var(--accent) }
+.shown.not { border-color: var(--mark) } .shown.not span { background: var(--mark) }
 .samples { grid-template-columns: repeat(auto-fill, minmax(min(100%, 420px), 1fr)) }
 details { margin-top: 10px }
 summary { cursor: pointer; color: var(--accent) }
