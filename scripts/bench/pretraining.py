@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     dataset = Dataset.open(o.dataset, o.datasets_dir)
     target = find_identity(dataset, o.target)
     names = identities_with_frames(dataset, target)
-    others = [find_identity(dataset, name) for name in o.others or names if o.others or name != target]
+    others = [find_identity(dataset, name) for name in o.others] if o.others else [name for name in names if name != target]
     for name in others:
         identities_with_frames(dataset, name)
     if target in others or not others:
