@@ -22,15 +22,21 @@ LITERAL = {
     "max_frames_per_gpu": 4, "ema": 0.0, "continue_train": False, "load_pretrain": None, "save_latest_freq": 100,
     "save_epoch_freq": 100, "tensorboard": True,
 }  # fmt: skip
-DEFAULT = LITERAL | {
-    "preset": "default", "precision": "auto", "batch_size": 0, "augment": False, "move_heads": 0.7, "cuda_graphs": True, "margin": 16,
+PUBLISHED = LITERAL | {
+    "preset": "published", "precision": "auto", "batch_size": 0, "augment": False, "move_heads": 0.7, "cuda_graphs": True, "margin": 16,
     "use_eyes_D": True, "lambda_L1": 50.0, "lambda_gradient": 50.0, "niter": 100, "niter_decay": 50, "niter_step": 8,
     "epoch_frames": 650, "ema": 0.999,
+}  # fmt: skip
+DEFAULT = PUBLISHED | {
+    "preset": "default", "margin": 0, "change_expressions": 0.6, "ngf": 24, "n_blocks": 6, "prev_output": False, "appearance": True,
+    "conditioning_frames": 1, "ndf": 32, "n_scales_temporal": 0, "lambda_warp": 0.0, "vgg": False, "n_frames_total": 4, "niter": 1600,
+    "niter_decay": 800, "niter_step": 100000, "save_latest_freq": 5000, "save_epoch_freq": 800,
 }  # fmt: skip
 PREVIEW = LITERAL | {
     "preset": "preview", "precision": "auto", "max_minutes": 6.0, "loadSize": 128, "augment": False, "move_heads": 0.5,
     "cuda_graphs": True, "ngf": 16, "n_blocks": 6, "prev_output": False, "ndf": 8, "num_D": 1, "use_eyes_D": True,
-    "n_scales_temporal": 0, "vgg": False, "lambda_warp": 0.0, "lambda_L1": 200.0, "lambda_gradient": 150.0, "lr": 0.001,
+    "n_scales_temporal": 0, "vgg": False, "lambda_warp": 0.0, "change_expressions": 0.6, "appearance": True,
+    "conditioning_frames": 1, "lambda_L1": 200.0, "lambda_gradient": 150.0, "lr": 0.001,
     "niter": 40000, "niter_decay": 20000, "niter_step": 100000, "n_frames_total": 2, "ema": 0.99,
 }  # fmt: skip
 
@@ -39,7 +45,7 @@ def options(*words):
     return parse(["--dataset_name", "D", *words])
 
 
-@pytest.mark.parametrize("values", [DEFAULT, DEFAULT | {"preset": "published"}, LITERAL, PREVIEW], ids=lambda v: v["preset"])
+@pytest.mark.parametrize("values", [DEFAULT, PUBLISHED, LITERAL, PREVIEW], ids=lambda v: v["preset"])
 def test_presets_resolve_to_these_values(values):
     found = options("--preset", values["preset"]).as_dict()
     assert found == values | {"keep_checkpoints": 3}
@@ -54,7 +60,9 @@ def test_presets_change_defaults_and_options_win():
     assert (literal.lr, literal.n_frames_total, literal.max_frames_per_gpu, literal.ROI_size) == (2e-4, 12, 4, 72)
     assert (literal.batch_size, literal.precision, literal.ema, literal.augment) == (1, "fp32", 0, True)
     assert (literal.lambda_L1, literal.lambda_gradient, literal.move_heads) == (0, 0, 0)
-    assert (default.loadSize, default.ngf, default.lr) == (literal.loadSize, literal.ngf, literal.lr)
+    published = options("--preset", "published")
+    assert (published.loadSize, published.ngf, published.lr) == (literal.loadSize, literal.ngf, literal.lr)
+    assert default.loadSize == published.loadSize and default.ngf < published.ngf
     assert preview.loadSize < default.loadSize and preview.ngf < default.ngf
     chosen = options("--preset", "preview", "--loadSize", "64", "--prev_output", "--no_eye_gaze")
     assert chosen.loadSize == 64 and chosen.prev_output and not chosen.eye_gaze and chosen.ngf == preview.ngf
@@ -160,5 +168,5 @@ def test_settings_are_printed(words, capsys):
 
 
 def test_needs_flow():
-    assert options().needs_flow and not options("--preset", "preview").needs_flow
+    assert options("--preset", "published").needs_flow and not options().needs_flow and not options("--preset", "preview").needs_flow
     assert asdict(options())["flow"] == "auto"
