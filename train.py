@@ -73,6 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     if beginning == "finished":
         if processes.is_first:
             write_profiles(dataset, names, files, lost_only=True)
+            write_appearances(options, videos, names, files)
         finish_again(files, options.niter_decay, {**options.as_dict(), **facts}, processes.is_first)
         return None
     if beginning == "new" and options.load_pretrain:
@@ -92,8 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
         training.begin(beginning, recorded, options.which_epoch, options.load_pretrain)
         if processes.is_first:
             write_profiles(dataset, names, files)
-            if options.appearance:
-                write_appearances(videos, names, files)
+            write_appearances(options, videos, names, files)
         code = training.run(stop, started)
     processes.disconnect()
     return code
@@ -167,7 +167,7 @@ def write_profiles(dataset: Dataset, names: list[str], files: Run, lost_only: bo
     if lost_only:
         names = [name for name in names if not is_profile(files.profile_path(name))] if len(names) <= MAX_PROFILES else []
     if len(names) > MAX_PROFILES:
-        say(f"{len(names)} persons: target profiles are not written; scripts/write_profile.py makes them one by one")
+        say(f"{len(names)} persons: target profiles and colours are not written; scripts/write_profile.py makes them one by one")
         return
     for name in names:
         profile = profile_of_dataset(dataset, name)
@@ -177,10 +177,15 @@ def write_profiles(dataset: Dataset, names: list[str], files: Run, lost_only: bo
                 warn(f"{files.profile_path(name)} was missing or damaged: written anew from the dataset")
 
 
-def write_appearances(videos: VideoDataset, names: list[str], files: Run) -> None:
-    """Write the persons' colours beside the checkpoint: the generator needs them."""
+def write_appearances(options: TrainOptions, videos: VideoDataset, names: list[str], files: Run) -> None:
+    """Write the persons' colours beside the checkpoint, where the generator sees them; what is there is left as it is."""
+    if (
+        not options.appearance or len(names) > MAX_PROFILES
+    ):  # of so many persons, scripts/write_profile.py writes those that are to be drawn
+        return
     for name in names:
-        write_bytes(files.appearance_path(name), videos.appearance(name).to_bytes())
+        if not files.appearance_path(name).is_file():
+            write_bytes(files.appearance_path(name), videos.appearance(name).to_bytes())
 
 
 def is_profile(path: Path) -> bool:

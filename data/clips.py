@@ -120,6 +120,9 @@ class VideoDataset:
             if len(self._runs) == before:
                 raise UserError(f"{tell_left_out(dataset, name)}; that leaves nothing to train on: film {name} again")
         self.face_model = common_face_model(dataset, names)
+        # all or none: the clips of a batch bring the same things
+        known = all((record := dataset.read_record(name)) and record.face_model for name in names)
+        self._meshes: MeshReader = meshes if meshes and known else lambda name: None
         self._augment = augment
         self._move_heads = move_heads
         self._change_expressions = change_expressions
@@ -127,7 +130,6 @@ class VideoDataset:
         self._context = context
         self._flows = flows
         self._persons = persons if move_heads else None
-        self._meshes = meshes or (lambda name: None)
         self._dataset = dataset
         self._first_frames = _first_frames(self._names, self._numbers)
         budget = Budget(quarter_of_memory() if cache_gb is None else cache_gb * 1e9)
@@ -253,11 +255,14 @@ class VideoDataset:
 
         return self._appearance_cache.get_or_make(name, make, lambda _: 3 * CELLS**3)
 
-    def _fit(self, sequence: int, part: slice) -> Fit | None:
+    def _fit(self, sequence: int, part: slice) -> Fit:
         """What the face model found in frames of a sequence."""
         name, frames = self._names[sequence], [(self.sequences[sequence], n) for n in self._numbers[sequence]]
         kept = self._fit_cache.get(sequence, fit_nbytes(len(frames)), lambda: read_fit(self._dataset, name, frames))
-        return read_fit(self._dataset, name, frames[part]) if kept is None else kept[part]
+        kept = kept[part] if kept is not None else read_fit(self._dataset, name, frames[part])
+        if kept is None:
+            raise UserError(f"the fits of '{name}' are incomplete; run preprocessing/reconstruct.py on {name} again")
+        return kept
 
     def _frames_of(self, name: str) -> list[tuple[FrameSequence, int]]:
         """All training frames of an identity."""

@@ -1,8 +1,9 @@
-"""Write the target profile of a trained person beside the checkpoint, for runs that were trained before there were profiles.
+"""Write the target profile and the colours of a trained person beside the checkpoint: for runs of many people, and for lost files.
 
     python scripts/write_profile.py --dataset_name D --target_id T
 
-Training writes it by itself. With it a person can be driven from the run's folder alone, without the dataset (docs/formats.md).
+Training writes both by itself unless there are too many persons. With them a person can be driven from the run's folder alone, without the
+dataset (docs/formats.md).
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ if __package__ in (None, ""):  # run as a file: make the repository's packages i
     sys.path[0] = str(Path(__file__).resolve().parents[1])
     import util.environment  # noqa: F401  (says what to do where packages are missing)
 
+from data.heads import find_appearance
+from models.checkpoints import read_run_options
+from preprocessing.driving.head_mesh import HeadMeshes
 from preprocessing.driving.people import common_face_model, find_frames, read_profile
 from preprocessing.face_models.registry import load_face_model
 from util.cli import UserError, run, say
@@ -42,6 +46,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     path = files.profile_path(o.target_id)
     write_bytes(path, profile.to_bytes())
     say(f"{path}: from {len(frames.frames)} frames")
+    if read_run_options(files)["appearance"]:
+        mesh = HeadMeshes(dataset)(o.target_id)
+        appearance = find_appearance(dataset, o.target_id, frames.frames, None if mesh is None else mesh.mouth)
+        write_bytes(files.appearance_path(o.target_id), appearance.to_bytes())
+        say(f"{files.appearance_path(o.target_id)}: the person's colours")
 
 
 if __name__ == "__main__":

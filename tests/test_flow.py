@@ -323,7 +323,8 @@ def test_training_takes_the_checkpoint_that_is_there(tmp_path, checkpoints, monk
     """train.py by its command line: which flow it caches and records, and how runs go on when a checkpoint comes or goes."""
     make_dataset(tmp_path, "Ann", parts=1, part_length=4, test_frames=0, size=64)
     sequence = Dataset.open("fake", tmp_path).train_sequence("Ann", 0)
-    tiny = "--preset published --loadSize 64 --ngf 4 --n_downsample_G 2 --n_blocks 1 --ndf 4 --n_layers_D 2 --gpu_ids -1 --no_vgg --niter 1 --niter_decay 0"
+    tiny = "--preset published --loadSize 64 --ngf 4 --n_downsample_G 2 --n_blocks 1 --ndf 4 --n_layers_D 2 --gpu_ids -1 --no_vgg"
+    tiny += " --niter 1 --niter_decay 0"
     tiny += " --batch_size 1 --n_frames_total 4 --no_tensorboard --n_scales_temporal 1"
     tiny += " --dataset_name fake --target_id Ann --move_heads 0 --epoch_frames 0"
     places = ["--datasets_dir", str(tmp_path), "--checkpoints_dir", str(tmp_path / "runs")]

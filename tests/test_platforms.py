@@ -52,6 +52,7 @@ def test_only_these_places_use_what_windows_lacks():
         ("util/locks.py", "fcntl"),
         ("util/workers.py", "signal.pthread_sigmask"),
         ("scripts/bench/paste_back.py", "resource"),
+        ("scripts/bench/streaming.py", "resource"),
     }
     example = (
         "import os, fcntl\nfrom signal import SIGHUP\ndef f():\n    os.fork()\n    os.kill(1, 2)\n    from resource import getrusage\n"
@@ -89,6 +90,9 @@ def test_the_benchmark_says_that_it_cannot_tell_the_memory():
     code += "b.write_paste_back = lambda _: None; q = queue.Queue(); b.measure(None, q); print(math.isnan(q.get()[1]))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert (done.stdout, done.stderr) == ("True\n", "")
+    code = "import sys; sys.modules['resource'] = None; from scripts.bench import streaming; print(streaming.resource)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("None\n", "")
 
 
 def test_paths_and_advice_are_those_of_windows(monkeypatch):

@@ -170,7 +170,7 @@ def test_the_command_from_end_to_end(dataset, tmp_path, commands, capsys):
         (["--parallel", "0"], "--parallel 0 must be at least 1"),
         (["--frames", "5"], "--frames 5 must be at least 10"),
         (["--recipe", "a/b"], "--recipe 'a/b' is no usable name"),
-        (["--train=--ngf 8 --lr 1e-4"], r"ask for different networks \(ngf: 64 and 8\); give both the same"),
+        (["--train=--ngf 8 --lr 1e-4"], r"ask for different networks \(ngf: 24 and 8\); give both the same"),
         (["--others", "Bob", "Ann"], "pre-training needs persons of fake other than Ann"),
         (["--others", "Dora"], "there is no identity 'Dora'"),
     ],

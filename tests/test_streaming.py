@@ -31,6 +31,7 @@ def test_made_people_are_streamed(tmp_path, monkeypatch):
         "--cache_gb",
         "0",
     ]
+    small += ["--preset", "published"]
     assert streaming.main(["--folder", str(tmp_path), *small, "--device", "cpu", "--output", str(output)]) is None
     facts = json.loads(output.read_text())
     (result,) = facts["streams"]
@@ -38,6 +39,10 @@ def test_made_people_are_streamed(tmp_path, monkeypatch):
     assert most - fewest <= 1 and most >= 1
     assert result["frames_per_s"] > 0 and result["read_bytes_per_frame"] > sum(facts["bytes_per_frame"].values()) / 2
     assert all(ms > 0 for ms in facts["parts_ms"].values()) and facts["start_s"].keys() >= {"list identities", "prepare, everything there"}
+
+    small[small.index("published")] = "default"  # without flow, with changed faces
+    assert streaming.main(["--folder", str(tmp_path), *small, "--device", "cpu", "--output", str(output)]) is None
+    assert json.loads(output.read_text())["streams"][0]["frames_per_s"] > 0
 
     data = Dataset.open(streaming.DATASET, tmp_path)
     drawn, copied = (data.sequences("train", name)[0] for name in data.identities())

@@ -23,7 +23,8 @@ from util.cli import UserError
 from util.layout import Run, root
 
 NETWORKS = ("G", "D", "Dm", "D_T0", "D_T1", "D_T2")
-TINY = "--preset published --loadSize 32 --ngf 4 --n_downsample_G 2 --n_blocks 2 --ndf 4 --n_layers_D 2 --gpu_ids -1 --no_vgg --niter 2 --niter_decay 1".split()
+TINY = "--preset published --loadSize 32 --ngf 4 --n_downsample_G 2 --n_blocks 2 --ndf 4 --n_layers_D 2 --gpu_ids -1 --no_vgg".split()
+TINY += "--niter 2 --niter_decay 1".split()
 TINY += "--batch_size 1 --ema 0.9 --n_frames_total 6 --niter_step 1 --max_frames_per_gpu 4 --no_tensorboard".split()
 TINY += "--move_heads 0 --lambda_L1 0 --lambda_gradient 0 --epoch_frames 0".split()
 
@@ -531,7 +532,7 @@ def test_bad_input(command, options, message, monkeypatch):
 
 def test_moving_heads_says_what_it_needs(command, datasets, monkeypatch):
     monkeypatch.setattr("preprocessing.tracking.person_matte.create_person_mask", lambda: None)
-    for kept in datasets.rglob("persons/*.npz"):
+    for kept in datasets.rglob("persons/*.rows"):
         kept.unlink()
     with pytest.raises(UserError, match=r"needs MediaPipe .* pip install --no-deps mediapipe.* or train with --move_heads 0"):
         command("--move_heads", "0.5")

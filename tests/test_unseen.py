@@ -334,7 +334,7 @@ def test_evaluation_takes_the_nearest_of_the_restricted_frames_and_counts_tested
 def test_preparation_is_told_what_the_training_needs():
     preview = preparation(parse_training(["--dataset_name", "D", "--preset", "preview", "--gpu_ids", "-1"]))
     assert " ".join(preview).startswith("--loadSize 128 --gpu_ids -1 --workers 0 --heads --flow none")
-    full = preparation(parse_training(["--dataset_name", "D", "--flow", "dis", "--move_heads", "0"]))
+    full = preparation(parse_training(["--dataset_name", "D", "--preset", "published", "--flow", "dis", "--move_heads", "0"]))
     assert " ".join(full).startswith("--loadSize 256 --gpu_ids auto --workers 0 --no_heads --flow dis")
 
 

@@ -7,8 +7,7 @@ python scripts/bench/streaming.py --folder /data/made --output table.json   also
 The people are made: a mesh478 face that talks (scripts/demo_clip/motion.py) is drawn into smooth noise with the grain of a camera, whose
 files are as large as those of real crops; so are flow and mattes. Everything lies in the dataset's own layout, and what is read are
 VideoDataset and ClipStream, as train.py uses them. Without a GPU the loader alone is measured: what ClipStream does with a batch on the
-device is left out. Times of the parts are processor time, with the files in the system's memory; take --drop_caches (needs root) to
-measure the disk too. Memory is the peak of the whole process.
+device is left out. Times of the parts are processor time, with the files in the system's memory. Memory is the peak of the whole process.
 """
 
 from __future__ import annotations
@@ -16,8 +15,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
-import resource
+import math
 import sys
 import time
 from collections import Counter
@@ -30,6 +28,11 @@ from typing import Any
 if __package__ in (None, ""):  # run as a file: make the repository's packages importable
     sys.path[0] = str(Path(__file__).resolve().parents[2])
     import util.environment  # noqa: F401  (says what to do where packages are missing)
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
 
 from data import clip_stream
 from data.clip_stream import ClipStream
@@ -66,7 +69,6 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     p.add_argument("--preset", default="default", help="recipe of train.py whose data are read (default: default)")
     p.add_argument("--device", default="auto", help="cuda, cpu or auto (default: auto)")
     p.add_argument("--first_pass", action="store_true", help="measure from the first clip on, not after every sequence was seen once")
-    p.add_argument("--drop_caches", action="store_true", help="empty the system's file cache before each measurement (needs root)")
     p.add_argument("--output", type=Path, metavar="FILE", help="write the figures as JSON")
     o = p.parse_args(argv)
     if o.identities < 1 or o.frames < 2 or o.seconds <= 0 or o.batch_size < 1 or min(o.threads or [1]) < 1:
@@ -99,8 +101,6 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     show("milliseconds of processor time that a frame of a clip takes", facts["parts_ms"], "ms", 3)
     facts["streams"] = []
     for threads in o.threads or [clip_stream._LOADERS[device.type]]:
-        if o.drop_caches:
-            drop_caches()
         facts["streams"].append(stream(dataset, names, options, device, threads, o))
     if o.output:
         write_bytes(o.output, (json.dumps(facts, indent=1) + "\n").encode())
@@ -217,7 +217,7 @@ def stream(
         "frames_per_s": frames / seconds,
         "cores_busy": cpu / seconds,
         "read_bytes_per_frame": (read_bytes() - before) / max(frames, 1),
-        "peak_memory_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9,
+        "peak_memory_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9 if resource else math.nan,
         "cache_gb": o.cache_gb,
         "clips_per_identity": [min(seen[name] for name in names), max(seen.values())],
     }
@@ -261,14 +261,6 @@ def bytes_of(dataset: Dataset, names: Sequence[str], options: TrainOptions) -> d
     if options.needs_flow:
         sizes["flow"] = sum(s.flow_path("dis", options.loadSize).stat().st_size for s in sequences) / count
     return sizes
-
-
-def drop_caches() -> None:
-    os.sync()
-    try:
-        Path("/proc/sys/vm/drop_caches").write_text("1")
-    except OSError as e:
-        raise UserError(f"--drop_caches: {e}; it needs root on Linux") from None
 
 
 def show(title: str, values: dict[str, float], unit: str, digits: int) -> None:

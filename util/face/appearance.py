@@ -78,5 +78,5 @@ class Appearance:
         except FileNotFoundError:
             raise UserError(
                 f"{path} is missing: the generator needs the colours of the person it draws; "
-                "name a person that the run was trained on, or copy the whole folder of the run"
+                "name a person that the run was trained on, copy the whole folder of the run, or run scripts/write_profile.py"
             ) from None
