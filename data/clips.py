@@ -137,13 +137,12 @@ class VideoDataset:
         self._cache: OnceCache[int, Frames] = OnceCache(budget)
         self._flow_cache: OnceCache[int, dict[int, np.ndarray]] = OnceCache(budget)
         self._head_cache: OnceCache[int, SequenceHeads] = OnceCache(budget)
+        self._fit_cache: OnceCache[int, Fit | None] = OnceCache(budget)
         self._stored_heads: dict[int, str] = {}  # keys of the files of those for which memory had no room
         self._storing: KeyedLocks[int] = KeyedLocks()
         # by identity
         self._person_cache: OnceCache[str, Person] = OnceCache(budget)
         self._appearance_cache: OnceCache[str, Appearance] = OnceCache(budget)
-        # by sequence
-        self._fit_cache: OnceCache[int, Fit | None] = OnceCache(budget)
 
     @property
     def lengths(self) -> list[int]:
@@ -211,10 +210,10 @@ class VideoDataset:
         motion = {"masks": masks[own], "background": known.background}
         if fit is not None:
             motion |= {"filmed": frames.nmfcs[own], "colours": self.appearance(name).colours}
-        count, kept = len(masks), slice(own.start, None)
+        count = len(masks)
         drawn = random_head_motion(rng) if rng.random() < self._move_heads else None
         heads = no_motion(count) if drawn is None else head_fields(drawn, shapes, size)
-        motion["frames"] = (heads * shapes.fade[..., None])[kept]
+        motion["frames"] = (heads * shapes.fade[..., None])[own]
         if drawn is None or not motion["frames"].any():  # a clip without a face stays as well
             if fit is None:
                 motion["nmfcs"] = no_motion(count)[rows]

@@ -120,7 +120,6 @@ def move_heads(batch: dict[str, Any]) -> dict[str, Any]:
     if "sources" in motion:
         backwards = _with_mesh(backwards, motion["sources"].flatten(0, 1), size)
         unseen, painted = _unseen(batch["nmfc"][:, -count:], motion["filmed"], motion["colours"], backwards)
-        forwards = _inverse(backwards, size)  # the way back of the way back
     else:
         nmfc = batch["nmfc"].flatten(0, 1).movedim(-1, 1).float()
         source = _sources(_inverse(motion["nmfcs"].movedim(-1, 2).flatten(0, 1), size), size, size)
@@ -131,6 +130,8 @@ def move_heads(batch: dict[str, Any]) -> dict[str, Any]:
     image = _lay_over(batch["image"].flatten(0, 1), backwards, masks, background, unseen, painted)
     rest["image"] = keep(image.unflatten(0, (b, count)), batch["image"])
     if "flows" in batch:
+        if "sources" in motion:
+            forwards = _inverse(backwards, size)  # the way back of the way back
         forwards, backwards, masks = (x.unflatten(0, (b, count)) for x in (forwards, backwards, masks))
         rest["flows"] = {
             s: keep(_move_flow(f, forwards[:, : count - s], backwards[:, s:], masks[:, s:], size), f) if f.shape[1] else f
