@@ -118,15 +118,14 @@ def find_appearance(dataset: Dataset, name: str, frames: Sequence[tuple[FrameSeq
 
 def read_fit(dataset: Dataset, name: str, frames: Sequence[tuple[FrameSequence, int]]) -> Fit | None:
     """What the face model found in frames of an identity's training split; None where that is not there (as in parts of old datasets)."""
-    path = dataset.id_coeffs_path("train", name)
     files = [[sequence.path(kind, number) for sequence, number in frames] for kind in ("exp_coeffs", "misc")]
-    if not path.is_file() or not all(file.is_file() for kind in files for file in kind):
+    if not dataset.id_coeffs_path("train", name).is_file() or not all(file.is_file() for kind in files for file in kind):
         return None
     cameras = [read_camera(file) for file in files[1]]
     expression = [read_table(file)[:, 0] for file in files[0]]
     if len({len(e) for e in expression}) > 1:
         raise UserError(f"{files[0][0].parent} has frames of different face models; run preprocessing/reconstruct.py again")
-    return Fit(read_table(path)[:, 0], np.array(expression), Cameras(*(np.array(part) for part in zip(*cameras))))
+    return Fit(np.array(expression), Cameras(*(np.array(part) for part in zip(*cameras))))
 
 
 def compute_sequence_heads(nmfcs: np.ndarray, landmarks: np.ndarray, masks: np.ndarray, person: Person) -> SequenceHeads:

@@ -128,7 +128,7 @@ def fit_with(mesh, model, count=1, yaw=0.1, **weights):
     rotation = FRONTAL @ rotation_matrix(np.array([0.05, yaw, 0.02]))
     translation = SIZE / 2 * np.array([1.0, 1, 0]) - 4 * rotation @ ((model.mean.min(0) + model.mean.max(0)) / 2) * [1, 1, 0]
     cameras = Cameras(np.full(count, 4.0), np.stack([rotation] * count), np.stack([translation] * count))
-    return Fit(np.zeros(1), expression_of(mesh, count, **weights), cameras)
+    return Fit(expression_of(mesh, count, **weights), cameras)
 
 
 def change(mesh, fit, expression, motion, count=SIZE // 2):

@@ -45,12 +45,11 @@ class HeadMesh(Protocol):
 class Fit:
     """What the face model found in N frames."""
 
-    identity: np.ndarray  # float64 [K_id]
     expression: np.ndarray  # float64 [N, K]
     cameras: Cameras  # in pixels of the stored crops
 
     def __getitem__(self, part: slice | np.ndarray) -> Fit:
-        return Fit(self.identity, self.expression[part], self.cameras[part])
+        return Fit(self.expression[part], self.cameras[part])
 
 
 @dataclass(frozen=True)

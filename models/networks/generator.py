@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from models.networks.layers import InstanceNorm2d, ResnetBlock, apply_layers, init_weights
 
-CONDITIONING_FRAMES = 3  # frames of conditioning images that a generator sees at most, the current one last; clips carry that many
+CONDITIONING_FRAMES = 3  # frames of conditioning images that the published generator sees, and any at most, the current one last
 PREVIOUS_FRAMES = 2  # generated frames that it sees
 
 
