@@ -49,8 +49,7 @@ def sound_packets(output: Any, path: str | Path, start_s: float) -> Iterator[tup
     if first is None:
         yield 0.0, None
         return
-    stream = output.add_stream("aac", rate=RATE_HZ, layout="stereo")
-    stream.bit_rate = _BITS_PER_S
+    stream = add_sound_stream(output)
     yield 0.0, None
     for place, samples in chain([first], pieces):
         frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples), format="fltp", layout="stereo")
@@ -59,6 +58,13 @@ def sound_packets(output: Any, path: str | Path, start_s: float) -> Iterator[tup
             yield float(packet.pts * packet.time_base), packet
     for packet in stream.encode(None):
         yield float(packet.pts * packet.time_base), packet
+
+
+def add_sound_stream(output: Any) -> Any:
+    """The stream of sound that every video of ours has, new in an output container: AAC, stereo, RATE_HZ."""
+    stream = output.add_stream("aac", rate=RATE_HZ, layout="stereo")
+    stream.bit_rate = _BITS_PER_S
+    return stream
 
 
 def _read_stereo(path: str | Path, start_s: float) -> Iterator[tuple[int, np.ndarray]]:

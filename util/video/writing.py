@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ class VideoWriter:
     fps: exact rate.
     audio_from: take the sound of this file, if it has any that can be decoded, in stereo at 48 kHz, cut to the length of the video.
     audio_start_s: the moment of `audio_from`, counted from its first picture, that belongs to the first frame written.
+    audio_packets: the sound, instead, as util.video.sound.sound_packets gives it for an output container; a packet None: not known yet.
     crf: quality, 0 (lossless) to 51; 18 is visually lossless.
     """
 
@@ -40,6 +42,7 @@ class VideoWriter:
         *,
         audio_from: str | Path | None = None,
         audio_start_s: float = 0.0,
+        audio_packets: Callable[[Any], Iterator[tuple[float, Any]]] | None = None,
         crf: int = 18,
         title: str = "",
         description: str = "",
@@ -48,7 +51,9 @@ class VideoWriter:
         if self.path.suffix.lower() != ".mp4":
             raise UserError(f"cannot write {self.path}: give the video a name that ends in .mp4")
         self.fps = Fraction(fps)
-        self._audio_from, self._audio_start_s = audio_from, audio_start_s
+        if audio_from is not None:
+            audio_packets = partial(sound_packets, path=audio_from, start_s=audio_start_s)
+        self._audio_packets = audio_packets
         self._crf = crf
         self._metadata = {
             "title": title or self.path.stem,
@@ -126,8 +131,8 @@ class VideoWriter:
         context = stream.codec_context
         context.colorspace = context.color_primaries = context.color_trc = _BT709
         context.color_range = _LIMITED_RANGE
-        if self._audio_from is not None:
-            self._sound = sound_packets(self._container, self._audio_from, self._audio_start_s)
+        if self._audio_packets is not None:
+            self._sound = self._audio_packets(self._container)
             next(self._sound)  # adds the stream of sound: all streams must be known before the first packet
 
     def _mux(self, packets: Any) -> None:
@@ -143,6 +148,9 @@ class VideoWriter:
                     self._sound = None
                     return
             start_s, packet = self._waiting
+            if packet is None:
+                self._waiting = None
+                return
             if start_s >= until_s:
                 return
             self._mux(packet)
