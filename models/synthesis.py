@@ -77,3 +77,12 @@ class Synthesizer:
 
     def _to_network(self, image: np.ndarray) -> torch.Tensor:
         return to_tensor(image)[None].to(self._device, self._dtype)
+
+
+def load_synthesizer(run, run_options, which_epoch="latest", *, appearance=None, backend="auto", gpu_ids="auto", precision="auto"):
+    from util.device import choose_device, choose_precision
+
+    device = choose_device(gpu_ids or "auto")
+    made = Synthesizer(run, run_options, which_epoch, device, choose_precision(precision, device), appearance)
+    made.backend = made.reason = "torch"
+    return made

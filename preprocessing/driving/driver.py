@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
 
@@ -70,6 +70,29 @@ class DriverReference:
         joined = np.arange(len(seen)) > 0
         return cls.of(model, Person(fit.identity, fit.expression, fit.cameras, from_dense(np.stack(seen)), size, fps, joined))
 
+    def usual_values(self, model: MorphableModel, fit: FrameFit, landmarks70: np.ndarray) -> np.ndarray:
+        """What one frame says of the values that may change with time: float64 [11], in the order of `with_usual`. See `Driver.step`."""
+        one = _one_frame(self, fit, landmarks70)
+        centre = one.cameras.translation[0, :2] / one.cameras.scale[0]
+        return np.concatenate([one.cameras.scale, centre, _pupils(model, one).ravel(), lid_gaps(one.landmarks, one.cameras)[0]])
+
+    def with_usual(self, values: np.ndarray) -> DriverReference:
+        """The same person with other usual values: [11], scale, centre (2), pupils (6), lids (2)."""
+        placement = replace(self.placement, scale=float(values[0]), centre=values[1:3])
+        return replace(self, placement=placement, pupils=values[3:9].reshape(2, 3), lids=values[9:])
+
+
+def _one_frame(reference: DriverReference, fit: FrameFit, landmarks70: np.ndarray) -> Person:
+    return Person(
+        reference.identity,
+        np.asarray(fit.expression, np.float64)[None],
+        fit.camera.as_batch(),
+        np.asarray(landmarks70, np.float64)[None],
+        reference.placement.size,
+        reference.fps,
+        np.zeros(1, bool),
+    )
+
 
 def _pupils(model: MorphableModel, person: Person) -> np.ndarray:
     """Where the pupils are seen in their eye, less where the fitted mesh has them: [N, 2, 3], model units in the head's axes."""
@@ -100,7 +123,7 @@ def read_motion(model: MorphableModel, person: Person, reference: DriverReferenc
 class Driver:
     """Retargets a driver's frames one by one, without looking ahead.
 
-    target: the trained person. reference: the driver's usual values.
+    target: the trained person. reference: the driver's usual values; may be replaced at any time, for the frames that follow.
     scale, translation, exaggerate, limit, limit_mouth, limit_pose, edits: as in preprocessing.driving.retarget.drive, which does the same
         to a finished video.
     smooth_s: time constant of an exponential filter of the head's size and place, seconds; 0: none. It replaces the centred moving
@@ -122,7 +145,7 @@ class Driver:
         edits: Sequence[Edit] = (),
         smooth_s: float = 0.0,
     ) -> None:
-        self._model, self._target, self._reference = model, target, reference
+        self._model, self._target, self.reference = model, target, reference
         self._scale, self._translation, self._limit_pose = scale, translation, limit_pose
         self._options = {"exaggerate": exaggerate, "limit": limit, "limit_mouth": limit_mouth, "edits": edits}
         self._gaps = openings(model, target.identity)
@@ -140,17 +163,11 @@ class Driver:
         pose: the target's frame whose camera is used (face reenactment); None: the driver's pose (head reenactment).
         dt_s: seconds since the frame before.
         """
-        reference = self._reference
-        one = Person(
-            reference.identity,
-            np.asarray(fit.expression, np.float64)[None],
-            fit.camera.as_batch(),
-            np.asarray(landmarks70, np.float64)[None],
-            reference.placement.size,
-            reference.fps,
-            np.zeros(1, bool),
-        )
-        motion = read_motion(self._model, one, reference)
+        motion = read_motion(self._model, _one_frame(self.reference, fit, landmarks70), self.reference)
+        return self.drive(motion, pose, dt_s)
+
+    def drive(self, motion: Motion, pose: int | None = None, dt_s: float = 1 / 30) -> DrivenFrame:
+        """As `step`, for a motion of one frame from elsewhere."""
         if pose is not None:
             cameras = self._target.cameras[np.array([pose])]
         else:

@@ -6,7 +6,7 @@ into thirds: of 30 pairs of one clip all are told to be one person, of 405 pairs
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -39,21 +39,34 @@ def appearance(frames: Iterable[np.ndarray], boxes: np.ndarray) -> Appearance | 
             points = tracker.step(face)
             if points is None:
                 continue
-            mesh = points[:_MESH].astype(np.float64)
-            mesh = mesh - mesh.mean(0)
-            meshes.append(mesh / np.sqrt((mesh**2).sum(1).mean()))
+            meshes.append(mesh_shape(points))
             colours.append(_colours(face, points[:_MESH, :2]))
     if not meshes:
         return None
-    aligned = np.stack([_aligned(m, meshes[0]) for m in meshes])
-    return Appearance(np.median(aligned, 0), np.median(colours, 0))
+    return Appearance(usual_shape(meshes), np.median(colours, 0))
 
 
 def distances(a: Appearance, b: Appearance) -> tuple[float, float]:
     """Of shapes (MAX_SHAPE) and of colours (MAX_COLOUR)."""
-    upper = a.shape[:, 1] < np.quantile(a.shape[:, 1], _UPPER_SHARE)
-    shape = float(np.linalg.norm((_aligned(b.shape, a.shape) - a.shape)[upper]))
-    return shape, float(np.linalg.norm((a.colours - b.colours) * [0.5, 1, 1], axis=1).mean())
+    return shape_distance(a.shape, b.shape), float(np.linalg.norm((a.colours - b.colours) * [0.5, 1, 1], axis=1).mean())
+
+
+def mesh_shape(landmarks: np.ndarray) -> np.ndarray:
+    """The mesh of landmarks [478, 3] without place and size: float64 [468, 3], root mean square size 1."""
+    mesh = landmarks[:_MESH].astype(np.float64)
+    mesh = mesh - mesh.mean(0)
+    return mesh / np.sqrt((mesh**2).sum(1).mean())
+
+
+def usual_shape(meshes: Sequence[np.ndarray]) -> np.ndarray:
+    """The median of shapes (`mesh_shape`), moved and turned onto the first."""
+    return np.median([_aligned(m, meshes[0]) for m in meshes], 0)
+
+
+def shape_distance(a: np.ndarray, b: np.ndarray) -> float:
+    """Distance of the upper faces of two shapes (`mesh_shape`); the jaw moves."""
+    upper = a[:, 1] < np.quantile(a[:, 1], _UPPER_SHARE)
+    return float(np.linalg.norm((_aligned(b, a) - a)[upper]))
 
 
 def same_person(a: Appearance, b: Appearance) -> bool:

@@ -1,0 +1,91 @@
+"""The target's own video, played there and back, into which the driven head is blended."""
+
+from __future__ import annotations
+
+import threading
+from itertools import islice
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from preprocessing.driving.conditioner import Conditioner
+from preprocessing.driving.profile import TargetProfile
+from preprocessing.face_models.morphable import MorphableModel
+from util.cli import UserError
+from util.paste_back.blender import Blender
+from util.video.reading import probe, read_frames
+
+SECONDS = 20  # of the target's video, which are held as JPEGs: about 100 MB at 720p
+QUALITY = 95  # of the JPEGs, 0..100: no visible loss
+
+
+class Backdrop:
+    """The frames of a target's video that its profile was made from.
+
+    model: the profile's. video: the file that the target's crops were cut from. size: side of the synthesised frames, pixels.
+    Raises: UserError when the video cannot be read, or is another one.
+    """
+
+    def __init__(self, model: MorphableModel, profile: TargetProfile, video: str | Path, size: int) -> None:
+        info = probe(video).at_rate(profile.fps)
+        numbers = profile.numbers
+        if not profile.crop_box:
+            raise UserError(f"the profile of '{profile.name}' does not say where its crops were cut from, which paste-back needs; train anew")
+        if info.frames <= numbers[0]:
+            raise UserError(f"{video} ends before frame {numbers[0]}, where '{profile.name}' begins; give the video that it was learnt from")
+        left, top, right, bottom = profile.crop_box
+        if min(right, info.width) - max(left, 0) < (right - left) / 2 or min(bottom, info.height) - max(top, 0) < (bottom - top) / 2:
+            raise UserError(f"{video} is {info.width}x{info.height}, '{profile.name}' was cut from a larger video; give that one")
+        self._profile, self._fps = profile, float(profile.fps)
+        self._frame_size = (info.height, info.width)
+        self._blenders = {aligned: Blender(profile.crop_box, self._frame_size, self._fps, aligned) for aligned in (False, True)}
+        self._heads = Conditioner(model, profile.identity, size, "cpu", profile.size)
+        self._neutral, self._eyes = np.zeros(len(model.expression_names)), np.zeros((70, 2))
+        self._pictures: list[np.ndarray] = []
+        self._place, self._shown = -1, (np.empty(0), np.empty(0))  # the frame of the last call: picture, NMFC image
+        count = min(len(numbers), round(SECONDS * self._fps))
+        self._closed, self._first = False, threading.Event()
+        self._reader = threading.Thread(target=self._read, args=(video, info, numbers[:count]), name="head2head backdrop", daemon=True)
+        self._reader.start()
+        self._first.wait()
+        if not self._pictures:
+            self._reader.join()
+            raise UserError(f"{video} could not be read as far as its frame {numbers[0]}")
+
+    @property
+    def count(self) -> int:
+        """How many frames can be shown so far; they are read in the background."""
+        return len(self._pictures)
+
+    def blend(self, image: np.ndarray, nmfc: np.ndarray, place: int, aligned: bool) -> np.ndarray:
+        """Lay a synthesised crop into the target's frame.
+
+        image, nmfc: uint8 [S, S, 3]. place: of the frame, 0 to `count` - 1. aligned: the crop shows the head in that frame's pose.
+        Returns: uint8 [H, W, 3] RGB.
+        """
+        if place != self._place:
+            picture = cv2.cvtColor(cv2.imdecode(self._pictures[place], cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+            own, _ = self._heads.step(self._neutral, self._profile.cameras[place], self._eyes)
+            self._place, self._shown = place, (picture, own)
+        picture, own = self._shown
+        return self._blenders[aligned](picture, image, nmfc, None if aligned else own)
+
+    def close(self) -> None:
+        self._closed = True
+        self._reader.join()
+
+    def _read(self, video: str | Path, info, numbers: np.ndarray) -> None:
+        try:
+            wanted, last = set(numbers.tolist()), int(numbers[-1])
+            for i, frame in enumerate(islice(read_frames(video, info), last + 1)):
+                if self._closed:
+                    return
+                if i in wanted:
+                    _, data = cv2.imencode(".jpg", cv2.cvtColor(frame, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
+                    self._pictures.append(data)
+                    self._first.set()
+        except UserError:
+            pass  # what was read until here is shown
+        finally:
+            self._first.set()

@@ -1,0 +1,60 @@
+"""The driver's usual values, from the first second on: no neutral first frame is needed."""
+
+from __future__ import annotations
+
+from collections import deque
+from fractions import Fraction
+
+import numpy as np
+
+from preprocessing.driving.driver import MIN_REFERENCE_FRAMES, DriverReference
+from preprocessing.face_models.morphable import MorphableModel
+from preprocessing.fitting.frame import FrameFit
+from util.cli import UserError
+
+FIRST_S = 1.0  # seconds with a face before the head is driven
+MOST_FIRST_FRAMES = 40  # of that second: more make the first fit slower and not better
+WINDOW_S = 20.0  # what is usual is the median over the last seconds: long enough for talk, looking away and blinks to average out
+EVERY_S = 0.1  # between two frames that count
+
+
+class Calibration:
+    """Finds the driver's identity and usual values in the first second, and keeps the values up to date.
+
+    Size and place of the head, the gap between the lids and the pupils are medians over the last WINDOW_S: who moves the chair, or
+    began with half-shut eyes, is measured anew without notice.
+    """
+
+    def __init__(self, model: MorphableModel, size: int) -> None:
+        """size: side of the frames, pixels; counts only where the driver's own size or place is kept."""
+        self._model, self._size = model, size
+        self.reference: DriverReference | None = None
+        self.landmarks: list[np.ndarray] = []  # of the first frames
+        self._began_s: float | None = None
+        self._seen: deque[tuple[float, np.ndarray]] = deque()  # time, values
+
+    def begin(self, dense: np.ndarray, time_s: float) -> bool:
+        """Take one of the first frames, dense landmarks [478, 3]; returns whether the reference is known now."""
+        if self._began_s is None:
+            self._began_s = time_s
+        self.landmarks.append(dense)
+        if time_s - self._began_s < FIRST_S or len(self.landmarks) < MIN_REFERENCE_FRAMES:
+            return False
+        chosen = np.linspace(0, len(self.landmarks) - 1, min(len(self.landmarks), MOST_FIRST_FRAMES)).astype(int)
+        try:
+            self.reference = DriverReference.of_landmarks(self._model, [self.landmarks[i] for i in chosen], Fraction(30), self._size)
+        except UserError:  # a face that cannot be fitted: begin again
+            self.landmarks.clear()
+            self._began_s = None
+        return self.reference is not None
+
+    def update(self, fit: FrameFit, landmarks70: np.ndarray, time_s: float) -> DriverReference:
+        """The reference with this frame counted in."""
+        if self._seen and time_s - self._seen[-1][0] < EVERY_S:
+            return self.reference
+        self._seen.append((time_s, self.reference.usual_values(self._model, fit, landmarks70)))
+        while time_s - self._seen[0][0] > WINDOW_S:
+            self._seen.popleft()
+        if len(self._seen) * EVERY_S >= FIRST_S:
+            self.reference = self.reference.with_usual(np.median([values for _, values in self._seen], 0))
+        return self.reference
