@@ -31,9 +31,9 @@ class Backdrop:
         info = probe(video).at_rate(profile.fps)
         numbers = profile.numbers
         if not profile.crop_box:
-            raise UserError(f"the profile of '{profile.name}' does not say where its crops were cut from, which paste-back needs; train anew")
+            raise UserError(f"the profile of '{profile.name}' does not say where its crops come from, which paste-back needs; train anew")
         if info.frames <= numbers[0]:
-            raise UserError(f"{video} ends before frame {numbers[0]}, where '{profile.name}' begins; give the video that it was learnt from")
+            raise UserError(f"{video} ends before frame {numbers[0]}, where '{profile.name}' begins; give the video it was learnt from")
         left, top, right, bottom = profile.crop_box
         if min(right, info.width) - max(left, 0) < (right - left) / 2 or min(bottom, info.height) - max(top, 0) < (bottom - top) / 2:
             raise UserError(f"{video} is {info.width}x{info.height}, '{profile.name}' was cut from a larger video; give that one")

@@ -14,15 +14,16 @@ from util.cli import UserError
 
 FIRST_S = 1.0  # seconds with a face before the head is driven
 MOST_FIRST_FRAMES = 40  # of that second: more make the first fit slower and not better
-WINDOW_S = 20.0  # what is usual is the median over the last seconds: long enough for talk, looking away and blinks to average out
+WINDOW_S = 20.0  # what is usual is the median over the last seconds: a lean or a glance aside that ends within half of them changes nothing
 EVERY_S = 0.1  # between two frames that count
+TIME_CONSTANT_S = 4.0  # in which the usual values go over to a new median, too slow to be seen
 
 
 class Calibration:
     """Finds the driver's identity and usual values in the first second, and keeps the values up to date.
 
-    Size and place of the head, the gap between the lids and the pupils are medians over the last WINDOW_S: who moves the chair, or
-    began with half-shut eyes, is measured anew without notice.
+    Size and place of the head, the gap between the lids and the pupils are medians over the last WINDOW_S, of which the first second stands
+    for all that was not seen yet: who moves the chair, or began with half-shut eyes, is measured anew without notice.
     """
 
     def __init__(self, model: MorphableModel, size: int) -> None:
@@ -38,7 +39,7 @@ class Calibration:
         if self._began_s is None:
             self._began_s = time_s
         self.landmarks.append(dense)
-        if time_s - self._began_s < FIRST_S or len(self.landmarks) < MIN_REFERENCE_FRAMES:
+        if time_s - self._began_s < FIRST_S - 1e-6 or len(self.landmarks) < MIN_REFERENCE_FRAMES:
             return False
         chosen = np.linspace(0, len(self.landmarks) - 1, min(len(self.landmarks), MOST_FIRST_FRAMES)).astype(int)
         try:
@@ -50,11 +51,17 @@ class Calibration:
 
     def update(self, fit: FrameFit, landmarks70: np.ndarray, time_s: float) -> DriverReference:
         """The reference with this frame counted in."""
-        if self._seen and time_s - self._seen[-1][0] < EVERY_S:
+        since_s = time_s - self._seen[-1][0] if self._seen else EVERY_S
+        if since_s < EVERY_S:
             return self.reference
-        self._seen.append((time_s, self.reference.usual_values(self._model, fit, landmarks70)))
+        values = self.reference.usual_values(self._model, fit, landmarks70)
+        if not self._seen:
+            self._usual = self.reference.as_usual()
+            self._seen.extend((time_s - EVERY_S * k, self._usual) for k in range(round(WINDOW_S / EVERY_S), 0, -1))
+        self._seen.append((time_s, values))
         while time_s - self._seen[0][0] > WINDOW_S:
             self._seen.popleft()
-        if len(self._seen) * EVERY_S >= FIRST_S:
-            self.reference = self.reference.with_usual(np.median([values for _, values in self._seen], 0))
+        median = np.median([seen for _, seen in self._seen], 0)
+        self._usual = self._usual + (1 - np.exp(-since_s / TIME_CONSTANT_S)) * (median - self._usual)
+        self.reference = self.reference.with_usual(self._usual)
         return self.reference

@@ -173,7 +173,7 @@ class HeadEngine:
 
     @property
     def settings(self) -> Settings:
-        """Replace them at any time, for the frames that follow. Raises: UserError when paste-back is asked for without the target's video."""
+        """Replace them at any time, for the frames that follow. Raises: UserError for paste-back without the target's video."""
         return self._settings
 
     @settings.setter

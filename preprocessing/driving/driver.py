@@ -76,6 +76,10 @@ class DriverReference:
         centre = one.cameras.translation[0, :2] / one.cameras.scale[0]
         return np.concatenate([one.cameras.scale, centre, _pupils(model, one).ravel(), lid_gaps(one.landmarks, one.cameras)[0]])
 
+    def as_usual(self) -> np.ndarray:
+        """The values that `with_usual` replaces, [11]."""
+        return np.concatenate([[self.placement.scale], self.placement.centre, self.pupils.ravel(), self.lids])
+
     def with_usual(self, values: np.ndarray) -> DriverReference:
         """The same person with other usual values: [11], scale, centre (2), pupils (6), lids (2)."""
         placement = replace(self.placement, scale=float(values[0]), centre=values[1:3])

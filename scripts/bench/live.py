@@ -4,10 +4,10 @@
     python scripts/bench/live.py --untrained --video driver.mp4 --size 512
 
 A camera of --fps frames a second is played from memory for --seconds, after some seconds of calibration and warming up. Delay: from the
-moment at which a frame was to be captured until its image, with the mark, is in the hands of the output. Then every frame goes through, none
-dropped. Processor time is that of all threads of this process: 100 % is one core.
+moment at which a frame was to be captured until its image, with the mark, is in the hands of the output. Then every frame goes through,
+none dropped. Processor time is that of all threads of this process: 100 % is one core.
 
-Keys of the .json: fps, delay_ms_p50, delay_ms_p99, stages (median ms), dropped, cpu_percent, memory_mb, memory_grown_mb, fast (fps, stages).
+Keys of the .json: fps, delay_ms_p50, delay_ms_p99, stages (median ms), dropped, cpu_percent, memory_mb, memory_grown_mb; fast: fps, stages.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ if __package__ in (None, ""):  # run as a file: make the repository's packages i
     import util.environment  # noqa: F401  (says what to do where packages are missing)
 
 import numpy as np
-from live.view import View
 
 from live.engine import HeadEngine, LiveFrame, Settings
 from live.pipeline import Pipeline
+from live.view import View
 from scripts.bench.untrained_run import make_untrained_run
 from util.cli import UserError, run, say
 from util.image_io import write_bytes
@@ -44,7 +44,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     which = p.add_mutually_exclusive_group(required=True)
     which.add_argument("--run", type=Path, help="folder of a trained run")
-    which.add_argument("--untrained", action="store_true", help="the default preset's network with random weights: as fast as a trained one")
+    which.add_argument("--untrained", action="store_true", help="the default network with random weights, as fast as a trained one")
     p.add_argument("--video", type=Path, required=True, help="the driver")
     p.add_argument("--size", type=int, default=256, help="side of the images of --untrained (default: 256)")
     p.add_argument("--fps", type=float, default=30, help="of the camera (default: 30)")
