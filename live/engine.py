@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from live.backdrop import Backdrop
 from live.calibration import Calibration
@@ -131,6 +132,9 @@ class HeadEngine:
         video: str | Path | None = None,
         own_placement: bool = False,
     ) -> None:
+        # BLAS' own threads wait for work by spinning, some 20 ms after every small product, on the cores that the generator needs: on two
+        # cores it then takes twice as long.
+        self._blas = threadpool_limits(1, user_api="blas")
         self.profile, self.size = profile, size
         self.backend = synthesizer.reason
         self._model = model = profile.load_model()
@@ -159,6 +163,7 @@ class HeadEngine:
 
     def close(self) -> None:
         """Release what the engine holds."""
+        self._blas.restore_original_limits()
         self._face.close()
         if self._backdrop:
             self._backdrop.close()

@@ -30,6 +30,7 @@ PUBLISHED_OPTIONS: dict[str, Any] = {
     "appearance": False,
     "conditioning_frames": 3,
     "upsample": "transposed",
+    "half": False,
     "ROI_size": 72,
 }
 _SHOWN = 10  # keys listed in a message

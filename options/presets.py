@@ -72,6 +72,7 @@ class Recipe:
     upsample: str = setting(
         "transposed", "networks", "how the generator doubles the image's sides; the others are for engines on CPUs", choices=UPSAMPLINGS
     )
+    half: bool = setting(False, "networks", "the generator's first and last layers work on blocks of 2x2 pixels: faster, above all on CPUs")
     ndf: int = setting(64, "networks", "base width of the discriminators", unit="channels", low=1)
     num_D: int = setting(2, "networks", "image scales of every discriminator", low=1)
     n_layers_D: int = setting(3, "networks", "strided layers of every discriminator", low=1)

@@ -29,6 +29,7 @@ ARCHITECTURE = (
     "appearance",
     "conditioning_frames",
     "upsample",
+    "half",
     "ndf",
     "num_D",
     "n_layers_D",

@@ -33,7 +33,7 @@ from models.backends.choice import Conditions, is_installed, make_backend
 from models.backends.network import Backend, FrameNetwork, Inputs
 from models.checkpoints import PUBLISHED_OPTIONS
 from models.networks import Generator, build_generator
-from models.networks.generator import PREVIOUS_FRAMES
+from models.networks.generator import PREVIOUS_FRAMES, input_channels
 from options.presets import parse_setting
 from util.cli import UserError, run, say
 from util.device import BACKENDS
@@ -110,7 +110,7 @@ def count_gflop(options: dict[str, Any], size: int) -> float:
     """Floating-point operations of a frame's convolutions, in units of 1e9."""
     with torch.device("meta"), FlopCounterMode(display=False) as counter, torch.no_grad():
         generator = build_generator(options)
-        generator(torch.empty(1, generator.model_down_seg[1].in_channels, size, size), torch.empty(1, 3 * PREVIOUS_FRAMES, size, size))
+        generator(torch.empty(1, input_channels(options), size, size), torch.empty(1, 3 * PREVIOUS_FRAMES, size, size))
     return counter.get_total_flops() / 1e9
 
 

@@ -18,13 +18,13 @@ from util.caches.keyed_file import UNREADABLE
 from util.cli import UserError
 
 CELLS = 64  # on each axis; four grey levels of an NMFC image, about 4 mm of a head
-_SHIFT = 2  # bits of a grey level that a cell leaves out
+_LEVELS = 256 // CELLS  # grey levels of a cell
 FORMAT = "head2head colours 1"
 
 
 def cell_of(nmfc: Any) -> Any:
     """Index of the cell of each pixel: uint8 [..., 3] as an array or tensor of wider integers -> [...] in 0 .. CELLS ** 3 - 1."""
-    cells = nmfc >> _SHIFT
+    cells = nmfc // _LEVELS  # a shift would say the same, but OpenVINO takes 5 ms for it
     return (cells[..., 0] * CELLS + cells[..., 1]) * CELLS + cells[..., 2]
 
 
