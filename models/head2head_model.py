@@ -35,6 +35,7 @@ class ModelOptions:
     appearance: bool = False  # the generator sees the person's colours (util.face.appearance)
     conditioning_frames: int = 3  # frames whose conditioning images the generator sees, the current one last
     upsample: str = "transposed"  # or nearest, or shuffle: how the generator doubles the sides
+    half: bool = False  # the generator works on blocks of 2x2 pixels
     ndf: int = 64
     num_D: int = 2
     n_layers_D: int = 3
