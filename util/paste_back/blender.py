@@ -82,12 +82,10 @@ class Blender:
         height, width = self.frame_size
         left, top, right, bottom = self.box
         way = cv2.INTER_CUBIC if self.side > fake.shape[0] else cv2.INTER_AREA
-        fake = cv2.resize(fake, (self.side, self.side), interpolation=way)
+        fake = cv2.resize(cv2.convertScaleAbs(np.maximum(fake, 0)), (self.side, self.side), interpolation=way)
         mask = np.clip(cv2.resize(mask, (self.side, self.side), interpolation=cv2.INTER_LINEAR), 0, 1)
         y, x = slice(max(0, top), min(height, bottom)), slice(max(0, left), min(width, right))
         within = slice(y.start - top, y.stop - top), slice(x.start - left, x.stop - left)
         result = frame.copy()
-        part = frame[y, x].astype(np.float32)
-        part += mask[within][..., None] * (fake[within] - part)
-        result[y, x] = np.clip(np.rint(part), 0, 255).astype(np.uint8)
+        result[y, x] = cv2.blendLinear(*(np.ascontiguousarray(a) for a in (fake[within], frame[y, x], mask[within], 1 - mask[within])))
         return result

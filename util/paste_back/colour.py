@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 
 _COARSE = 64  # pixels a side of the images in which colours are compared
+_SAMPLED = 128  # pixels a side, of which percentiles are taken
 _LOCAL_BLUR = 0.12  # of the crop's side: standard deviation of the blur that makes the local correction smooth
 _LOCAL_LIMIT = 24.0  # grey levels that the local correction may add
 _OUTLIER = 12.0  # grey levels: larger differences after the match are not due to colour
@@ -48,16 +49,18 @@ class ColourMatch:
         field = cv2.GaussianBlur(agree * rest, (0, 0), blur, borderType=cv2.BORDER_CONSTANT) / (known + 0.05)
         field = np.clip(field, -_LOCAL_LIMIT, _LOCAL_LIMIT)
         self._field = field if self._field is None else self._field + self.rate * (field - self._field)
-        wide = cv2.resize(self._field, fake.shape[1::-1], interpolation=cv2.INTER_LINEAR)
-        return (fake * self._line[:, 0].astype(np.float32) + self._line[:, 1].astype(np.float32) + wide).astype(np.float32)
+        wide = cv2.resize(self._field.astype(np.float32), fake.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+        table = np.arange(256, dtype=np.float32)[:, None] * self._line[:, 0] + self._line[:, 1]
+        return cv2.add(cv2.LUT(fake, table[None].astype(np.float32)), wide)
 
     @staticmethod
     def _quantiles(fake: np.ndarray, original: np.ndarray, faces: tuple[np.ndarray, np.ndarray] | None, channel: int) -> np.ndarray:
         """Percentiles 10, 20, ... 90 of a channel on both faces: [2, 9], or [2, 0]."""
         if faces is None or min(f.sum() for f in faces) < 50:
             return np.zeros((2, 0))
-        levels = np.arange(10, 100, 10)
-        return np.stack([np.percentile(i[..., channel][f], levels) for i, f in zip((fake, original), faces)])
+        levels, step = np.arange(10, 100, 10), max(1, fake.shape[0] // _SAMPLED)
+        sampled = [(i[::step, ::step, channel], f[::step, ::step]) for i, f in zip((fake, original), faces)]
+        return np.stack([np.percentile(i[f], levels) for i, f in sampled])
 
     @staticmethod
     def _fit(fake: np.ndarray, original: np.ndarray, weight: np.ndarray, faces: np.ndarray) -> np.ndarray:
