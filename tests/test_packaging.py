@@ -119,7 +119,6 @@ def test_every_import_is_in_the_list_of_packages():
         "h5py": None,  # for LSFM files of MATLAB 7.3 only
         "torch_fidelity": None,  # optional: FID's network
         "triton": None,  # comes with PyTorch
-        "openvino": None,  # optional: scripts/bench/generator.py compares with it
         "packaging": None,  # comes with pytest
         "pip": None,  # comes with Python's venv
     }
