@@ -16,7 +16,7 @@ if __name__ == "__main__":
 import numpy as np
 
 from models.checkpoints import read_run_options
-from models.synthesis import Synthesizer
+from models.synthesis import load_synthesizer
 from preprocessing.driving.conditioner import Conditioner
 from preprocessing.driving.driver import Driver, DriverReference
 from preprocessing.driving.people import load_profile
@@ -24,7 +24,6 @@ from preprocessing.face_models.dense_points import from_dense
 from preprocessing.fitting.frame import FrameFitter
 from preprocessing.tracking.tracker import Tracker
 from util.cli import progress, run
-from util.device import choose_device, choose_precision
 from util.face.appearance import Appearance
 from util.layout import Run
 from util.video.reading import probe, read_frames
@@ -36,10 +35,10 @@ REFERENCE_S = 3  # first seconds of the video, which give the driver's identity 
 def drive_person(folder: Path, frames: Iterable[np.ndarray], fps: Fraction) -> Iterator[np.ndarray]:
     """For each of a driver's frames (uint8 [H, W, 3] RGB) one of the person trained in `folder` (uint8 [S, S, 3] RGB)."""
     files = Run(folder, folder)
-    profile, options, device = load_profile(files.profile_path()), read_run_options(files), choose_device()
+    profile, options = load_profile(files.profile_path()), read_run_options(files)
     model, frames = profile.load_model(), iter(frames)
     appearance = Appearance.read(files.appearance_path(files.profile_path().stem)) if options["appearance"] else None
-    synthesizer = Synthesizer(files, options, "latest", device, choose_precision("auto", device), appearance)
+    synthesizer = load_synthesizer(files, options, appearance=appearance)
     conditioner = Conditioner(model, profile.identity, options["loadSize"], crop_size=profile.size)
     with Tracker() as tracker:
         first = [tracker.step(frame) for frame in islice(frames, round(REFERENCE_S * fps))]

@@ -70,6 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
         "inputs": sha256_of_all(sequence.paths(), names=len(sequence.paths()) > 1),
         "size": size,
         "precision": options.precision,
+        "backend": options.backend,
     }
     if appearance:
         key["appearance"] = sha256_of(files.appearance_path(target))
@@ -123,25 +124,30 @@ def synthesise(
     """Synthesise all frames of a sequence and write them, with the measures if there is a truth; complete or not at all."""
     import torch
 
-    from models.synthesis import Synthesizer
-    from util.device import choose_device, choose_precision, device_name
+    from models.synthesis import load_synthesizer
 
-    device = choose_device(options.gpu_ids)
-    dtype = choose_precision(options.precision, device)
-    synthesizer = Synthesizer(files, run_options, options.which_epoch, device, dtype, appearance)
+    synthesizer = load_synthesizer(
+        files,
+        {**run_options, "loadSize": facts["size"]},
+        options.which_epoch,
+        appearance=appearance,
+        backend=options.backend,
+        gpu_ids=options.gpu_ids,
+        precision=options.precision,
+    )
+    say(f"back end: {synthesizer.reason}")
     results.begin()
     facts["kinds"], facts["frames_per_s"] = write_results(
         results,
         sequence,
         len(sequence),
         synthesizer.step,
-        device_type=device.type,
+        on_gpu=synthesizer.on_gpu,
         self_reenactment=options.source_id is None,
         eye_gaze=run_options["eye_gaze"],
         left_out=frozenset(facts["left_out"]),
     )
-    facts["device"] = device_name(device)
-    facts["precision"] = str(dtype).removeprefix("torch.")
+    facts |= {"device": synthesizer.device, "backend": synthesizer.backend, "precision": synthesizer.precision}
     facts |= {"head2head": VERSION, "torch": torch.__version__}
     results.finish(facts)
 

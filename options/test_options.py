@@ -9,6 +9,7 @@ from pathlib import Path
 
 from options.base_options import BaseOptions, add_base_options, make_options
 from util.cli import UserError, add_flag
+from util.device import BACKENDS
 from util.paste_back.plan import AUDIO
 
 
@@ -20,6 +21,7 @@ class TestOptions(BaseOptions):
     how_many: int | None  # None: all frames
     report: bool
     paste_back: bool
+    backend: str  # one of util.device.BACKENDS
     audio: str  # of the pasted-back video, one of util.paste_back.plan.AUDIO
 
     __test__ = False  # no test for pytest to collect
@@ -39,6 +41,13 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--results_dir", type=Path, metavar="DIR", help="folder of all results (default: results)")
     parser.add_argument("--loadSize", type=int, metavar="PX", help="side of the images (default: as trained)")
     parser.add_argument("--how_many", type=int, metavar="N", help="only the first N frames (default: all)")
+    parser.add_argument(
+        "--backend",
+        choices=BACKENDS,
+        default="auto",
+        help="what runs the generator (default: auto, the recorded graph on a GPU, else the fastest that is installed). On the processor "
+        "OpenVINO computes in bf16 where it can, unless --precision says otherwise",
+    )
     add_flag(parser, "report", True, "write the video and the report page")
     add_flag(parser, "paste_back", False, "put the head back into the target's full original frames: paste_back.mp4")
     parser.add_argument(

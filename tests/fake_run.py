@@ -41,6 +41,6 @@ def load_command(path):
 
 
 def run_test(root, *arguments):
-    """test.py in this process, on the CPU, with all folders below `root`."""
+    """test.py in this process, on the CPU in PyTorch unless told otherwise, with all folders below `root`."""
     places = ["--datasets_dir", str(root), "--checkpoints_dir", str(root / "checkpoints"), "--results_dir", str(root / "results")]
-    return load_command("test.py").main(["--dataset_name", "fake", "--gpu_ids", "-1", *places, *arguments])
+    return load_command("test.py").main(["--dataset_name", "fake", "--gpu_ids", "-1", "--backend", "torch", *places, *arguments])

@@ -2,6 +2,7 @@
 
 import shutil
 from fractions import Fraction
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -55,14 +56,11 @@ def test_the_head_follows(folder, monkeypatch):
     """With a network that hands its NMFC image on, frames from an iterable."""
 
     class Mirror:
-        def __init__(self, *_):
-            pass
-
         def step(self, nmfc, gaze):
             assert gaze.shape == nmfc.shape and gaze.any()
             return nmfc
 
-    monkeypatch.setattr(example, "Synthesizer", Mirror)
+    monkeypatch.setattr(example, "load_synthesizer", lambda *_, **__: Mirror())
     made = list(example.drive_person(folder, driver_frames(), FPS))
     assert len(made) == COUNT
     columns = np.array([np.nonzero(image.any((0, 2)))[0].mean() for image in made])
@@ -78,14 +76,11 @@ def test_a_run_that_draws_with_the_persons_colours(folder, tmp_path, monkeypatch
     write_bytes(files.appearance_path("Ann"), Appearance(colours).to_bytes())
     given = []
 
-    class Recorder:
-        def __init__(self, run, options, epoch, device, dtype, appearance):
-            given.append(appearance)
+    def record(*_, appearance):
+        given.append(appearance)
+        return SimpleNamespace(step=lambda nmfc, gaze: nmfc)
 
-        def step(self, nmfc, gaze):
-            return nmfc
-
-    monkeypatch.setattr(example, "Synthesizer", Recorder)
+    monkeypatch.setattr(example, "load_synthesizer", record)
     next(example.drive_person(alone, driver_frames(), FPS))
     assert np.array_equal(given[0].colours, colours)
     files.appearance_path("Ann").unlink()

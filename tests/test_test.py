@@ -13,7 +13,7 @@ from fake_run import ROOT, SIZE, make_run, run_test
 
 from models.checkpoints import write_tensors
 from models.head2head_model import Head2HeadModel, ModelOptions
-from models.synthesis import Synthesizer
+from models.synthesis import load_synthesizer
 from util.cli import UserError
 from util.face.appearance import CELLS, Appearance
 from util.face.eye_gaze import draw_eye_gaze
@@ -180,7 +180,7 @@ def test_synthesizer_draws_what_the_model_in_training_generates(tmp_path, change
     rng = np.random.default_rng(0)
     nmfcs, gazes = (rng.integers(0, 256, (4, SIZE, SIZE, 3), dtype=np.uint8) for _ in range(2))
     appearance = Appearance(rng.integers(0, 256, (CELLS**3, 3), dtype=np.uint8)) if changes.get("appearance") else None
-    synthesizer = Synthesizer(run, run_options, "latest", torch.device("cpu"), torch.float32, appearance)
+    synthesizer = load_synthesizer(run, run_options, appearance=appearance, backend="torch", gpu_ids="-1")
     drawn = [synthesizer.step(nmfc, gaze) for nmfc, gaze in zip(nmfcs, gazes)]
 
     names = ("ngf", "n_downsample_G", "n_blocks", *VARIANTS[1], *VARIANTS[2], *VARIANTS[3])
@@ -205,7 +205,7 @@ def test_a_run_that_sees_the_persons_colours(tmp_path):
     with pytest.raises(UserError, match=r"Ann\.npz is missing: the generator needs the colours of the person it draws"):
         run_test(tmp_path, "--no_report")
     with pytest.raises(ValueError, match="needs the person's appearance"):
-        Synthesizer(run, run_options, "latest", torch.device("cpu"), torch.float32)
+        load_synthesizer(run, run_options)
     pictures = []
     for seed in (0, 1):  # other colours: results are made again, and differ
         colours = np.random.default_rng(seed).integers(0, 256, (CELLS**3, 3), dtype=np.uint8)

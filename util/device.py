@@ -10,6 +10,8 @@ from util.cli import UserError, say, warn
 if TYPE_CHECKING:
     import torch
 
+BACKENDS = ("auto", "cuda", "openvino", "onnx", "torch")  # what runs a trained generator (models.synthesis.load_synthesizer)
+
 
 def choose_device(gpu_ids: str = "auto", local_rank: int = 0) -> torch.device:
     """Turn `--gpu_ids` into a device.

@@ -15,6 +15,11 @@ def sha256_of(path: str | Path) -> str:
     return sha256_of_all([Path(path)], names=False)
 
 
+def sha256_of_bytes(data: bytes) -> str:
+    """SHA-256 of bytes, in hexadecimal digits."""
+    return hashlib.sha256(data).hexdigest()
+
+
 def sha256_of_kept(path: Path) -> str:
     """As sha256_of, but a process reads a file only once while its size and time stay the same."""
     status = path.stat()

@@ -3,24 +3,21 @@
 python scripts/bench/generator.py                                             # lean generators of several widths, and the published one
 python scripts/bench/generator.py --variant ngf=24,n_blocks=6 --variant ngf=24,n_blocks=4,upsample=nearest --size 256 512
 
-A variant is settings of train.py that define the generator, beside those of LEAN. Its weights are random, which costs the same. Engines:
-PyTorch as the Synthesizer runs it, and OpenVINO where it is installed (pip install openvino). In every round each engine draws each
-variant in turn, so that what else the machine does meets all of them. Medians over the rounds: the time of a frame, and in brackets the
-processor's time for it, all threads together, which other programs hardly change. bf16 is fast on processors
-with instructions for it (AVX512-BF16, AMX), and very slow in PyTorch, and ignored by OpenVINO, on others.
+A variant is settings of train.py that define the generator, beside those of LEAN. Its weights are random, which costs the same. Each back
+end that is installed draws them, from images to image as the Synthesizer has it do. In every round each draws each variant in turn, so
+that what else the machine does meets all of them. Medians over the rounds: the time of a frame, and in brackets the processor's time for
+it, all threads together, which other programs hardly change. bf16 is fast on processors with instructions for it (AVX512-BF16, AMX), and
+very slow in PyTorch, and not there in OpenVINO, on others. With a CUDA GPU: the recorded graph and PyTorch, both there.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
-import importlib.util
 import json
 import statistics
 import sys
 import time
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +25,19 @@ if __package__ in (None, ""):  # run as a file: make the repository's packages i
     sys.path[0] = str(Path(__file__).resolve().parents[2])
     import util.environment  # noqa: F401  (says what to do where packages are missing)
 
+import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from models.backends.choice import Conditions, is_installed, make_backend
+from models.backends.network import Backend, FrameNetwork, Inputs
 from models.checkpoints import PUBLISHED_OPTIONS
 from models.networks import Generator, build_generator
 from models.networks.generator import PREVIOUS_FRAMES
 from options.presets import parse_setting
 from util.cli import UserError, run, say
+from util.device import BACKENDS
+from util.face.appearance import CELLS, Appearance
 from util.image_io import write_bytes
 
 LEAN = {"prev_output": False, "conditioning_frames": 1, "appearance": True}  # where a variant says nothing else
@@ -46,8 +48,6 @@ VARIANTS = (
     "ngf=24,n_blocks=6,conditioning_frames=3",
 )
 PUBLISHED = "prev_output=true,conditioning_frames=3,appearance=false"
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-Draw = Callable[[], Any]  # draws one frame
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -55,7 +55,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     p.add_argument("--variant", action="append", metavar="NAME=VALUE,...", help="a generator; repeatable (default: a list of them)")
     p.add_argument("--size", type=int, nargs="+", default=[256], metavar="PX", help="sides of the images (default: 256)")
     p.add_argument("--rounds", type=int, default=7, metavar="N", help="times that each is drawn (default: 7)")
-    p.add_argument("--precision", nargs="+", choices=tuple(DTYPES), default=["fp32"], help="of the arithmetic (default: fp32)")
+    p.add_argument("--precision", nargs="+", choices=("fp32", "bf16"), default=["fp32"], help="of the arithmetic (default: fp32)")
+    p.add_argument("--backend", nargs="+", choices=BACKENDS[1:], metavar="B", help="back ends (default: all that run here)")
     p.add_argument("--threads", type=int, default=torch.get_num_threads(), metavar="N", help="of each engine (default: as PyTorch chooses)")
     p.add_argument("--output", type=Path, metavar="FILE", help="write the figures as JSON")
     o = p.parse_args(argv)
@@ -79,19 +80,19 @@ def read_variant(text: str) -> dict[str, Any]:
 
 def measure(variants: dict[str, dict[str, Any]], size: int, o: argparse.Namespace) -> list[dict[str, Any]]:
     """Time all variants at one size; returns their figures and prints them as a table."""
-    figures, engines = [], {}
+    figures, engines, images = [], {}, {}
     for text, options in variants.items():
         torch.manual_seed(0)
         generator = build_generator(options).eval()
-        images = example(generator, size)
-        facts = {"variant": text, "size": size, "gflop": count_gflop(options, images), "parameters": count_parameters(generator)}
+        facts = {"variant": text, "size": size, "gflop": count_gflop(options, size), "parameters": count_parameters(generator)}
         figures.append(facts)
-        engines[text] = make_engines(generator, images, o.precision, o.threads)
+        engines[text] = make_backends(generator, options, size, o)
+        images[text] = [x for x in Inputs.of(options).example(size, size) if x.dtype == np.uint8]
     times: dict[tuple[str, str], list[tuple[float, float]]] = {(text, name): [] for text, made in engines.items() for name in made}
     for k in range(o.rounds + 1):
         for text, name in times:
             begun, begun_cpu = time.perf_counter(), time.process_time()
-            engines[text][name]()
+            engines[text][name](images[text], None)
             if k:  # the first frame is slower
                 times[text, name].append((1000 * (time.perf_counter() - begun), 1000 * (time.process_time() - begun_cpu)))
     names = list(next(iter(engines.values())))
@@ -105,18 +106,11 @@ def measure(variants: dict[str, dict[str, Any]], size: int, o: argparse.Namespac
     return figures
 
 
-def example(generator: Generator, size: int) -> list[torch.Tensor]:
-    """Random inputs of a frame: conditioning, and the previous frames where the generator sees them."""
-    images = [torch.rand(1, generator.model_down_seg[1].in_channels, size, size)]
-    if generator.model_down_img is not None:
-        images.append(torch.rand(1, 3 * PREVIOUS_FRAMES, size, size) * 2 - 1)
-    return images
-
-
-def count_gflop(options: dict[str, Any], images: list[torch.Tensor]) -> float:
+def count_gflop(options: dict[str, Any], size: int) -> float:
     """Floating-point operations of a frame's convolutions, in units of 1e9."""
     with torch.device("meta"), FlopCounterMode(display=False) as counter, torch.no_grad():
-        build_generator(options)(*(torch.empty(x.shape) for x in images))
+        generator = build_generator(options)
+        generator(torch.empty(1, generator.model_down_seg[1].in_channels, size, size), torch.empty(1, 3 * PREVIOUS_FRAMES, size, size))
     return counter.get_total_flops() / 1e9
 
 
@@ -124,36 +118,19 @@ def count_parameters(generator: Generator) -> int:
     return sum(p.numel() for p in generator.parameters())
 
 
-def make_engines(generator: Generator, images: list[torch.Tensor], precisions: list[str], threads: int) -> dict[str, Draw]:
-    """What draws a frame, by the engine's name."""
-    engines = {f"torch {precision}": torch_engine(generator, images, DTYPES[precision]) for precision in precisions}
-    if importlib.util.find_spec("openvino"):
-        engines |= {f"openvino {precision}": openvino_engine(generator, images, precision, threads) for precision in precisions}
-    return engines
-
-
-def torch_engine(generator: Generator, images: list[torch.Tensor], dtype: torch.dtype) -> Draw:
-    mine = copy.deepcopy(generator).to(dtype=dtype, memory_format=torch.channels_last)
-    inputs = [x.to(dtype=dtype, memory_format=torch.channels_last) for x in images]
-
-    @torch.inference_mode()
-    def draw() -> torch.Tensor:
-        return mine(*inputs)
-
-    return draw
-
-
-def openvino_engine(generator: Generator, images: list[torch.Tensor], precision: str, threads: int) -> Draw:
-    import openvino
-
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of torch.jit.trace, which it uses
-        model = openvino.convert_model(generator, example_input=tuple(images))
-    model.reshape({port: list(x.shape) for port, x in zip(model.inputs, images)})
-    hints = {"INFERENCE_PRECISION_HINT": precision.replace("fp", "f"), "PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads}
-    request = openvino.Core().compile_model(model, "CPU", hints).create_infer_request()
-    inputs = [x.numpy() for x in images]
-    return lambda: request.infer(inputs)
+def make_backends(generator: Generator, options: dict[str, Any], size: int, o: argparse.Namespace) -> dict[str, Backend]:
+    """What draws a frame, by its name."""
+    colours = Appearance(np.random.default_rng(0).integers(0, 256, (CELLS**3, 3), np.uint8)) if options["appearance"] else None
+    network = FrameNetwork(generator, Inputs.of(options), colours).eval()
+    gpu = torch.cuda.is_available()
+    kinds = o.backend or (["cuda", "torch"] if gpu else [kind for kind in ("torch", "openvino", "onnx") if is_installed(kind)])
+    made = {}
+    for kind in kinds:
+        device = torch.device("cuda" if gpu and kind in ("cuda", "torch") else "cpu")
+        for precision in ("fp32",) if kind == "onnx" else o.precision:
+            backend = make_backend(kind, Conditions(network, device, precision, o.threads), size, size)
+            made[backend.name] = backend
+    return made
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from util.results.folder import Results
 _WRITERS = min(16, os.cpu_count() or 4)  # threads
 # Frames handed to the writers at once, and how many may be unwritten when the next frame is synthesised. Beside a GPU, both
 # work side by side. A network on the processor wants all cores for itself: they take turns.
-_WRITE_BATCH_AND_BACKLOG = {"cuda": (1, 16), "cpu": (8, 0)}
+_ON_GPU, _ON_PROCESSOR = (1, 16), (8, 0)
 
 
 class DrivenFrame(Protocol):
@@ -39,7 +39,7 @@ def write_results(
     count: int,
     synthesise: Callable[[np.ndarray, np.ndarray], np.ndarray],
     *,
-    device_type: str,
+    on_gpu: bool,
     self_reenactment: bool,
     eye_gaze: bool,
     left_out: Collection[int] = (),
@@ -47,7 +47,7 @@ def write_results(
     """Synthesise frames in order and write all pictures of each; in self reenactment also metrics.json.
 
     frames, count: the driven frames and how many there are. synthesise: NMFC and gaze image -> uint8 [H, W, 3].
-    device_type: 'cuda' or 'cpu', where `synthesise` runs. eye_gaze: write the gaze images too. left_out: numbers of frames that are not
+    on_gpu: where `synthesise` computes. eye_gaze: write the gaze images too. left_out: numbers of frames that are not
         measured, as their real pictures do not show the person well.
     Returns: the kinds of pictures written, and the frames per second of the synthesis alone.
     """
@@ -56,7 +56,7 @@ def write_results(
     kinds: set[str] = set()
     finished: list[tuple[DrivenFrame, np.ndarray]] = []
     waiting: deque[Future] = deque()
-    at_once, unwritten = _WRITE_BATCH_AND_BACKLOG[device_type]
+    at_once, unwritten = _ON_GPU if on_gpu else _ON_PROCESSOR
     spent_s = 0.0
 
     with ThreadPoolExecutor(_WRITERS) as pool:

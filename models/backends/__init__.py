@@ -1,0 +1,1 @@
+"""What runs a trained generator: PyTorch, a recorded CUDA graph, OpenVINO, ONNX Runtime; images in, image out (models.backends.network)."""

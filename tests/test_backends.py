@@ -1,0 +1,209 @@
+"""Every back end draws what PyTorch draws in float32; auto, the cache of converted generators, and errors."""
+
+import builtins
+import os
+
+import numpy as np
+import pytest
+import torch
+from fake_run import SIZE, make_run
+
+from models.backends import choice, openvino_engine
+from models.backends.openvino_engine import has_bf16
+from models.synthesis import load_synthesizer
+from util.cli import UserError
+from util.face.appearance import CELLS, Appearance
+from util.user_cache import cached_bytes, user_cache
+
+LEAN = {"prev_output": False, "conditioning_frames": 1, "appearance": True, "margin": 8}
+RUNS = {
+    "lean": LEAN,
+    "published": {},
+    "nearest": {"prev_output": False, "conditioning_frames": 2, "upsample": "nearest", "eye_gaze": False},
+    "shuffle": {"conditioning_frames": 1, "appearance": True, "upsample": "shuffle"},
+}
+ENGINES = ("openvino", "onnx")
+# grey levels that a frame may differ from float32 in the mean; of bfloat16, with random weights and noise for pictures
+CLOSE, CLOSE_BF16 = 0.01, 3.0
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("HEAD2HEAD_CACHE", str(tmp_path / "cache"))
+    return user_cache("generators")
+
+
+def load(place, backend, precision="fp32", **how):
+    run, options, appearance = place
+    return load_synthesizer(run, options, appearance=appearance, backend=backend, precision=precision, gpu_ids="-1", **how)
+
+
+def place_of(root, changes):
+    run, _, options = make_run(root, **changes)
+    colours = np.random.default_rng(1).integers(0, 256, (CELLS**3, 3), dtype=np.uint8)
+    return run, options, Appearance(colours) if options["appearance"] else None
+
+
+def pictures(count=4, height=SIZE, width=SIZE):
+    rng = np.random.default_rng(0)
+    return [rng.integers(0, 256, (2, height, width, 3), dtype=np.uint8) for _ in range(count)]
+
+
+def difference(a, b):
+    return np.abs(np.asarray(a, int) - np.asarray(b, int))
+
+
+@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("backend", ENGINES)
+def test_an_engine_draws_what_pytorch_draws(tmp_path, name, backend):
+    pytest.importorskip({"onnx": "onnxruntime"}.get(backend, backend))
+    place = place_of(tmp_path, RUNS[name])
+    plain, engine = load(place, "torch"), load(place, backend)
+    assert (plain.backend, engine.backend) == ("torch fp32", f"{backend} fp32") and engine.precision == "float32"
+    for height, width in ((SIZE, SIZE), (SIZE // 2, SIZE + 4)):
+        given = pictures(4, height, width)
+        for synthesizer in (plain, engine):
+            synthesizer.reset()
+        expected = [plain.step(*pair) for pair in given]
+        made = [engine.step(*pair) for pair in given]
+        assert made[0].shape == (height, width, 3) and made[0].dtype == np.uint8 and np.std(made) > 10
+        assert difference(made, expected).max() <= 1 and difference(made, expected).mean() < CLOSE
+        engine.reset()
+        assert np.array_equal(engine.step(*given[0]), made[0])  # nothing is remembered
+    if RUNS[name].get("conditioning_frames", 3) > 1:
+        engine.step(*given[1])
+        assert difference(engine.step(*given[0]), made[0]).mean() > 0.1  # whereas here earlier frames are seen
+
+
+@pytest.mark.parametrize("name", ["lean", "published"])
+@pytest.mark.parametrize("backend", ["torch", "openvino"])
+def test_bfloat16_is_near(tmp_path, name, backend):
+    pytest.importorskip(backend)
+    place = place_of(tmp_path, RUNS[name])
+    if backend == "openvino" and not has_bf16():
+        with pytest.raises(UserError, match="OpenVINO on this processor does not compute in bf16"):
+            load(place, backend, "bf16")
+        return
+    plain, half = load(place, "torch"), load(place, backend, "bf16")
+    assert half.backend == f"{backend} bf16" and half.precision == "bfloat16"
+    steps = [(plain.step(*pair), half.step(*pair)) for pair in pictures()]
+    assert 0 < difference(*zip(*steps)).mean() < CLOSE_BF16
+
+
+def test_a_frame_is_its_callers_own(tmp_path):
+    """What was drawn stays when more is drawn, in every back end."""
+    place = place_of(tmp_path, RUNS["published"])
+    for backend in filter(choice.is_installed, ("torch", *ENGINES)):
+        synthesizer = load(place, backend)
+        first = synthesizer.step(*pictures()[0])
+        kept = first.copy()
+        for pair in pictures()[1:]:
+            synthesizer.step(*pair)
+        assert np.array_equal(first, kept), backend
+
+
+def test_auto_takes_what_is_fast_and_says_why(tmp_path):
+    pytest.importorskip("openvino")
+    synthesizer = load(place_of(tmp_path, RUNS["published"]), "auto", precision="auto")
+    assert synthesizer.backend in ("openvino bf16", "openvino fp32", "torch fp32")
+    assert synthesizer.reason.startswith(f"{synthesizer.backend}, ") and "ms a frame of 64x64 on this processor (" in synthesizer.reason
+    assert synthesizer.step(*pictures()[0]).std() > 10
+
+
+def test_auto_does_without_packages_that_are_missing(tmp_path, monkeypatch):
+    place = place_of(tmp_path, RUNS["lean"])
+    monkeypatch.setattr(choice, "is_installed", lambda kind: False)
+    synthesizer = load(place, "auto")
+    assert synthesizer.backend == "torch fp32" and synthesizer.reason.endswith("ms a frame of 64x64 on this processor")
+    for backend, package in (("openvino", "openvino"), ("onnx", "onnxruntime")):
+        with pytest.raises(UserError, match=f"--backend {backend} needs the package {package}; install it with: pip install"):
+            load(place, backend)
+
+
+def test_auto_goes_on_without_a_package_that_fails(tmp_path, monkeypatch, capsys):
+    place = place_of(tmp_path, RUNS["lean"])
+    real = builtins.__import__
+
+    def broken(name, *rest):
+        if name == "openvino":
+            raise ImportError("libtbb.so.12: cannot open shared object file")
+        return real(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", broken)
+    monkeypatch.setattr(choice, "is_installed", lambda kind: kind == "openvino")
+    assert load(place, "auto").backend == "torch fp32"
+    assert "openvino does not work here (ImportError: libtbb.so.12: cannot open" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "backend, gpu_ids, precision, message",
+    [
+        ("fastest", None, "auto", "there is no back end 'fastest'; there are auto, cuda, openvino, onnx, torch"),
+        ("cuda", "-1", "auto", "--backend cuda needs a CUDA GPU"),
+        ("openvino", "0", "auto", "--backend openvino runs on the processor, not on GPU 0"),
+        ("onnx", None, "bf16", "ONNX Runtime does not compute in bf16"),
+    ],
+)
+def test_what_cannot_be_is_said(tmp_path, backend, gpu_ids, precision, message):
+    run, options, appearance = place_of(tmp_path, RUNS["lean"])
+    with pytest.raises(UserError, match=message):
+        load_synthesizer(run, options, appearance=appearance, backend=backend, gpu_ids=gpu_ids, precision=precision)
+
+
+def test_other_faults(tmp_path):
+    run, options, _ = place_of(tmp_path, RUNS["lean"])
+    with pytest.raises(ValueError, match="needs the person's appearance"):
+        load_synthesizer(run, options)
+    synthesizer = load(place_of(tmp_path, RUNS["published"]), "torch")
+    with pytest.raises(ValueError, match="30x64 is no multiple of 4"):
+        synthesizer.step(*pictures(1, 30, 64)[0])
+
+
+def test_what_was_compiled_is_used_again_and_made_anew_when_damaged(tmp_path, cache, monkeypatch):
+    pytest.importorskip("openvino")
+    conversions, convert = [], openvino_engine.convert
+    monkeypatch.setattr(openvino_engine, "convert", lambda *a: conversions.append(a) or convert(*a))
+    place = place_of(tmp_path, RUNS["lean"])
+    first = load(place, "openvino").step(*pictures()[0])
+    (file,) = cache.glob("*.openvino")
+    for threads in (None, 1):
+        assert difference(load(place, "openvino", threads=threads).step(*pictures()[0]), first).max() <= 1 and len(conversions) == 1
+    file.write_bytes(b"damaged" * 100)
+    assert np.array_equal(load(place, "openvino").step(*pictures()[0]), first) and len(conversions) == 2
+    assert np.array_equal(load(place, "openvino").step(*pictures()[0]), first) and len(conversions) == 2
+    other = make_run(tmp_path, seed=1, **RUNS["lean"])[0], *place[1:]  # another checkpoint in its place
+    assert difference(load(other, "openvino").step(*pictures()[0]), first).mean() > 1 and len(conversions) == 3
+
+
+def test_a_cache_keeps_what_was_used_last(tmp_path):
+    folder = tmp_path / "cache"
+    for i in range(4):
+        assert cached_bytes(folder, f"{i}.x", lambda i=i: bytes([i]), 3) == bytes([i])
+        os.utime(folder / f"{i}.x", (i, i))
+        if i == 2:
+            assert cached_bytes(folder, "0.x", bytes, 3) == b"\0"
+    assert sorted(p.name for p in folder.iterdir()) == ["0.x", "2.x", "3.x"]
+    assert cached_bytes(folder, "0.x", lambda: b"new", 3, anew=True) == b"new" == (folder / "0.x").read_bytes()
+    (tmp_path / "file").write_bytes(b"")
+    assert cached_bytes(tmp_path / "file" / "no folder", "0.x", lambda: b"made", 3) == b"made"
+
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")
+
+
+@needs_gpu
+@pytest.mark.parametrize("name", RUNS)
+def test_the_recorded_graph_draws_what_pytorch_draws(tmp_path, name):
+    place = place_of(tmp_path, RUNS[name])
+    run, options, appearance = place
+    plain = load(place, "torch")
+    for precision, close in (("fp32", 0.5), ("bf16", CLOSE_BF16)):
+        graph = load_synthesizer(run, options, appearance=appearance, backend="auto", precision=precision)
+        assert graph.backend == f"cuda {precision}" and "GPU" in graph.reason
+        for _ in range(2):
+            for synthesizer in (plain, graph):
+                synthesizer.reset()
+            steps = [(plain.step(*pair), graph.step(*pair)) for pair in pictures()]
+            assert difference(*zip(*steps)).mean() < close
+            for k in range(1, 4):  # what was given back is not overwritten
+                assert (steps[k][1] != steps[0][1]).any()
