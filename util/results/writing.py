@@ -102,7 +102,7 @@ def write_frame(
     if self_reenactment:
         measures = frame_measures(frame.image, fake, frame.nmfc, frame.landmarks)
         images["heatmap"] = heatmap(frame.image, fake)
-        images["masked_heatmap"] = heatmap(frame.image, fake, face_mask(frame.nmfc))
+        images["masked_heatmap"] = images["heatmap"] * face_mask(frame.nmfc)[..., None]
     for kind, image in images.items():
         write_image(results.path(kind, frame.number), image)
     return measures, list(images)
