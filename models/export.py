@@ -151,9 +151,7 @@ def _described(name: str, inputs: Inputs, size: int) -> dict[str, Any]:
 
 def _readme(facts: Mapping[str, Any]) -> str:
     rows = [
-        f"| {kind} | `{x['name']}` | {x['type']} {x['shape']} | {x['meaning']} |"
-        for kind in ("input", "output")
-        for x in facts[f"{kind}s"]
+        f"| {kind} | `{x['name']}` | {x['type']} {x['shape']} | {x['meaning']} |" for kind in ("input", "output") for x in facts[f"{kind}s"]
     ]
     who = f" of {facts['person']}" if facts["person"] else ""
     return f"""# A generator{who}

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from fake_run import SIZE, make_run
 
 from models import export
@@ -14,6 +15,14 @@ from util.face.appearance import CELLS, Appearance
 from util.image_io import write_bytes
 
 LEAN = {"prev_output": False, "conditioning_frames": 1, "appearance": True}
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture
