@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -36,6 +37,7 @@ from util.paste_back.plan import make_plan
 from util.paste_back.writing import write_paste_back
 from util.report.training_page import training_facts
 from util.results.folder import Results
+from util.results.panels import PanelVideo
 from util.results.writing import write_results
 
 _VERSION = 1  # raise it when results must be made anew
@@ -137,16 +139,18 @@ def synthesise(
     )
     say(f"back end: {synthesizer.reason}")
     results.begin()
-    facts["kinds"], facts["frames_per_s"] = write_results(
-        results,
-        sequence,
-        len(sequence),
-        synthesizer.step,
-        on_gpu=synthesizer.on_gpu,
-        self_reenactment=options.source_id is None,
-        eye_gaze=run_options["eye_gaze"],
-        left_out=frozenset(facts["left_out"]),
-    )
+    with PanelVideo(results, facts, options.datasets_dir) if options.report else nullcontext() as video:
+        facts["kinds"], facts["frames_per_s"], facts["frames_per_s_written"] = write_results(
+            results,
+            sequence,
+            len(sequence),
+            synthesizer.step,
+            on_gpu=synthesizer.on_gpu,
+            self_reenactment=options.source_id is None,
+            eye_gaze=run_options["eye_gaze"],
+            left_out=frozenset(facts["left_out"]),
+            show=video and video.write,
+        )
     facts |= {"device": synthesizer.device, "backend": synthesizer.backend, "precision": synthesizer.precision}
     facts |= {"head2head": VERSION, "torch": torch.__version__}
     results.finish(facts)

@@ -48,7 +48,7 @@ class Synthesizer:
             another size than the run's takes longer.
         Returns: uint8 [H, W, 3] RGB.
         """
-        current = [nmfc, gaze] if self._inputs.eye_gaze else [nmfc]
+        current = [np.ascontiguousarray(x) for x in ((nmfc, gaze) if self._inputs.eye_gaze else (nmfc,))]
         # before the first frame: its own conditioning
         self._conditioning.extend([current] * (1 if self._conditioning else self._inputs.frames))
         images = [np.stack(kind) if len(kind) > 1 else kind[0][None] for kind in zip(*self._conditioning)]

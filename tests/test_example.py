@@ -24,6 +24,11 @@ FPS = Fraction(10)
 COUNT = 36  # frames: three seconds that are looked at first, and some more
 
 
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("HEAD2HEAD_CACHE", str(tmp_path / "cache"))
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A trained run, copied to where there is no dataset."""

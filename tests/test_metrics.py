@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+import skimage.metrics
 import torch
 from fake_dataset import draw_frame, face_landmarks
 from skimage.metrics import peak_signal_noise_ratio
@@ -81,6 +82,8 @@ def test_psnr_and_ssim_agree_with_libraries(frame):
     _, everywhere = structural_similarity_index_measure(b, a, data_range=255.0, return_full_image=True)
     inside = everywhere[..., 5:-5, 5:-5]  # where the window of 11 pixels does not leave the frame
     assert m["SSIM"] == pytest.approx(float(inside.mean()), abs=1e-5)
+    how = {"channel_axis": 2, "gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+    assert m["SSIM"] == pytest.approx(skimage.metrics.structural_similarity(image, fake, **how), abs=1e-12)
 
 
 def test_an_empty_mask_gives_no_number_and_spoils_no_mean(frame):

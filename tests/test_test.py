@@ -22,6 +22,7 @@ from util.layout import read_table
 from util.metrics import MEASURES, frame_measures, heatmap
 from util.results.folder import KINDS, Results
 from util.tensors import to_image
+from util.video.reading import read_frames
 
 FRAMES = list(range(16, 22))  # after two parts of 8
 
@@ -85,7 +86,11 @@ def test_self_reenactment(place, capsys):
     assert means == pytest.approx({k: np.mean([m[k] for m in per_frame]) for k in MEASURES}, abs=1e-4)
     printed = capsys.readouterr().out
     assert all(name in printed and f"{value:.3f}" in printed for name, value in means.items())
-    assert results.page.is_file() and results.video("all").is_file()
+    assert results.page.is_file()
+    video = list(read_frames(results.video("all")))  # made beside the frames; now from their files
+    results.video("all").unlink()
+    run_test(root, "--target_id", "Ann")
+    assert len(video) == len(FRAMES) and all(map(np.array_equal, video, read_frames(results.video("all"))))
 
 
 def test_complete_results_are_kept_and_others_redone(place, capsys):
@@ -213,6 +218,21 @@ def test_a_run_that_sees_the_persons_colours(tmp_path):
         run_test(tmp_path, "--no_report")
         pictures.append(read_image(results_of(run).path("fake", 16)))
     assert (pictures[0] != pictures[1]).any()
+
+
+def test_another_back_end(place, monkeypatch):
+    pytest.importorskip("openvino")
+    root, data, run, generator = place
+    monkeypatch.setenv("HEAD2HEAD_CACHE", str(root / "cache"))
+    run_test(root, "--target_id", "Ann", "--no_report", "--backend", "openvino", "--precision", "fp32")
+    results = results_of(run)
+    facts = results.read()
+    assert facts["backend"] == "openvino fp32" and facts["precision"] == "float32"
+    assert facts["frames_per_s"] >= facts["frames_per_s_written"] > 0
+    for f, expected in zip(FRAMES, expected_frames(data.sequence("test", "Ann"), generator)):
+        assert np.abs(read_image(results.path("fake", f)).astype(int) - expected).max() <= 1
+    run_test(root, "--target_id", "Ann", "--no_report", "--precision", "fp32")
+    assert results.read()["backend"] == "torch fp32"  # made again
 
 
 def test_an_epoch_has_its_own_folder(place):

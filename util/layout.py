@@ -530,6 +530,10 @@ class Run:
         """Colours of a person that the run was trained on (util.face.appearance)."""
         return self.checkpoints / "appearances" / f"{name}.npz"
 
+    def export_folder(self, format: str) -> Path:
+        """What scripts/export.py writes."""
+        return self.checkpoints / "export" / format
+
     @property
     def options_path(self) -> Path:
         return self.checkpoints / "opt.txt"

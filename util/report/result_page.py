@@ -155,7 +155,7 @@ def _origin(facts: dict, run: Run, run_options: Mapping[str, Any]) -> str:
         "trained on": known.get("device") or "not recorded",
         "checkpoint": facts["which_epoch"] + (f", of {made}" if (made := known.get("checkpoint_made")) else ""),
         "synthesised": facts["made"],
-        "synthesised on": f"{facts['device']}, {facts['frames_per_s']:.3g} frames/s",
+        "synthesised on": f"{facts['device']}, {facts.get('backend', 'torch')}, {facts['frames_per_s']:.3g} frames/s",
     }
     return settings(values)
 

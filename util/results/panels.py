@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
@@ -28,6 +30,7 @@ CAPTIONS = {
 PANEL = 256  # smaller frames are enlarged to this height in videos of several panels
 CAPTION = 30  # height of the strip with the captions, for panels of PANEL
 _FALLBACK_FPS = Fraction(25)
+_BACKLOG = 8  # frames that may wait for the video's thread
 
 
 def captions(facts: dict) -> dict[str, str]:
@@ -65,6 +68,14 @@ def _write_video(
     results: Results, facts: dict, kinds: list[str], path: Path, datasets_dir: str | Path | None, fps: Fraction | None
 ) -> None:
     first, last = facts["frames"]
+    names = captions(facts)
+    with _open_video(facts, path, datasets_dir, fps) as video:
+        frames = range(first, last + 1)
+        for panels in progress(_read_ahead(results, kinds, frames), desc=path.name, total=len(frames)):
+            video.write(panels[0] if len(kinds) == 1 else side_by_side(panels, [names[k] for k in kinds]))
+
+
+def _open_video(facts: dict, path: Path, datasets_dir: str | Path | None, fps: Fraction | None) -> VideoWriter:
     rate, sound, start_s = find_source(facts, datasets_dir)
     if fps is None and rate is None:
         driver = facts["source"] or facts["target"]
@@ -73,13 +84,44 @@ def _write_video(
         if not dataset.folder.is_dir():
             said = f"there is no {dataset.folder} to say {driver}'s frame rate (--datasets_dir says where the dataset is now)"
         warn(f"{said}: using {_FALLBACK_FPS}; images_to_video.py --fps sets another")
-    rate = fps or rate or _FALLBACK_FPS
     who = f"{facts['target']} driven by {facts['source'] or 'own held-out frames'}"
-    names = captions(facts)
-    with VideoWriter(path, rate, audio_from=sound, audio_start_s=start_s, title=f"Head2Head: {who}") as video:
-        frames = range(first, last + 1)
-        for panels in progress(_read_ahead(results, kinds, frames), desc=path.name, total=len(frames)):
-            video.write(panels[0] if len(kinds) == 1 else side_by_side(panels, [names[k] for k in kinds]))
+    return VideoWriter(path, fps or rate or _FALLBACK_FPS, audio_from=sound, audio_start_s=start_s, title=f"Head2Head: {who}")
+
+
+class PanelVideo:
+    """The video of the report, written from the pictures in memory while results are made, on a thread of its own. A context manager.
+
+    facts: of the results, as test.py writes them; `kinds` is not needed.
+    """
+
+    def __init__(self, results: Results, facts: dict, datasets_dir: str | Path | None = None):
+        ((name, self._wanted),) = MODES["all"].items()
+        self._names = captions(facts)
+        self._video = _open_video(facts, results.video(name), datasets_dir, None)
+        self._thread = ThreadPoolExecutor(1)
+        self._waiting: deque[Future] = deque()
+
+    def write(self, images: Mapping[str, np.ndarray]) -> None:
+        """Append a frame: its pictures by kind, uint8 [H, W, 3]. Raises: what went wrong with one before."""
+        self._waiting.append(self._thread.submit(self._write, {k: images[k] for k in self._wanted if k in images}))
+        while len(self._waiting) > _BACKLOG:
+            self._waiting.popleft().result()
+
+    def _write(self, panels: Mapping[str, np.ndarray]) -> None:
+        self._video.write(side_by_side(list(panels.values()), [self._names[k] for k in panels]))
+
+    def __enter__(self) -> PanelVideo:
+        return self
+
+    def __exit__(self, kind, *error) -> None:
+        self._thread.shutdown(wait=True, cancel_futures=kind is not None)
+        try:
+            for waiting in self._waiting if kind is None else ():
+                waiting.result()
+        except BaseException as e:
+            self._video.__exit__(type(e), e, None)
+            raise
+        self._video.__exit__(kind, *error)
 
 
 def find_source(facts: dict, datasets_dir: str | Path | None = None) -> tuple[Fraction | None, Path | None, float]:

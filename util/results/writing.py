@@ -6,7 +6,7 @@ import math
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol
 
@@ -43,13 +43,15 @@ def write_results(
     self_reenactment: bool,
     eye_gaze: bool,
     left_out: Collection[int] = (),
-) -> tuple[list[str], float]:
+    show: Callable[[Mapping[str, np.ndarray]], None] | None = None,
+) -> tuple[list[str], float, float]:
     """Synthesise frames in order and write all pictures of each; in self reenactment also metrics.json.
 
     frames, count: the driven frames and how many there are. synthesise: NMFC and gaze image -> uint8 [H, W, 3].
     on_gpu: where `synthesise` computes. eye_gaze: write the gaze images too. left_out: numbers of frames that are not
-        measured, as their real pictures do not show the person well.
-    Returns: the kinds of pictures written, and the frames per second of the synthesis alone.
+        measured, as their real pictures do not show the person well. show: called with the pictures of every written frame by kind, in
+        order.
+    Returns: the kinds of pictures written, the frames per second of the synthesis alone, and of all together.
     """
     per_frame: list[dict[str, float]] = []
     numbers: list[int] = []
@@ -57,7 +59,7 @@ def write_results(
     finished: list[tuple[DrivenFrame, np.ndarray]] = []
     waiting: deque[Future] = deque()
     at_once, unwritten = _ON_GPU if on_gpu else _ON_PROCESSOR
-    spent_s = 0.0
+    spent_s, begun = 0.0, time.perf_counter()
 
     with ThreadPoolExecutor(_WRITERS) as pool:
 
@@ -66,8 +68,10 @@ def write_results(
             waiting.extend(pool.submit(write_frame, results, *f, self_reenactment, eye_gaze) for f in finished)
             finished.clear()
             while len(waiting) > unwritten:
-                measures, written = waiting.popleft().result()
-                kinds.update(written)
+                measures, images = waiting.popleft().result()
+                kinds.update(images)
+                if show is not None:
+                    show(images)
                 if measures is not None:
                     counts = numbers[len(per_frame)] not in left_out
                     per_frame.append(measures if counts else dict.fromkeys(measures, math.nan))
@@ -86,13 +90,13 @@ def write_results(
             raise
     if per_frame:
         results.write_measures(mean_measures(per_frame), per_frame, numbers, {k: m.unit for k, m in MEASURES.items()})
-    return sorted(kinds), count / spent_s
+    return sorted(kinds), count / spent_s, count / (time.perf_counter() - begun)
 
 
 def write_frame(
     results: Results, frame: DrivenFrame, fake: np.ndarray, self_reenactment: bool, eye_gaze: bool
-) -> tuple[dict[str, float] | None, list[str]]:
-    """Write the pictures of one frame. Returns its measures (None without a truth) and the kinds that were written."""
+) -> tuple[dict[str, float] | None, dict[str, np.ndarray]]:
+    """Write the pictures of one frame. Returns its measures (None without a truth) and the pictures by kind."""
     images = {"fake": fake, "nmfc": frame.nmfc}
     if eye_gaze:
         images["eye_gaze"] = frame.gaze
@@ -102,7 +106,7 @@ def write_frame(
     if self_reenactment:
         measures = frame_measures(frame.image, fake, frame.nmfc, frame.landmarks)
         images["heatmap"] = heatmap(frame.image, fake)
-        images["masked_heatmap"] = heatmap(frame.image, fake, face_mask(frame.nmfc))
+        images["masked_heatmap"] = images["heatmap"] * face_mask(frame.nmfc)[..., None]
     for kind, image in images.items():
         write_image(results.path(kind, frame.number), image)
-    return measures, list(images)
+    return measures, images
