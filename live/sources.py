@@ -29,6 +29,7 @@ from util.video.reading import probe, read_frames
 CAMERA_FPS = Fraction(30)  # asked for, and taken where a camera or an address does not tell
 _LEAST_FPS, _MOST_FPS = 1, 240  # what is told outside of it is no rate
 _SILENT_S = 5.0  # a camera that gives no picture for so long is gone, or somebody else's
+_RETRY_S = 0.02  # after a picture that could not be read
 _ANSWER_S = 10.0  # for which an address may be silent
 _GIVE_UP_S = 60.0  # without a picture, for which a lost address is tried again
 _LEAST_PAUSE_S, _MOST_PAUSE_S = 0.5, 5.0  # between two tries
@@ -178,7 +179,7 @@ class CameraSource(Source):
         super().__init__()
         import cv2
 
-        self.name, self._number = f"camera {number}", number
+        self.name = f"camera {number}"
         self._capture = capture or _open_camera(number)
         read, picture = self._capture.read()
         if not read:
@@ -200,23 +201,16 @@ class CameraSource(Source):
     def _read(self, give: Callable[[np.ndarray, float], None]) -> None:
         import cv2
 
-        seen_s = time.monotonic()
         try:
             while not self._closed.is_set():
-                grabbed, now_s = self._capture.grab(), time.monotonic()
+                grabbed, time_s = self._capture.grab(), time.monotonic()
                 read, picture = self._capture.retrieve() if grabbed else (False, None)
                 if read:
-                    seen_s = now_s
-                    give(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), now_s)
-                elif now_s - seen_s > _SILENT_S:
-                    return self._gone()
-                else:
-                    self._closed.wait(0.02)
+                    give(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), time_s)
+                else:  # once in a while a picture is broken
+                    self._closed.wait(_RETRY_S)
         finally:
             self._capture.release()
-
-    def _gone(self) -> None:
-        raise UserError(f"camera {self._number} gives no picture any more; was it unplugged?")
 
 
 class AddressSource(Source):
@@ -247,7 +241,7 @@ class AddressSource(Source):
         av.logging.set_level(None)  # util.video.container says why
         how = {"rtsp_transport": "tcp"} if self._address.lower().startswith("rtsp") else {}  # lost packets of UDP are grey smears
         try:
-            container = av.open(self._address, options={"fflags": "nobuffer", "flags": "low_delay", **how}, timeout=_ANSWER_S)
+            container = av.open(self._address, options={"fflags": "nobuffer", **how}, timeout=_ANSWER_S)
         except (av.error.FFmpegError, ValueError, OSError) as e:
             reason = getattr(e, "strerror", None) or e
             raise UserError(f"{self.name} cannot be opened ({reason}); check the address, that it is on, and the network") from None
