@@ -241,7 +241,7 @@ class AddressSource(Source):
         av.logging.set_level(None)  # util.video.container says why
         how = {"rtsp_transport": "tcp"} if self._address.lower().startswith("rtsp") else {}  # lost packets of UDP are grey smears
         try:
-            container = av.open(self._address, options={"fflags": "nobuffer", **how}, timeout=_ANSWER_S)
+            container = av.open(self._address, options=how, timeout=_ANSWER_S)
         except (av.error.FFmpegError, ValueError, OSError) as e:
             reason = getattr(e, "strerror", None) or e
             raise UserError(f"{self.name} cannot be opened ({reason}); check the address, that it is on, and the network") from None
@@ -253,15 +253,14 @@ class AddressSource(Source):
     def _read(self, give: Callable[[np.ndarray, float], None]) -> None:
         import av
 
-        seen_s, pause_s = time.monotonic(), _LEAST_PAUSE_S
+        seen_s, pause_s, has_end = time.monotonic(), _LEAST_PAUSE_S, False
         while not self._closed.is_set():
             try:
                 with self._container or self._connect() as container:
-                    self._container = None
-                    has_end = bool(container.duration)
+                    self._container, has_end = None, bool(container.duration)
                     for rgb, time_s in self._decode(container, has_end):
-                        seen_s, pause_s = time.monotonic(), _LEAST_PAUSE_S
                         give(rgb, time_s)
+                        seen_s, pause_s = time.monotonic(), _LEAST_PAUSE_S
                         if self._closed.is_set():
                             return
                 if has_end:
@@ -269,6 +268,8 @@ class AddressSource(Source):
                 reason = "it ended"
             except (av.error.FFmpegError, UserError) as e:
                 reason = getattr(e, "strerror", None) or e
+            if has_end:
+                raise UserError(f"{self.name} cannot be played from there ({reason}); download it, and give the file")
             if time.monotonic() - seen_s > _GIVE_UP_S:
                 raise UserError(f"{self.name} is lost ({reason}), and did not come back within {_GIVE_UP_S:.0f} s; check the network")
             if pause_s == _LEAST_PAUSE_S:
