@@ -98,25 +98,25 @@ class FileSource(Source):
 
     def __init__(self, path: str | Path, as_fast_as_possible: bool = False, loop: bool = False) -> None:
         super().__init__()
-        self._path, self._fast, self._loop = Path(path), as_fast_as_possible, loop
+        self.path, self.as_fast_as_possible, self._loop = Path(path), as_fast_as_possible, loop
         self._info = probe(path)
-        self.name, self.fps, self.size = self._path.name, self._info.fps, (self._info.width, self._info.height)
+        self.name, self.fps, self.size = self.path.name, self._info.fps, (self._info.width, self._info.height)
         self.frames = None if loop else self._info.frames
-        self.sound_file = self._path if self._info.has_audio and not loop else None
+        self.sound_file = self.path if self._info.has_audio and not loop else None
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, float]]:
         first_s: float | None = None
         count, period_s = 0, 1 / float(self.fps)
         while not self._closed.is_set():
-            with closing(read_frames(self._path, self._info)) as frames:
+            with closing(read_frames(self.path, self._info)) as frames:
                 for rgb in frames:
                     if first_s is None:  # now: opening a file takes a while
                         first_s = self.sound_zero_s = time.monotonic()
                     time_s = first_s + count * period_s
                     count += 1
-                    if self._closed.wait(0 if self._fast else max(0.0, time_s - time.monotonic())):
+                    if self._closed.wait(0 if self.as_fast_as_possible else max(0.0, time_s - time.monotonic())):
                         return
-                    if self._fast or time.monotonic() - time_s < period_s:
+                    if self.as_fast_as_possible or time.monotonic() - time_s < period_s:
                         yield rgb, time_s
             if not self._loop:
                 return

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 if TYPE_CHECKING:
     from live.engine import LiveFrame
-    from live.pipeline import Statistics
+    from live.pipeline import Figures
 
 MARK = "synthetic"
 _TEXT_SHARE = 0.035  # font size as a share of the picture's height: capitals are then about 2.5 % high
@@ -33,7 +33,7 @@ class View:
     overlay: bool = False
     mark: bool = True
 
-    def compose(self, frame: LiveFrame, statistics: Statistics | None = None) -> np.ndarray:
+    def compose(self, frame: LiveFrame, statistics: Figures | None = None) -> np.ndarray:
         """The picture, uint8 [H, W, 3] RGB: a new array, of the height of `frame.image`.
 
         statistics: what the overlay tells of; None: of this frame alone.
