@@ -159,7 +159,7 @@ def find_run(o: argparse.Namespace) -> tuple[Path, str | None]:
     folder = Run.open(o.dataset_name, o.name or f"head2head_{target}", o.checkpoints_dir).checkpoints
     if not folder.is_dir():
         raise UserError(f"there is no run {folder}; {there_are}")
-    return folder, target
+    return folder, target if len(list((folder / "profiles").glob("*.npz"))) > 1 else None
 
 
 def open_window(o: argparse.Namespace) -> Window | None:

@@ -14,7 +14,7 @@ import numpy as np
 
 from live.engine import HeadEngine, LiveFrame
 from live.outputs import Window
-from live.pipeline import Figures, Pipeline
+from live.pipeline import Pipeline
 from live.recorder import Recorder
 from live.sources import FileSource, Source
 from live.view import View
@@ -68,7 +68,7 @@ class Show:
         self._fast = isinstance(source, FileSource) and source.as_fast_as_possible
         self._pipeline: Pipeline | None = None
         self._error: BaseException | None = None
-        self._figures: tuple[float, Figures | None] = (0.0, None)  # when they were asked for
+        self._told = (0.0, "")  # when the pipeline was asked, and what the overlay tells since
         self._state, self._seen_s = "", 0.0  # what was said last; time of the last frame with a face
         self._bar = None
         self.frames = 0  # that came out
@@ -176,12 +176,13 @@ class Show:
         if self._bar is not None:
             self._bar.update()
 
-    def _recent_figures(self) -> Figures | None:
-        asked_s, figures = self._figures
+    def _recent_figures(self) -> str:
+        asked_s, text = self._told
         if self.view.overlay and time.monotonic() - asked_s > _TOLD_EVERY_S:
             figures = self._pipeline.statistics
-            self._figures = time.monotonic(), figures
-        return figures
+            text = f"{figures.fps:.0f} fps" if self._fast else figures.as_text()  # there is no delay behind a file that does not play
+            self._told = time.monotonic(), text
+        return text
 
     def _tell_state(self, frame: LiveFrame) -> None:
         if frame.state != "lost":

@@ -33,10 +33,10 @@ class View:
     overlay: bool = False
     mark: bool = True
 
-    def compose(self, frame: LiveFrame, statistics: Figures | None = None) -> np.ndarray:
+    def compose(self, frame: LiveFrame, statistics: Figures | str | None = None) -> np.ndarray:
         """The picture, uint8 [H, W, 3] RGB: a new array, of the height of `frame.image`.
 
-        statistics: what the overlay tells of; None: of this frame alone.
+        statistics: what the overlay tells of, or its text; None: this frame's delay.
         """
         height = frame.image.shape[0]
         if self.side_by_side:
@@ -49,11 +49,9 @@ class View:
         if self.mark:
             _put(picture, MARK, right=True, bottom=True)
         if self.overlay:
-            if statistics is None:
-                told = f"{(frame.done_s - frame.time_s) * 1000:.0f} ms"
-            else:
-                told = f"{statistics.fps:.0f} fps  {statistics.delay_ms_p50:.0f} ms"
-            _put(picture, f"{told}  {frame.state}")
+            told = f"delay {(frame.done_s - frame.time_s) * 1000:.0f} ms" if statistics is None else statistics
+            told = told if isinstance(told, str) else told.as_text()
+            _put(picture, f"{told}, {frame.state}")
         return picture
 
 

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from live.pipeline import Figures
 from live.view import View, fit, put_lines
 
 
@@ -58,7 +59,8 @@ def test_the_overlay_changes_with_what_it_tells():
     pictures = [
         view.compose(frame(image)),
         view.compose(frame(image, state="lost")),
-        view.compose(frame(image), SimpleNamespace(fps=29.7, delay_ms_p50=41.2)),
+        view.compose(frame(image), Figures(29.7, 41.2, 60.0, {}, 0)),
+        view.compose(frame(image), "12 fps"),
     ]
     assert all(changed(image, p)[1] < 0.1 * 256 and changed(image, p)[2] < 10 for p in pictures)
     assert all((a != b).any() for a, b in zip(pictures, pictures[1:]))
