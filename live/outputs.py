@@ -31,7 +31,7 @@ class Window:
         try:
             import pygame
         except ModuleNotFoundError:
-            raise UserError(f"a window needs the package pygame-ce, which is missing; run: pip install pygame-ce, or {_ELSEWHERE}") from None
+            raise UserError(f"a window needs the package pygame-ce; run: pip install pygame-ce, or {_ELSEWHERE}") from None
         self._pygame, self._help = pygame, help_lines
         if sys.platform == "linux" and not any(map(os.environ.get, _DISPLAYS)):  # SDL would draw where nobody sees it
             raise UserError(f"there is no display to show a window on; {_ELSEWHERE}")
@@ -110,7 +110,7 @@ class VirtualCamera:
         try:
             import pyvirtualcam
         except ModuleNotFoundError:
-            raise UserError("--virtual_camera needs the package pyvirtualcam, which is not installed; run: pip install pyvirtualcam") from None
+            raise UserError("--virtual_camera needs the package pyvirtualcam; run: pip install pyvirtualcam") from None
         self._library, self._fps, self._device = pyvirtualcam, float(fps), device
         self._camera: Any = None
         self._open(64, 64).close()  # whether there is one is said now, not when the first picture comes
@@ -119,22 +119,21 @@ class VirtualCamera:
         if self._camera is None:
             height, width = picture.shape[:2]
             self._camera = self._open(width + width % 2, height + height % 2)  # many programs want even sides
-        self._camera.send(np.ascontiguousarray(fit(picture, self._camera.width, self._camera.height)))
+        try:
+            self._camera.send(np.ascontiguousarray(fit(picture, self._camera.width, self._camera.height)))
+        except (RuntimeError, OSError) as e:
+            raise UserError(f"{self._camera.device} takes no pictures any more ({e}); was v4l2loopback or OBS ended?") from None
 
     def close(self) -> None:
         if self._camera is not None:
             self._camera.close()
-
-    @property
-    def name(self) -> str:
-        return self._camera.device if self._camera else self._device or "virtual camera"
 
     def _open(self, width: int, height: int) -> Any:
         try:
             return self._library.Camera(width, height, self._fps, device=self._device)
         except (RuntimeError, ValueError) as e:
             reason = " ".join(str(e).split())
-            raise UserError(f"there is no virtual camera{f' {self._device}' if self._device else ''} ({reason}); {_HOW_TO_GET_ONE}") from None
+            raise UserError(f"there is no virtual camera {self._device or ''} ({reason}); {_HOW_TO_GET_ONE}") from None
 
 
 _HOW_TO_GET_ONE = (

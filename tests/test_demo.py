@@ -1,13 +1,12 @@
 """demo.py: a real run, real files, a window without a screen; the recording is decoded."""
 
-import os
 import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
-from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 import cv2
@@ -195,7 +194,7 @@ def test_a_file_that_cannot_be_written_ends_it_in_words(home, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write"):
         call(home, "ann", "--dataset_name", "fake", "--source", home / "driver.mp4", "--no_window", "--output", tmp_path / "file" / "o.mp4")
-    assert os.listdir(tmp_path) == ["file"]
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals as on POSIX")
@@ -246,6 +245,47 @@ def test_no_virtual_camera_is_said_with_how_to_get_one():
         VirtualCamera(30)
 
 
+def test_a_virtual_camera_keeps_its_size_and_says_when_it_is_gone(monkeypatch):
+    """A back end of our own stands for the system's: pyvirtualcam takes the first one that opens."""
+    pyvirtualcam = pytest.importorskip("pyvirtualcam", reason="virtual cameras need pyvirtualcam")
+    cameras, gone = [], []
+
+    class Backend:
+        def __init__(self, width, height, fps, fmt, device, **_):
+            cameras.append((width, height, round(fps)))
+            self.shown, self.closed = [], False
+            if len(cameras) > 1:  # the first one only tries
+                cameras.append(self)
+
+        def send(self, frame):
+            if gone:
+                raise RuntimeError("no such device")
+            self.shown.append(frame.copy())
+
+        def close(self):
+            self.closed = True
+
+        def device(self):
+            return "/dev/video9"
+
+        def native_fourcc(self):
+            return None
+
+    monkeypatch.setattr(pyvirtualcam.camera, "BACKENDS", {"test": Backend})
+    camera = VirtualCamera(Fraction(30))
+    camera.write(np.full((63, 65, 3), 200, np.uint8), 0.0)
+    camera.write(np.full((64, 128, 3), 100, np.uint8), 0.1)
+    assert cameras[1] == (66, 64, 30)
+    first, second = cameras[2].shown
+    assert first.shape == second.shape == (64, 66, 3) and (first[2:62, 2:62] == 200).all()
+    assert (second[:14] == 0).all() and (second[20:44] == 100).all()
+    gone.append(True)
+    with pytest.raises(UserError, match="/dev/video9 takes no pictures any more"):
+        camera.write(first, 0.2)
+    camera.close()
+    assert cameras[2].closed
+
+
 def test_every_key_is_told_and_the_help_of_the_wrapper_names_them(capsys):
     with pytest.raises(SystemExit):
         demo.main(["--help"])
@@ -266,7 +306,7 @@ def test_the_settings_of_the_command_line_reach_the_engine(home, tmp_path, monke
     monkeypatch.setattr(demo, "Show", Told)
     common = ["ann", "--dataset_name", "fake", "--source", home / "driver.mp4", "--output", tmp_path / "o.mp4", "--no_window"]
     call(home, *common, "--mode", "face", "--mirror", "--exaggerate", "1.2", "--limit_mouth", "--overlay", "--no_as_fast_as_possible")
-    settings = replace(seen["settings"])
+    settings = seen["settings"]
     assert (settings.mode, settings.mirror, settings.exaggerate, settings.limit_mouth) == ("face", True, 1.2, True)
     assert seen["view"] == View(overlay=True) and not seen["fast"]
     call(home, *common)
