@@ -251,7 +251,7 @@ def test_a_virtual_camera_keeps_its_size_and_says_when_it_is_gone(monkeypatch):
     cameras, gone = [], []
 
     class Backend:
-        def __init__(self, width, height, fps, fmt, device, **_):
+        def __init__(self, *, width, height, fps, fourcc, device):
             cameras.append((width, height, round(fps)))
             self.shown, self.closed = [], False
             if len(cameras) > 1:  # the first one only tries
@@ -260,7 +260,7 @@ def test_a_virtual_camera_keeps_its_size_and_says_when_it_is_gone(monkeypatch):
         def send(self, frame):
             if gone:
                 raise RuntimeError("no such device")
-            self.shown.append(frame.copy())
+            self.shown.append(frame.reshape(64, 66, 3).copy())
 
         def close(self):
             self.closed = True
