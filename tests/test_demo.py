@@ -118,7 +118,7 @@ def post(key):
 
 
 def wait_for(condition):
-    end_s = time.monotonic() + 30
+    end_s = time.monotonic() + 120  # other tests may take the cores
     while not condition() and time.monotonic() < end_s:
         time.sleep(0.02)
     assert condition()
@@ -207,7 +207,7 @@ def test_ctrl_c_ends_the_published_command_line_with_a_whole_file(home, tmp_path
         wait_for(lambda: list(tmp_path.glob(".out.mp4*.part")))  # it writes
         time.sleep(0.5)
         process.send_signal(signal.SIGINT)
-        said, errors = process.communicate(timeout=30)
+        said, errors = process.communicate(timeout=120)
     finally:
         process.kill()
     assert process.returncode == 0 and "Traceback" not in errors, errors
