@@ -167,7 +167,7 @@ def open_window(o: argparse.Namespace) -> Window | None:
     if o.window is False:
         return None
     try:
-        return Window("Head2Head: one moment ...", [f"{key}   {what}" for key, what in KEYS.items()])
+        return Window("Head2Head: one moment ...", tuple(KEYS.items()))
     except UserError:
         if o.window or not (o.output or o.virtual_camera is not None):
             raise

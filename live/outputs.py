@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from live.view import fit, put_lines
+from live.view import fit, put_table
 from util.cli import UserError
 
 _LEAST_SIDE_PX = 512  # of a window's picture: smaller ones are enlarged
@@ -26,13 +26,13 @@ class Window:
     Raises: UserError when there is no display, or the package is missing.
     """
 
-    def __init__(self, title: str, help_lines: list[str]) -> None:
+    def __init__(self, title: str, help_rows: tuple[tuple[str, str], ...]) -> None:
         os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
         try:
             import pygame
         except ModuleNotFoundError:
             raise UserError(f"a window needs the package pygame-ce; run: pip install pygame-ce, or {_ELSEWHERE}") from None
-        self._pygame, self._help = pygame, help_lines
+        self._pygame, self._help = pygame, help_rows
         if sys.platform == "linux" and not any(map(os.environ.get, _DISPLAYS)):  # SDL would draw where nobody sees it
             raise UserError(f"there is no display to show a window on; {_ELSEWHERE}")
         try:
@@ -87,7 +87,7 @@ class Window:
         shown = fit(picture, *self._screen.get_size())
         if self.shows_help:
             shown = shown.copy()
-            put_lines(shown, self._help)
+            put_table(shown, self._help)
         self._screen.blit(pygame.image.frombuffer(np.ascontiguousarray(shown), shown.shape[1::-1], "RGB"), (0, 0))
         pygame.display.flip()
 

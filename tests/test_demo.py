@@ -57,7 +57,7 @@ def engine(home):
 def window(monkeypatch):
     pytest.importorskip("pygame", reason="the window needs pygame-ce")
     monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
-    window = Window("test", ["h   help"])
+    window = Window("test", (("h", "help"), ("q", "quit")))
     yield window
     window.close()
 

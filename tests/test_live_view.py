@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from live.pipeline import Figures
-from live.view import View, fit, put_lines
+from live.view import View, fit, put_table
 
 
 def frame(image, driver=None, state="driving"):
@@ -70,7 +70,7 @@ def test_text_that_does_not_fit_is_cut():
     for shape in ((8, 8, 3), (12, 200, 3)):
         image = np.full(shape, 90, np.uint8)
         assert View(overlay=True, side_by_side=True).compose(frame(image)).shape[0] == shape[0]
-        put_lines(image, ["one", "a longer line"])
+        put_table(image, (("a", "one"), ("b", "a longer line")))
 
 
 def test_fit_keeps_the_shape_on_black():
