@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from math import inf
 from pathlib import Path
@@ -31,7 +31,8 @@ class Recorder:
 
     path, fps: as util.video.writing.VideoWriter takes them, and so are the `others`.
     audio_from: a file with the sound, that of the driver's video say; what it lacks is silent.
-    audio_from_s: the time, on the clock of write(), of that file's first picture; None: of the first frame that is written.
+    audio_from_s: the time, on the clock of write(), of that file's first picture, or what tells it once frames come; None: that of the
+        first frame that is written.
     live_sound: sound will be given to add_sound, which needs this.
     """
 
@@ -41,7 +42,7 @@ class Recorder:
         fps: Fraction | int,
         *,
         audio_from: str | Path | None = None,
-        audio_from_s: float | None = None,
+        audio_from_s: float | Callable[[], float | None] | None = None,
         live_sound: bool = False,
         **others: Any,
     ):
@@ -52,7 +53,7 @@ class Recorder:
         self._audio_from, self._audio_from_s, self._others = audio_from, audio_from_s, others
         self._sound = _LiveSound() if live_sound else None
         self._writer: VideoWriter | None = None
-        self._failed = False
+        self.written = self.failed = False  # whether the file is there now; whether it could not be written
         self._origin_s = 0.0  # time of the first frame
         self._held: tuple[np.ndarray, int] | None = None  # the last frame, and its place in the video
         self._size = (0, 0)
@@ -82,8 +83,8 @@ class Recorder:
             self._origin_s, self._size = time_s, (rgb.shape[1], rgb.shape[0])
             audio = {}
             if self._audio_from is not None:
-                start_s = 0.0 if self._audio_from_s is None else time_s - self._audio_from_s
-                audio = {"audio_from": self._audio_from, "audio_start_s": start_s}
+                zero_s = self._audio_from_s() if callable(self._audio_from_s) else self._audio_from_s
+                audio = {"audio_from": self._audio_from, "audio_start_s": 0.0 if zero_s is None else time_s - zero_s}
             elif self._sound is not None:
                 self._sound.begin(time_s)
                 audio = {"audio_packets": self._sound.packets}
@@ -106,11 +107,16 @@ class Recorder:
 
     def close(self) -> None:
         """Finish the file and give it its name; nothing when no frame was written, or after an error of write()."""
-        if self._writer is None or self._failed:
+        if self._writer is None or self.failed:
             return
         self._write_held(1, last=True)
         writer, self._writer = self._writer, None
-        writer.close()
+        try:
+            writer.close()
+        except BaseException:
+            self.failed = True
+            raise
+        self.written = True
 
     def _write_held(self, times: int, last: bool = False) -> None:
         """Write the frame that is held so many times."""
@@ -122,7 +128,7 @@ class Recorder:
                     self._sound.reach(written_s if last else written_s - _LATE_S, end=last)
                 self._writer.write(image)
         except BaseException as e:
-            self._failed = True  # the file is lost: close() must not hide why
+            self.failed = True  # the file is lost: close() must not hide why
             self._writer.__exit__(type(e))
             raise
 

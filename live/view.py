@@ -12,11 +12,13 @@ from PIL import Image, ImageDraw, ImageFont
 
 if TYPE_CHECKING:
     from live.engine import LiveFrame
-    from live.pipeline import Statistics
+    from live.pipeline import Figures
 
 MARK = "synthetic"
 _TEXT_SHARE = 0.035  # font size as a share of the picture's height: capitals are then about 2.5 % high
 _LEAST_TEXT_PX = 9  # smaller ones cannot be read
+# A text: how much of the picture stays below it, uint16 [h, w, 1] of 256, and the light that is added, uint16 [h, w, 1] of 255
+Patch = tuple[np.ndarray, np.ndarray]
 _SHADE = 0.6  # how much of the picture the dark ground of a text hides
 
 
@@ -33,10 +35,10 @@ class View:
     overlay: bool = False
     mark: bool = True
 
-    def compose(self, frame: LiveFrame, statistics: Statistics | None = None) -> np.ndarray:
+    def compose(self, frame: LiveFrame, statistics: Figures | str | None = None) -> np.ndarray:
         """The picture, uint8 [H, W, 3] RGB: a new array, of the height of `frame.image`.
 
-        statistics: what the overlay tells of; None: of this frame alone.
+        statistics: what the overlay tells of, or its text; None: this frame's delay.
         """
         height = frame.image.shape[0]
         if self.side_by_side:
@@ -49,11 +51,9 @@ class View:
         if self.mark:
             _put(picture, MARK, right=True, bottom=True)
         if self.overlay:
-            if statistics is None:
-                told = f"{(frame.done_s - frame.time_s) * 1000:.0f} ms"
-            else:
-                told = f"{statistics.fps:.0f} fps  {statistics.delay_ms_p50:.0f} ms"
-            _put(picture, f"{told}  {frame.state}")
+            told = f"delay {(frame.done_s - frame.time_s) * 1000:.0f} ms" if statistics is None else statistics
+            told = told if isinstance(told, str) else told.as_text()
+            _put(picture, f"{told}, {frame.state}")
         return picture
 
 
@@ -70,13 +70,10 @@ def fit(picture: np.ndarray, width: int, height: int) -> np.ndarray:
     return out
 
 
-def put_lines(picture: np.ndarray, lines: list[str]) -> None:
-    """Write lines of text, one below the other, into the middle of a picture, in place."""
-    size = _text_px(picture.shape[0])
-    top = max(0, picture.shape[0] // 2 - len(lines) * size)
-    width = max(_text(line, size)[0].shape[1] for line in lines)
-    for k, line in enumerate(lines):
-        _blend(picture, _text(line, size, width), max(0, (picture.shape[1] - width) // 2), top + k * _text(line, size)[0].shape[0])
+def put_table(picture: np.ndarray, rows: tuple[tuple[str, str], ...]) -> None:
+    """Write rows of a key and what it means into the middle of a picture, in place."""
+    patch = _table(rows, _text_px(picture.shape[0]))
+    _blend(picture, patch, (picture.shape[1] - patch[0].shape[1]) // 2, (picture.shape[0] - patch[0].shape[0]) // 2)
 
 
 def _resized(picture: np.ndarray, width: int, height: int) -> np.ndarray:
@@ -97,8 +94,8 @@ def _put(picture: np.ndarray, text: str, right: bool = False, bottom: bool = Fal
     _blend(picture, patch, width - gap - patch[0].shape[1] if right else gap, height - gap - patch[0].shape[0] if bottom else gap)
 
 
-def _blend(picture: np.ndarray, patch: tuple[np.ndarray, np.ndarray], left: int, top: int) -> None:
-    """Put a text of _text at a place; what lies outside of the picture is cut."""
+def _blend(picture: np.ndarray, patch: Patch, left: int, top: int) -> None:
+    """Put a text at a place; what lies outside of the picture is cut."""
     left, top = max(0, left), max(0, top)
     place = picture[top : top + patch[0].shape[0], left : left + patch[0].shape[1]]
     keep, light = (part[: place.shape[0], : place.shape[1]] for part in patch)
@@ -106,17 +103,23 @@ def _blend(picture: np.ndarray, patch: tuple[np.ndarray, np.ndarray], left: int,
 
 
 @lru_cache(maxsize=64)
-def _text(text: str, size: int, width: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """White text on dark ground: how much of the picture stays, uint16 [h, w, 1] of 256, and the light that is added, uint16 [h, w, 1].
+def _text(text: str, size: int) -> Patch:
+    """A line of text; size: of the font in pixels."""
+    return _table(((text,),), size)
 
-    size: of the font in pixels; width: of the ground at least, in pixels.
-    """
+
+@lru_cache(maxsize=8)
+def _table(rows: tuple[tuple[str, ...], ...], size: int) -> Patch:
+    """White text in columns on dark ground."""
     font = ImageFont.load_default(size=size)
-    left, top, right, bottom = font.getbbox(text + "|")  # the bar is as high and low as any letter
-    _, _, right, _ = font.getbbox(text)
-    edge = max(2, size // 4)
-    image = Image.new("L", (max(width, right - left + 2 * edge), bottom - top + edge))
-    ImageDraw.Draw(image).text((edge - left, edge // 2 - top), text, fill=255, font=font)
+    edge, line = max(2, size // 4), round(1.3 * size)
+    widths = [round(max(font.getlength(text) for text in column)) for column in zip(*rows)]
+    image = Image.new("L", (sum(widths) + 2 * edge + size * (len(widths) - 1), len(rows) * line + edge))
+    draw = ImageDraw.Draw(image)
+    for k, row in enumerate(rows):
+        for column, text in enumerate(row):
+            place = edge + sum(widths[:column]) + size * column, edge // 2 + k * line + size
+            draw.text(place, text, fill=255, font=font, anchor="ls")  # by its base line
     glyphs = np.asarray(image, np.float32)[:, :, None] / 255
     keep = (1 - _SHADE) * (1 - glyphs)
     return np.round(keep * 256).astype(np.uint16), np.round(glyphs * 255).astype(np.uint16)

@@ -5,7 +5,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from live.view import View, fit, put_lines
+from live.pipeline import Figures
+from live.view import View, fit, put_table
 
 
 def frame(image, driver=None, state="driving"):
@@ -58,7 +59,8 @@ def test_the_overlay_changes_with_what_it_tells():
     pictures = [
         view.compose(frame(image)),
         view.compose(frame(image, state="lost")),
-        view.compose(frame(image), SimpleNamespace(fps=29.7, delay_ms_p50=41.2)),
+        view.compose(frame(image), Figures(29.7, 41.2, 60.0, {}, 0)),
+        view.compose(frame(image), "12 fps"),
     ]
     assert all(changed(image, p)[1] < 0.1 * 256 and changed(image, p)[2] < 10 for p in pictures)
     assert all((a != b).any() for a, b in zip(pictures, pictures[1:]))
@@ -68,7 +70,7 @@ def test_text_that_does_not_fit_is_cut():
     for shape in ((8, 8, 3), (12, 200, 3)):
         image = np.full(shape, 90, np.uint8)
         assert View(overlay=True, side_by_side=True).compose(frame(image)).shape[0] == shape[0]
-        put_lines(image, ["one", "a longer line"])
+        put_table(image, (("a", "one"), ("b", "a longer line")))
 
 
 def test_fit_keeps_the_shape_on_black():

