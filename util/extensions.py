@@ -23,6 +23,7 @@ from pathlib import Path
 
 from util.cli import say
 from util.locks import only_one
+from util.user_cache import user_cache
 
 _TOOLKIT = Path("/usr/local/cuda")  # where the system's CUDA toolkit lies
 _WINDOWS = sys.platform == "win32"
@@ -34,14 +35,8 @@ class ExtensionError(RuntimeError):
 
 
 def folder() -> Path:
-    """Where compiled libraries lie: $HEAD2HEAD_CACHE, else head2head/ in the user's cache folder."""
-    if given := os.environ.get("HEAD2HEAD_CACHE"):
-        return Path(given) / "extensions"
-    if _WINDOWS:
-        base = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
-    else:
-        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "head2head" / "extensions"
+    """Where compiled libraries lie."""
+    return user_cache() / "extensions"
 
 
 @dataclass(frozen=True)
