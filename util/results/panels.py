@@ -15,6 +15,7 @@ from util.cli import UserError, progress, warn, warn_once
 from util.image_io import read_image
 from util.layout import Dataset
 from util.results.folder import MODES, Results
+from util.results.origin import provenance_of
 from util.video.writing import VideoWriter
 
 CAPTIONS = {
@@ -75,8 +76,8 @@ def _write_video(
         warn(f"{said}: using {_FALLBACK_FPS}; images_to_video.py --fps sets another")
     rate = fps or rate or _FALLBACK_FPS
     who = f"{facts['target']} driven by {facts['source'] or 'own held-out frames'}"
-    names = captions(facts)
-    with VideoWriter(path, rate, audio_from=sound, audio_start_s=start_s, title=f"Head2Head: {who}") as video:
+    names, origin = captions(facts), provenance_of(facts, find_dataset(facts, datasets_dir), composite="real" in kinds)
+    with VideoWriter(path, rate, audio_from=sound, audio_start_s=start_s, title=f"Head2Head: {who}", provenance=origin) as video:
         frames = range(first, last + 1)
         for panels in progress(_read_ahead(results, kinds, frames), desc=path.name, total=len(frames)):
             video.write(panels[0] if len(kinds) == 1 else side_by_side(panels, [names[k] for k in kinds]))
