@@ -107,8 +107,9 @@ def _make_once(path: Path) -> bytes:
             if not path.is_file():
                 key, leaf, root = _make()
                 write_bytes(own_root(), root)
-                with replacing(path) as part, open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-                    file.write(key + leaf + root)
+                with replacing(path) as part:
+                    part.touch(0o600)  # before there is anything to read
+                    part.write_bytes(key + leaf + root)
             return path.read_bytes()
 
 

@@ -87,7 +87,9 @@ def _read_list(path: Path, wanted: Path | None, trusted: Sequence[Path]) -> Find
 def _read_file(path: Path, trusted: Sequence[Path]) -> Findings:
     import c2pa
 
-    settings = {**SETTINGS, "trust": {"user_anchors": _anchors(trusted)}, "verify": {**SETTINGS["verify"], "verify_trust": True}}
+    settings = {**SETTINGS, "verify": {**SETTINGS["verify"], "verify_trust": True}}
+    if anchors := _anchors(trusted):
+        settings["trust"] = {"user_anchors": anchors}
     beside = path.with_suffix(SIDECAR)
     credentials, kind = None, FORMATS.get(path.suffix.lower()) or mimetypes.guess_type(path.name)[0]
     if beside != path and beside.is_file() and beside.stat().st_size <= _MOST_CREDENTIALS:
@@ -116,7 +118,7 @@ def _anchors(trusted: Sequence[Path]) -> str:
         except (OSError, UnicodeDecodeError):
             text = ""
         if "BEGIN CERTIFICATE" not in text:
-            raise UserError(f"{path} holds no root certificate; --trust takes PEM files, as the root.pem of the computer that sealed the file")
+            raise UserError(f"{path} holds no root certificate; --trust takes PEM files, as the root.pem of the computer that sealed it")
         texts.append(text)
     return "\n".join(texts)
 
@@ -124,7 +126,8 @@ def _anchors(trusted: Sequence[Path]) -> str:
 def _findings(store: dict[str, Any]) -> Findings:
     """What c2pa reports, in our words."""
     manifest = store["manifests"][store["active_manifest"]]
-    failures = store.get("validation_results", {}).get("activeManifest", {}).get("failure", [])
+    results = store.get("validation_results", {}).get("activeManifest", {})
+    failures = results.get("failure", [])
     unknown = [f for f in failures if f["code"] == "signingCredential.untrusted"]
     valid = store.get("validation_state") in ("Valid", "Trusted")
     assertions = {a["label"]: a["data"] for a in manifest.get("assertions", [])}
@@ -138,7 +141,7 @@ def _findings(store: dict[str, Any]) -> Findings:
         UNCHANGED if valid else CHANGED,
         [] if valid else _faults([f for f in failures if f not in unknown]),
         ", ".join(filter(None, (signature.get("common_name"), signature.get("issuer")))),
-        valid and not unknown,
+        not unknown and any(f["code"] == "claimSignature.validated" for f in results.get("success", [])),
         str(manifest.get("title") or ""),
         ", ".join(filter(None, tools)),
         str(made.get("when") or signature.get("time") or ""),

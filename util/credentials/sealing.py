@@ -58,8 +58,8 @@ class Sealer:
             self._sign("text/plain", io.BytesIO(b"trial"), io.BytesIO(), _manifest("", Provenance()), embed=False)
         except c2pa.C2paError as e:
             raise UserError(
-                f"C2PA does not allow the certificate that {CERTIFICATE} and {KEY} name ({e}); it needs the key usage digitalSignature, the "
-                "extended key usage emailProtection or C2PA's own, both key identifiers, and an organisation"
+                f"C2PA does not allow the certificate that {CERTIFICATE} and {KEY} name ({e}); it needs the key usage digitalSignature, "
+                "the extended key usage emailProtection or C2PA's own, both key identifiers, and an organisation"
             ) from None
 
     def seal_video(self, source: Path, sealed: Path, title: str, provenance: Provenance) -> None:
