@@ -76,7 +76,7 @@ def test_a_video_says_what_it_is_and_who_made_it(tmp_path, capsys):
     }
     assert verify([str(path)]) == 0
     text = capsys.readouterr().out
-    for part in ("unchanged since it was sealed", "AI-generated", "Ann, driven by Bob", "signed form of 3 May", "known here", "head2head_Ann"):
+    for part in ("unchanged since it was sealed", "AI-generated", "Ann, driven by Bob", "signed form of 3 May", "is known here"):
         assert part in text
     assert len(list(read_frames(path))) == 5  # and it is still a video, with its note
     with av.open(str(path)) as container:
