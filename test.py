@@ -35,6 +35,7 @@ from util.layout import Dataset, Run
 from util.metrics import MEASURES
 from util.paste_back.plan import make_plan
 from util.paste_back.writing import write_paste_back
+from util.provenance import consent_in_run
 from util.report.training_page import training_facts
 from util.results.folder import Results
 from util.results.origin import seal_frames
@@ -156,7 +157,7 @@ def _origin(dataset: Dataset, target: str, source: str | None, run_options: dict
     """What drives, and what was said of the consent of both people: of the target where it was trained."""
     pair = dataset.read_pair(target, source) if source else None
     kind = pair.driver["kind"] if pair else "identity" if source else "own frames"
-    said = {"target": run_options.get("consent", {}).get(target) or dataset.consent(target)}
+    said = {"target": consent_in_run(run_options, target) or dataset.consent(target)}
     if source:
         said["driver"] = dataset.consent(source) if kind == "identity" else pair.driver.get("consent", "")
     return {"driver_kind": kind, "consent": said}

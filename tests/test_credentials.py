@@ -319,6 +319,13 @@ def test_no_place_of_this_computer_is_in_the_credentials(results, tmp_path):
             assert place not in text
 
 
+def test_control_characters_do_not_reach_the_terminal(tmp_path, capsys):
+    path = film(tmp_path / "v.mp4", Provenance("\x1b[31mAnn\r\n  sealed by: all", consent="yes" * 1000))
+    verify([str(path)])
+    text = capsys.readouterr().out
+    assert "\x1b" not in text and "\r" not in text and "\n  sealed by: all" not in text and len(text) < 2000
+
+
 def test_originals_bring_their_own_credentials_along(tmp_path):
     recording = film(tmp_path / "private name.mp4")
     (tmp_path / "plain.mkv").write_bytes(b"no video")

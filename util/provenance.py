@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from util import VERSION
 
@@ -29,3 +31,9 @@ class Provenance:
     driver_consent: str = ""  # of another person who drives
     composite: bool = False  # real pictures are in it as well: pasted back, or side by side
     originals: tuple[Path, ...] = ()  # recordings that it is made of, with what they say of themselves; only their content is used
+
+
+def consent_in_run(options: Mapping[str, Any], name: str) -> str:
+    """What a run's options (opt.txt) say of a person's consent; '' for runs of earlier versions."""
+    known = options.get("consent")
+    return str(known.get(name, "")) if isinstance(known, Mapping) else ""

@@ -27,10 +27,10 @@ if __package__ in (None, ""):  # run as a file: make the repository's packages i
     import util.environment  # noqa: F401  (says what to do where packages are missing)
 
 import numpy as np
-from live.view import View
 
 from live.engine import HeadEngine, LiveFrame, Settings
 from live.pipeline import Pipeline
+from live.view import View
 from scripts.bench.untrained_run import make_untrained_run
 from util.cli import UserError, run, say
 from util.image_io import write_bytes

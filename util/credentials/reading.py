@@ -17,6 +17,7 @@ from util.credentials.sealing import FORMATS, LABEL, SETTINGS
 
 UNCHANGED, CHANGED, MISSING = "unchanged", "changed", "missing"
 FRAME_LIST, SIDECAR = ".sha256", ".c2pa"  # endings of a list of files with their digests, and of credentials beside a file
+_LONGEST_TEXT = 600  # characters shown of what credentials say
 _MOST_CREDENTIALS = 64 << 20  # bytes: ours have 4,000; a sidecar beyond this is none
 
 
@@ -76,11 +77,11 @@ def _read_list(path: Path, wanted: Path | None, trusted: Sequence[Path]) -> Find
     for name, digest in digests.items():
         file = path.parent / name
         if not file.resolve().is_relative_to(path.parent.resolve()):
-            faults.append(f"the list names {name}, a file outside of its folder")
+            faults.append(f"the list names {_plain(name)}, a file outside of its folder")
         elif not file.is_file():
-            faults.append(f"{name} is missing")
+            faults.append(f"{_plain(name)} is missing")
         elif hashlib.sha256(file.read_bytes()).hexdigest() != digest:
-            faults.append(f"{name} was changed")
+            faults.append(f"{_plain(name)} was changed")
     return Findings(**{**vars(found), "state": CHANGED if faults else UNCHANGED, "faults": faults, "files": len(digests)})
 
 
@@ -101,7 +102,7 @@ def _read_file(path: Path, trusted: Sequence[Path]) -> Findings:
             with c2pa.Reader(kind or path.suffix.lstrip("."), file, credentials, context) as reader:
                 return _findings(json.loads(reader.json()))
         except c2pa.C2paError as e:
-            fault = str(e).partition("\n")[0]
+            fault = _plain(str(e).partition("\n")[0])
             if any(word in fault for word in ("ManifestNotFound", "no JUMBF data found", "NotSupported", "UnsupportedType")):
                 return Findings(MISSING)
             return Findings(CHANGED, [f"it cannot be read as what it should be ({fault})"])
@@ -123,6 +124,12 @@ def _anchors(trusted: Sequence[Path]) -> str:
     return "\n".join(texts)
 
 
+def _plain(value: Any) -> str:
+    """A text of a stranger's for a terminal: one line, without control characters, of a length that can be read."""
+    text = "".join(c if c.isprintable() else " " for c in str(value or ""))
+    return text if len(text) <= _LONGEST_TEXT else text[:_LONGEST_TEXT] + "…"
+
+
 def _findings(store: dict[str, Any]) -> Findings:
     """What c2pa reports, in our words."""
     manifest = store["manifests"][store["active_manifest"]]
@@ -140,13 +147,13 @@ def _findings(store: dict[str, Any]) -> Findings:
     return Findings(
         UNCHANGED if valid else CHANGED,
         [] if valid else _faults([f for f in failures if f not in unknown]),
-        ", ".join(filter(None, (signature.get("common_name"), signature.get("issuer")))),
+        _plain(", ".join(filter(None, (signature.get("common_name"), signature.get("issuer"))))),
         not unknown and any(f["code"] == "claimSignature.validated" for f in results.get("success", [])),
-        str(manifest.get("title") or ""),
-        ", ".join(filter(None, tools)),
-        str(made.get("when") or signature.get("time") or ""),
-        types[0].rpartition("/")[2] if types else "",
-        {str(k): str(v) for k, v in facts.items()} if isinstance(facts, dict) else {},
+        _plain(manifest.get("title")),
+        _plain(", ".join(filter(None, tools))),
+        _plain(made.get("when") or signature.get("time")),
+        _plain(types[0].rpartition("/")[2] if types else ""),
+        {str(k): _plain(v) for k, v in facts.items()} if isinstance(facts, dict) else {},
         len(manifest.get("ingredients", [])),
     )
 
@@ -161,4 +168,5 @@ def _faults(failures: Sequence[dict[str, str]]) -> list[str]:
         "signingCredential.expired": "the certificate had expired",
         "signingCredential.invalid": "the certificate is none that may sign",
     }
-    return list(dict.fromkeys(words.get(f["code"], f"{f['code']}: {f.get('explanation', '')}") for f in failures)) or ["not valid"]
+    told = [words.get(f["code"]) or _plain(f"{f['code']}: {f.get('explanation', '')}") for f in failures]
+    return list(dict.fromkeys(told)) or ["not valid"]

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from util.credentials.sealing import find_sealer
 from util.hashing import sha256_of
 from util.image_io import write_bytes
-from util.layout import Dataset
-from util.provenance import NOT_STATED, Provenance
+from util.layout import Dataset, Run
+from util.provenance import NOT_STATED, Provenance, consent_in_run
 from util.results.folder import Results
 
 
@@ -32,6 +33,27 @@ def provenance_of(facts: dict[str, Any], dataset: Dataset, composite: bool = Fal
         driver_consent=((dataset.consent(source) if kind == "identity" else "") or known.get("driver") or NOT_STATED) if source else "",
         composite=composite,
         originals=originals,
+    )
+
+
+def provenance_of_run(
+    run: Run, options: Mapping[str, Any], target: str, driver: str, driver_kind: str, *, epoch: str = "latest", composite: bool = False
+) -> Provenance:
+    """What is known of a trained run alone, without a dataset: for a person who is driven by a video or a camera at once.
+
+    options: the run's (opt.txt). target: the person. driver, driver_kind: as of Provenance; a camera needs no name.
+    """
+    checkpoint = run.network_path("G", epoch)
+    return Provenance(
+        target=target,
+        driver=driver,
+        driver_kind=driver_kind,
+        run=run.checkpoints.absolute().name,
+        epoch=epoch,
+        checkpoint=sha256_of(checkpoint) if checkpoint.is_file() else "",
+        consent=consent_in_run(options, target) or NOT_STATED,
+        driver_consent=NOT_STATED,
+        composite=composite,
     )
 
 
