@@ -104,6 +104,12 @@ def test_a_flipped_byte_of_the_film_shows(tmp_path, capsys):
         assert "NOT VALID" in capsys.readouterr().out
 
 
+def test_what_is_appended_shows(tmp_path):
+    path = film(tmp_path / "v.mp4")
+    path.write_bytes(path.read_bytes() + (24).to_bytes(4, "big") + b"free" + b"sixteen bytes ..")
+    assert read_findings(path).state == CHANGED
+
+
 def test_a_flipped_byte_of_the_credentials_shows_or_changes_nothing_that_they_say(tmp_path):
     path = film(tmp_path / "v.mp4")
     whole, said = path.read_bytes(), read_findings(path)

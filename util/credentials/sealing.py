@@ -22,7 +22,11 @@ SYNTHETIC, COMPOSITE = "trainedAlgorithmicMedia", "compositeWithTrainedAlgorithm
 # Nothing is fetched from anywhere, not even what a recording asks for; no pictures of the file are put into its credentials.
 SETTINGS: dict[str, Any] = {
     "verify": {"remote_manifest_fetch": False, "ocsp_fetch": False, "verify_trust": False},
-    "builder": {"thumbnail": {"enabled": False}},
+    "builder": {"thumbnail": {"enabled": False}, "bmff_hash_exclude_free_and_skip_boxes": False},  # nothing may be put into gaps
+    # MB of a video that are held in memory; the rest goes to the folder for temporary files. Its default, 512, doubles the memory that long
+    # videos take (1.1 GB to 0.6 GB: it hashes 256 MB at a time). Its hash tree (merkle_tree_chunk_size_in_kb) would take none, but does not
+    # notice a change in the last, shorter piece of a file (c2pa-python 0.38.1).
+    "core": {"backing_store_memory_threshold_in_mb": 64},
 }
 FORMATS = {".mp4": "video/mp4", ".m4v": "video/mp4", ".mov": "video/quicktime", ".avi": "video/avi"}  # of videos with credentials
 
