@@ -26,6 +26,7 @@ from preprocessing.tracking.tracker import Tracker
 from util.cli import progress, run
 from util.face.appearance import Appearance
 from util.layout import Run
+from util.results.origin import provenance_of_run
 from util.video.reading import probe, read_frames
 from util.video.writing import VideoWriter
 
@@ -54,7 +55,9 @@ def drive_person(folder: Path, frames: Iterable[np.ndarray], fps: Fraction) -> I
 def main(argv: list[str]) -> None:
     folder, source, output = argv if len(argv) == 3 else sys.exit(__doc__)
     video = probe(source)
-    with VideoWriter(output, video.fps, audio_from=source) as writer:
+    files = Run(Path(folder), Path(folder))
+    shown = provenance_of_run(files, read_run_options(files), files.profile_path().stem, Path(source).stem, "identity")
+    with VideoWriter(output, video.fps, audio_from=source, provenance=shown) as writer:
         for frame in progress(drive_person(Path(folder), read_frames(source, video), video.fps), desc=output, total=video.frames):
             writer.write(frame)
 

@@ -28,6 +28,7 @@ from options.base_options import choose_identities
 from options.test_options import TestOptions, parse
 from util import VERSION
 from util.cli import UserError, run, say
+from util.credentials.sealing import find_sealer
 from util.face.appearance import Appearance
 from util.hashing import sha256_of, sha256_of_all
 from util.identities import find_identity
@@ -35,8 +36,10 @@ from util.layout import Dataset, Run
 from util.metrics import MEASURES
 from util.paste_back.plan import make_plan
 from util.paste_back.writing import write_paste_back
+from util.provenance import consent_in_run
 from util.report.training_page import training_facts
 from util.results.folder import Results
+from util.results.origin import seal_frames
 from util.results.panels import PanelVideo
 from util.results.writing import write_results
 
@@ -92,6 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
         "frames": [sequence.numbers[0], sequence.numbers[-1]],
         "left_out": left_out,
         "training": training_facts(files, run_options, options.which_epoch),
+        **_origin(dataset, target, source, run_options),
         "made": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
     }
     if options.paste_back:
@@ -100,7 +104,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     if facts is not None and facts["key"] == key:
         say(f"already complete: {results.folder}")
     else:
-        synthesise(options, files, run_options, appearance, sequence, results, wanted)
+        synthesise(options, files, run_options, appearance, sequence, dataset, results, wanted)
     _print_measures(results)
     say(f"frames: {results.folder}")
     if options.paste_back:
@@ -120,6 +124,7 @@ def synthesise(
     run_options: dict[str, Any],
     appearance: Appearance | None,
     sequence: DrivingSequence,
+    dataset: Dataset,
     results: Results,
     facts: dict[str, Any],
 ) -> None:
@@ -138,6 +143,7 @@ def synthesise(
         precision=options.precision,
     )
     say(f"back end: {synthesizer.reason}")
+    find_sealer()  # raises an error before the synthesis if the user's certificate is of no use
     results.begin()
     with PanelVideo(results, facts, options.datasets_dir) if options.report else nullcontext() as video:
         facts["kinds"], facts["frames_per_s"], facts["frames_per_s_written"] = write_results(
@@ -153,7 +159,18 @@ def synthesise(
         )
     facts |= {"device": synthesizer.device, "backend": synthesizer.backend, "precision": synthesizer.precision}
     facts |= {"head2head": VERSION, "torch": torch.__version__}
+    seal_frames(results, facts, dataset)
     results.finish(facts)
+
+
+def _origin(dataset: Dataset, target: str, source: str | None, run_options: dict[str, Any]) -> dict[str, Any]:
+    """What drives, and what was said of the consent of both people: of the target where it was trained."""
+    pair = dataset.read_pair(target, source) if source else None
+    kind = pair.driver["kind"] if pair else "identity" if source else "own frames"
+    said = {"target": consent_in_run(run_options, target) or dataset.consent(target)}
+    if source:
+        said["driver"] = dataset.consent(source) if kind == "identity" else pair.driver.get("consent", "")
+    return {"driver_kind": kind, "consent": said}
 
 
 def _train_first(options: TestOptions) -> str:

@@ -34,6 +34,7 @@ from util.face.roi import scaled_size
 from util.identities import find_identity
 from util.image_io import write_bytes
 from util.layout import Dataset, Run
+from util.provenance import NOT_STATED
 
 if TYPE_CHECKING:
     import torch
@@ -69,12 +70,13 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     options = replace(options, flow=flow.name if flow else "dis")  # the method that auto chose; without use of flow, any value
     videos = open_videos(options, dataset, names)
     facts = {"identities": names, "face_model": videos.face_model, "data": data_key(dataset, names, videos)}
+    consent = {"consent": {name: dataset.consent(name) or NOT_STATED for name in names}}
     beginning = check_run(files, options.as_dict(), facts, architecture=ARCHITECTURE, free=UNCRITICAL)
     if beginning == "finished":
         if processes.is_first:
             write_profiles(dataset, names, files, lost_only=True)
             write_appearances(options, videos, names, files)
-        finish_again(files, options.niter_decay, {**options.as_dict(), **facts}, processes.is_first)
+        finish_again(files, options.niter_decay, {**options.as_dict(), **facts, **consent}, processes.is_first)
         return None
     if beginning == "new" and options.load_pretrain:
         networks = {name: getattr(options, name) for name in ARCHITECTURE}
@@ -89,7 +91,8 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     sizes = {"batch_size": options.batch_size or 2, "max_frames_per_gpu": options.max_frames_per_gpu, "ngf": options.ngf}
     with advice_when_out_of_memory(sizes), StopSignal() as stop:
         training = make_training(options, files, videos, device, dtype, processes)
-        recorded = {**options.as_dict(), **facts, "head2head": VERSION, "device": ", ".join([device_name(device)] * processes.size)}
+        recorded = {**options.as_dict(), **facts, **consent, "head2head": VERSION}
+        recorded["device"] = ", ".join([device_name(device)] * processes.size)
         training.begin(beginning, recorded, options.which_epoch, options.load_pretrain)
         if processes.is_first:
             write_profiles(dataset, names, files)

@@ -24,6 +24,7 @@ if __package__ in (None, ""):  # run as a file: make the repository's packages i
     import util.environment  # noqa: F401  (says what to do where packages are missing)
 
 from options.dataset_options import add_dataset_options, open_dataset
+from preprocessing.steps.consent import add_consent_option, find_consent, keep_consent
 from preprocessing.steps.crops import make_crops
 from preprocessing.steps.options import add_crop_options, crop_settings
 from preprocessing.tracking.detectors import create_detector
@@ -39,6 +40,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     add_dataset_options(p, "name of the dataset; its folder is made if missing", "only this identity of the folder")
     add_crop_options(p)
+    add_consent_option(p)
     p.add_argument(
         "--parts",
         nargs="*",
@@ -55,7 +57,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     dataset = open_dataset(o)
     videos = find_videos(o.original_videos_path or dataset.original_videos, dataset, o.name, o.parts)
     get_detector = cache(lambda: create_detector(o.detector, o.mtcnn_batch_size, o.gpu_id))  # made when the first video needs it
-    for_each(videos, lambda name: make_crops(settings, dataset, name, videos[name], get_detector), "videos")
+    consent = find_consent(dataset, videos, o.consent)
+
+    def detect(name: str) -> None:
+        make_crops(settings, dataset, name, videos[name], get_detector)
+        keep_consent(dataset, name, consent, given=o.consent is not None)
+
+    for_each(videos, detect, "videos")
     return 0
 
 

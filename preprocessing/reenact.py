@@ -39,7 +39,7 @@ from preprocessing.driving.edits import Edit, check_edits, edit_cameras, parse_e
 from preprocessing.driving.heads import Driven
 from preprocessing.driving.limits import FREE_DEG, MOST_DEG
 from preprocessing.driving.motion import ANGLES, Motion, head_rotation, to_angles
-from preprocessing.driving.motion_files import read_arkit, read_template, save_template
+from preprocessing.driving.motion_files import read_arkit, read_template, save_template, template_origin
 from preprocessing.driving.openings import openings
 from preprocessing.driving.people import (
     Frames,
@@ -60,6 +60,7 @@ from util.hashing import sha256_of
 from util.identities import find_identity
 from util.image_io import write_image
 from util.layout import SPLITS, Dataset, Pair, Run, write_table
+from util.provenance import NOT_STATED
 
 VERSION = 2  # of the pairs; those of another version are made again
 FILE_VERSION = 2  # of what is read from files that drive; likewise
@@ -151,7 +152,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             ahead = "the head looks straight ahead all the time; --keep_target_pose takes the target's own"
             warn(f"no head rotation in {o.drive.name}: {ahead}")
     if o.save_template is not None:
-        save_template(o.save_template, motion, model.expression_names, f"{model.name} {model.version}")
+        person = (source.name, dataset.consent(source.name) or NOT_STATED) if source else ("", "")
+        save_template(o.save_template, motion, model.expression_names, f"{model.name} {model.version}", *person)
         say(f"template: {o.save_template} ({len(motion)} frames)")
     if profile is None:
         return 0
@@ -246,7 +248,8 @@ def made_from(person: Frames | TargetProfile) -> dict[str, Any] | None:
 
 def file_facts(path: Path, digest: str) -> dict[str, str]:
     """The entry of a driving file in a pair's record."""
-    return {"kind": "arkit" if is_table(path) else "template", "file": str(path.resolve()), "sha256": digest}
+    origin = {} if is_table(path) else template_origin(path)
+    return {"kind": "arkit" if is_table(path) else "template", "file": str(path.resolve()), "sha256": digest, **origin}
 
 
 def is_complete(dataset: Dataset, target: str, source: str, key: dict[str, Any]) -> bool:

@@ -4,7 +4,7 @@
 
 FILE.mp4 shows scikit-image's `astronaut` (Eileen Collins, NASA, public domain) talking, with a synthetic voice; FILE.npz
 holds the head rotation, expression, blinks and gaze of every frame (docs/demo_clip.md). Needs no download; the same options
-give the same clip.
+give the same frames.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ import numpy as np
 from scripts.demo_clip.motion import make_motion, make_voice
 from util.cli import UserError, progress, run, say
 from util.image_io import write_bytes
+from util.provenance import Provenance
 from util.video.writing import VideoWriter
 
 FPS = 30
@@ -85,7 +86,9 @@ def main(argv: Sequence[str] | None = None) -> int | None:
         sound = Path(folder) / "voice.m4a"
         write_sound(sound, make_voice(motion, VOICE_RATE_HZ, options.seed))
         description = "Animated by Head2Head from the NASA portrait of Eileen Collins (public domain)"
-        with VideoWriter(options.output, FPS, audio_from=sound, title="Head2Head demo clip", description=description) as video:
+        shown = Provenance("Eileen Collins, animated", consent="portrait by NASA, public domain", composite=True)
+        title = "Head2Head demo clip"
+        with VideoWriter(options.output, FPS, audio_from=sound, title=title, description=description, provenance=shown) as video:
             for frame in progress(scene.frames(motion), desc="demo clip", total=len(motion)):
                 video.write(frame.image)
                 points.append(frame.points)

@@ -36,6 +36,7 @@ from tqdm import tqdm
 
 from options.dataset_options import add_dataset_options, open_dataset
 from preprocessing.face_models.registry import FACE_MODELS, model_files
+from preprocessing.steps.consent import add_consent_option, find_consent, keep_consent
 from preprocessing.steps.options import add_crop_options, crop_settings
 from preprocessing.steps.reconstruction import choose_model
 from preprocessing.steps.video import Outcome, StepSettings, Tools, attempt, complete_identities, preprocess_video
@@ -72,6 +73,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     p.add_argument("--landmarks", choices=("mediapipe", "dlib"), help="as of detect_landmarks70.py (default: mediapipe)")
     p.add_argument("--dlib_file", type=Path, default=Path(DLIB_FILE), metavar="FILE", help=f"dlib's landmark model (default: {DLIB_FILE})")
     add_crop_options(p)
+    add_consent_option(p)
     o = p.parse_args(argv)
     if o.workers is not None and o.workers < 1:
         raise UserError(f"--workers {o.workers}: give a number from 1")
@@ -95,9 +97,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         o.dlib_file.absolute(),
         o.mtcnn_batch_size,
         o.gpu_id,
+        find_consent(dataset, videos, o.consent),
+        o.consent is not None,
         LOST_MACHINE_S if o.ray else 0.0,
     )
     complete = complete_identities(dataset, videos, settings)
+    for name in complete:
+        keep_consent(dataset, name, settings.consent, settings.consent_given)
     todo = [(name, paths) for name, paths in videos.items() if name not in complete]
     if not todo:
         say(f"all {len(videos)} videos are complete already ({sum(complete.values())} frames)")

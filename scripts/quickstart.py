@@ -33,11 +33,18 @@ Run it again to go on from where it stopped.
   --seconds S     use only the first S seconds of the video    (default: all with a GPU; 60 without)
   --mirror M      where to get the ICT face model from: a folder, an archive or an address
                   (default: its official address; without it, the embedded face model is used)
+  --consent TEXT  who agreed, and how, that the head in the video is learned and driven; kept with the person, and shown with every
+                  result                                       (default: asked where there is a terminal, else "not stated")
   -h, --help      this text
 
-You need the consent of the person in the video. Every video written is marked as synthetic in its metadata.
+You need the consent of the person in the video. Every video written is marked and signed as synthetic; scripts/verify.py reads that.
 """
 DATASET = "quickstart"
+DEMO_CONSENT = "portrait of Eileen Collins by NASA, public domain"
+QUESTION = """\
+Does the person in the video agree that the head is learned and driven? Say in a line who agreed and how ("it is me", "signed form of
+3 May"). It is kept with the person, and shown with every result. Enter alone: not stated, or as stated before.
+> """
 PREVIEW_S, REST_S, LEAST_MIN = 15 * 60, 2 * 60, 4  # in all without a GPU; of that for the test and the video; to be worth looking at
 
 
@@ -56,6 +63,7 @@ class Options:
     preset: str = ""
     seconds: str = ""
     mirror: str = ""
+    consent: str = ""
 
 
 def parse(argv: Sequence[str]) -> Options | None:
@@ -69,7 +77,7 @@ def parse(argv: Sequence[str]) -> Options | None:
         name, equals, value = argument.partition("=")
         if argument in ("-h", "--help"):
             return None
-        if name in ("--minutes", "--preset", "--seconds", "--mirror"):
+        if name in ("--minutes", "--preset", "--seconds", "--mirror", "--consent"):
             if not equals and not waiting:
                 raise Refused(f"{name} needs a value; see --help", 2)
             setattr(options, name[2:], value if equals else waiting.pop(0))
@@ -145,9 +153,11 @@ def run_chain(options: Options, chain: Chain) -> None:
         video = options.video
         name = chain.read("scripts/find_identity.py", "--dataset_name", DATASET, "--video", video)
 
+    consent = options.consent or ("" if options.video else DEMO_CONSENT)
     of_person = ("--dataset_name", DATASET, "--name", name)
     chain.step("Face detection")
-    chain.run("preprocessing/detect.py", *of_person, "--original_videos_path", video, "--split", "train", "--max_seconds", seconds)
+    detection = ["--original_videos_path", video, "--split", "train", "--max_seconds", seconds]
+    chain.run("preprocessing/detect.py", *of_person, *detection, *(("--consent", consent) if consent else ()))
     chain.step("Landmarks")
     chain.run("preprocessing/detect_landmarks70.py", *of_person)
     chain.step("3D reconstruction")
@@ -180,6 +190,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if options is None:
         print(USAGE, end="")
         return
+    if options.video and not options.consent and sys.stdin and sys.stdin.isatty() and sys.stdout.isatty():
+        options.consent = input(QUESTION).strip() or "not stated"  # now, not when nobody looks any more
     interpreter = planned_interpreter()
     if not interpreter.has_tracker():
         raise Refused(f"the face tracker {TRACKER} has no package for {interpreter}; README.md says which systems it has one for", 1)

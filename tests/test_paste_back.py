@@ -15,6 +15,7 @@ from synthetic_videos import add_sound, face_frame, hide_codec, read_sound, set_
 
 from scripts import paste_back as command
 from util.cli import UserError
+from util.credentials.reading import UNCHANGED, read_findings
 from util.hashing import sha256_of
 from util.image_io import crop, read_image, write_image
 from util.layout import Dataset, Pair, Record
@@ -138,6 +139,9 @@ def test_self_reenactment_gives_the_original_back_in_sync(tmp_path, fps):
 
     with av.open(str(made)) as container:
         assert container.metadata["comment"] == PROVENANCE
+    credentials = read_findings(made)
+    assert (credentials.state, credentials.originals, credentials.facts["target"]) == (UNCHANGED, 1, "Ann")
+    assert credentials.source_type == "compositeWithTrainedAlgorithmicMedia"
 
 
 @pytest.mark.parametrize("audio, heard", [("source", True), ("target", True), ("none", False)])

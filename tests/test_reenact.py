@@ -239,7 +239,8 @@ def test_a_file_drives(place, tmp_path, model, capsys):
         a = read_table(dataset.pair("Ann", "bob").path("source_landmarks70", f))
         np.testing.assert_allclose(a, read_table(dataset.pair("Ann", "Bob").path("source_landmarks70", TRAIN + f)), atol=0.1)
     assert set(json.loads((tmp_path / "bob.json").read_text())) == {
-        *("format", "version", "face_model", "fps", "expression_names", "rotation", "zoom", "shift", "expression", "pupils", "lids", "lips")
+        *("format", "version", "face_model", "person", "consent", "fps", "expression_names", "rotation", "zoom", "shift"),
+        *("expression", "pupils", "lids", "lips")
     }
 
 

@@ -135,6 +135,7 @@ class Record:
     # step -> [first number, last number, one of FRAME_STATES]: frames that the step found not to show the person well
     bad_frames: dict[str, list[list[Any]]] = field(default_factory=dict)
     coverage: list[dict[str, str]] = field(default_factory=list)  # what the frames show of the person (util.report.coverage)
+    consent: str = ""  # the person's, in the user's words; empty: not stated
 
     def with_step(self, step: str, key: dict[str, Any]) -> Record:
         return replace(self, steps={**self.steps, step: key})
@@ -373,6 +374,11 @@ class Dataset:
     def write_record(self, record: Record) -> None:
         text = json.dumps({**record.__dict__, "fps": str(record.fps)}, indent=1)
         write_bytes(self.record_path(record.name), text.encode())
+
+    def consent(self, name: str) -> str:
+        """What was said of an identity's consent; '' when that is nothing, or the identity has no record."""
+        record = self.read_record(name)
+        return record.consent if record else ""
 
     def pair(self, target: str, source: str) -> Sequence:
         """The sequence of a driven pair; its kinds are source_images, source_nmfcs and source_landmarks70."""

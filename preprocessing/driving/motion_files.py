@@ -105,15 +105,18 @@ def _column_shapes(name: str, names: tuple[str, ...]) -> tuple[int, ...]:
 # ---- templates ----
 
 
-def save_template(path: Path, motion: Motion, names: Sequence[str], version: str) -> None:
-    """Write motion as a template: no picture, no identity, no place in a frame (docs/formats.md).
+def save_template(path: Path, motion: Motion, names: Sequence[str], version: str, person: str = "", consent: str = "") -> None:
+    """Write motion as a template: no picture, no shape of a face, no place in a frame (docs/formats.md).
 
     names: expression shapes, in the order of motion.expression; version: the face model's, as "name version".
+    person, consent: who moved, and what was said of the consent to that.
     """
     fields = {
         "format": TEMPLATE_FORMAT,
         "version": TEMPLATE_VERSION,
         "face_model": version,
+        "person": person,
+        "consent": consent,
         "fps": str(motion.fps),
         "expression_names": list(names),
         "rotation": rotation_vector(motion.rotation).round(5).tolist(),
@@ -126,6 +129,12 @@ def save_template(path: Path, motion: Motion, names: Sequence[str], version: str
         if getattr(motion, key) is not None:
             fields[key] = getattr(motion, key).round(4).tolist()
     write_bytes(path, json.dumps(fields, separators=(",", ":")).encode())
+
+
+def template_origin(path: Path) -> dict[str, str]:
+    """Whose motion a template holds, and the consent to it: `person` and `consent`, as far as it says (read_template checks the file)."""
+    fields = json.loads(path.read_text(encoding="utf-8-sig"))
+    return {key: fields[key] for key in ("person", "consent") if isinstance(fields.get(key), str) and fields[key]}
 
 
 def read_template(path: Path, names: Sequence[str]) -> Motion:

@@ -129,6 +129,7 @@ def make_crops(
         source_start={"train": layout.first - o.n_replicate_first, "test": layout.test_start - o.n_replicate_first},
         first_number=layout.first,
         shots=layout.shots,
+        consent=old.consent if old and [s["sha256"] for s in old.sources] == [p.sha256 for p in parts] else "",  # of this video
     ).with_bad_frames("detect", layout.numbers, layout.states)
     # The record without steps marks the identity as unfinished. Files made from its old frames are deleted with them.
     dataset.write_record(record)

@@ -8,6 +8,7 @@ from functools import cache, cached_property
 from pathlib import Path
 
 from preprocessing.face_models.morphable import MorphableModel
+from preprocessing.steps.consent import keep_consent
 from preprocessing.steps.crops import CropSettings, crops_key, make_crops
 from preprocessing.steps.landmarks70 import landmarks_key, make_landmarks
 from preprocessing.steps.reconstruction import make_reconstruction, reconstruction_key
@@ -34,6 +35,8 @@ class StepSettings:
     dlib_file: Path | None = None
     mtcnn_batch_size: int = 8  # frames
     gpu_id: int = -1
+    consent: str = ""  # of the people, as preprocessing.steps.consent.find_consent found it
+    consent_given: bool = False  # with --consent: it replaces an earlier one
     wait_s: float = 0.0  # for another process that holds the identity: the system may notice late that a machine is lost
 
 
@@ -75,6 +78,7 @@ def preprocess_video(dataset: Dataset, name: str, paths: list[Path], settings: S
         before = _state(mark), [_state(path) for path in paths]
         images = ImageStore(IMAGE_MEMORY)
         make_crops(settings.crops, dataset, name, paths, lambda: tools.detector, images)
+        keep_consent(dataset, name, settings.consent, settings.consent_given)
         record = dataset.read_record(name)
         if [_state(path) for path in paths] != before[1]:  # two passes have read two contents
             dataset.write_record(record.without_steps(*record.steps))

@@ -36,6 +36,11 @@ class Plan:
     aligned: bool  # whether pose and place of the head are the original frame's
     sound: tuple[Path, float] | None  # file, and the moment in it (seconds from its first picture) of the first frame
 
+    @property
+    def parts(self) -> list[int]:
+        """The target's source videos that are used, by their places among its sources."""
+        return sorted({_part_of(self.target, i)[0] for i in self.originals})
+
 
 def make_plan(facts: dict[str, Any], datasets_dir: str | Path | None, audio: str) -> Plan:
     """The plan of finished results, from complete.json's facts. Raises: UserError as write_paste_back does."""

@@ -17,6 +17,8 @@ from util.image_io import read_image
 from util.paste_back.blender import Blender
 from util.paste_back.plan import Plan, make_plan, original_frames
 from util.results.folder import Results
+from util.results.origin import provenance_of
+from util.results.panels import find_dataset
 from util.video.writing import VideoWriter
 
 
@@ -45,7 +47,9 @@ def write_paste_back(
     who = f"{facts['target']} driven by {facts['source'] or 'own held-out frames'}"
     sound, start_s = plan.sound or (None, 0.0)
     box, blender = plan.target.crop_box, None
-    with VideoWriter(path, plan.fps, audio_from=sound, audio_start_s=start_s, title=f"Head2Head: {who}") as video:
+    recordings = tuple(Path(plan.target.sources[part]["file"]) for part in plan.parts)
+    origin = provenance_of(facts, find_dataset(facts, datasets_dir), composite=True, originals=recordings)
+    with VideoWriter(path, plan.fps, audio_from=sound, audio_start_s=start_s, title=f"Head2Head: {who}", provenance=origin) as video:
         pictures = zip(original_frames(plan.target, plan.originals), _read_ahead(results, plan))
         for frame, (fake, nmfc, own) in progress(pictures, desc=path.name, total=len(plan.numbers)):
             if blender is None:

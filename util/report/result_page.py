@@ -16,13 +16,14 @@ from util.hashing import sha256_of
 from util.image_io import write_bytes
 from util.layout import Run
 from util.metrics import HEATMAP_FULL_SCALE
-from util.provenance import PROVENANCE
+from util.provenance import PROVENANCE, Provenance
 from util.report.charts import line_chart
 from util.report.coverage import block, from_record
 from util.report.training_page import loss_charts, read_log, training_facts
 from util.report.web_page import duration, page, pictures, settings
 from util.results.evaluation import ALL_MEASURES, Evaluation, all_notes, compared, meaning, read_evaluation, shown
 from util.results.folder import Results
+from util.results.origin import provenance_of
 from util.results.panels import captions, find_dataset, find_source, write_videos
 
 # What three real clips reached (docs/results.md), with the default recipe on one H100 and with the preview on one core.
@@ -103,7 +104,8 @@ def write_report(results: Results, run: Run, run_options: Mapping[str, Any], dat
     body = [
         *(_head(facts), _origin(facts, run, run_options), _video(video, facts, fps)),
         *(_table(evaluation, evaluated is not None), _over_time(evaluation), _coverage(facts, datasets_dir)),
-        *(_samples(results, facts, evaluation), _training(run), _settings(facts, run_options, fps), _provenance()),
+        *(_samples(results, facts, evaluation), _training(run), _settings(facts, run_options, fps)),
+        _provenance(provenance_of(facts, find_dataset(facts, datasets_dir))),
     ]
     title = f"{facts['target']} driven by {facts['source'] or 'own held-out frames'}"
     script = _SCRIPT
@@ -285,8 +287,13 @@ def _settings(facts: dict, run_options: Mapping[str, Any], fps: Fraction) -> str
     return f"<h2>Settings</h2>{settings(test)}<details><summary>All training options</summary>{settings(plain)}</details>"
 
 
-def _provenance() -> str:
+def _provenance(origin: Provenance) -> str:
+    consent = {f"consent of {origin.target}": origin.consent}
+    if origin.driver_consent:
+        consent[f"consent of the driver, {origin.driver}"] = origin.driver_consent
     return (
-        f"<h2>Provenance</h2><p>{escape(PROVENANCE)}. The video's metadata says the same. "
-        "Show it only with the consent of the people in it, and say what it is.</p>"
+        f"<h2>Provenance</h2><p>{escape(PROVENANCE)}. The video's metadata says the same, and so do its Content Credentials "
+        "(C2PA), which show whether it was changed since: scripts/verify.py reads them. Show it only with the consent of the people in it, "
+        "and say what it is.</p>"
+        f"{settings(consent)}"
     )

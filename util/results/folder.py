@@ -3,6 +3,8 @@
 {real,nmfc,eye_gaze,fake,heatmap,masked_heatmap}/<frame:06d>.png
 metrics.json        measures: means, and of every frame
 complete.json       written last: what the folder was made from; without it the folder counts as unfinished
+frames.sha256       SHA-256 of every synthesised frame, as sha256sum writes and checks them
+frames.c2pa         that list's Content Credentials (util.credentials)
 <mode>.mp4          written by util.results.panels
 paste_back.mp4      written by util.paste_back.writing
 evaluation.json     written by scripts/evaluate.py
@@ -66,6 +68,16 @@ class Results:
         return self.folder / "evaluation.json"
 
     @property
+    def frame_list(self) -> Path:
+        """SHA-256 of every synthesised frame; written by util.results.origin."""
+        return self.folder / "frames.sha256"
+
+    @property
+    def frame_credentials(self) -> Path:
+        """The credentials of the list of frames, and so of the frames."""
+        return self.folder / "frames.c2pa"
+
+    @property
     def _mark(self) -> Path:
         return self.folder / "complete.json"
 
@@ -109,7 +121,8 @@ class Results:
             self.folder.mkdir(parents=True, exist_ok=True)
         self._mark.unlink(missing_ok=True)
         videos = [self.video(name) for videos in MODES.values() for name in videos]
-        for path in (self._metrics, self.page, self.paste_back, self.evaluation, *videos):
+        made = (self._metrics, self.page, self.paste_back, self.evaluation, self.frame_credentials, self.frame_list)
+        for path in (*made, *videos):
             path.unlink(missing_ok=True)
         for kind in KINDS:
             for frame in self.frames(kind):

@@ -17,6 +17,7 @@ from util.cli import UserError, progress, warn, warn_once
 from util.image_io import read_image
 from util.layout import Dataset
 from util.results.folder import MODES, Results
+from util.results.origin import provenance_of
 from util.video.writing import VideoWriter
 
 CAPTIONS = {
@@ -69,23 +70,26 @@ def _write_video(
 ) -> None:
     first, last = facts["frames"]
     names = captions(facts)
-    with _open_video(facts, path, datasets_dir, fps) as video:
+    with _open_video(facts, path, datasets_dir, fps, composite="real" in kinds) as video:
         frames = range(first, last + 1)
         for panels in progress(_read_ahead(results, kinds, frames), desc=path.name, total=len(frames)):
             video.write(panels[0] if len(kinds) == 1 else side_by_side(panels, [names[k] for k in kinds]))
 
 
-def _open_video(facts: dict, path: Path, datasets_dir: str | Path | None, fps: Fraction | None) -> VideoWriter:
+def _open_video(facts: dict, path: Path, datasets_dir: str | Path | None, fps: Fraction | None, composite: bool) -> VideoWriter:
+    """composite: whether real frames are seen beside the synthesised ones."""
+    dataset = find_dataset(facts, datasets_dir)
     rate, sound, start_s = find_source(facts, datasets_dir)
     if fps is None and rate is None:
         driver = facts["source"] or facts["target"]
-        dataset = find_dataset(facts, datasets_dir)
         said = f"dataset {facts['dataset_name']} does not say {driver}'s frame rate"
         if not dataset.folder.is_dir():
             said = f"there is no {dataset.folder} to say {driver}'s frame rate (--datasets_dir says where the dataset is now)"
         warn(f"{said}: using {_FALLBACK_FPS}; images_to_video.py --fps sets another")
     who = f"{facts['target']} driven by {facts['source'] or 'own held-out frames'}"
-    return VideoWriter(path, fps or rate or _FALLBACK_FPS, audio_from=sound, audio_start_s=start_s, title=f"Head2Head: {who}")
+    origin = provenance_of(facts, dataset, composite=composite)
+    rate = fps or rate or _FALLBACK_FPS
+    return VideoWriter(path, rate, audio_from=sound, audio_start_s=start_s, title=f"Head2Head: {who}", provenance=origin)
 
 
 class PanelVideo:
@@ -97,7 +101,7 @@ class PanelVideo:
     def __init__(self, results: Results, facts: dict, datasets_dir: str | Path | None = None):
         ((name, self._wanted),) = MODES["all"].items()
         self._names = captions(facts)
-        self._video = _open_video(facts, results.video(name), datasets_dir, None)
+        self._video = _open_video(facts, results.video(name), datasets_dir, None, composite=True)
         self._thread = ThreadPoolExecutor(1)
         self._waiting: deque[Future] = deque()
 

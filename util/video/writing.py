@@ -13,8 +13,9 @@ import cv2
 import numpy as np
 
 from util.cli import UserError, writing
+from util.credentials.sealing import find_sealer
 from util.part_files import begin_part
-from util.provenance import PROVENANCE
+from util.provenance import PROVENANCE, Provenance
 from util.video.sound import sound_packets
 
 _BT709 = 1  # number of ITU-R BT.709 for matrix, primaries and transfer in ITU-T H.273
@@ -25,7 +26,7 @@ class VideoWriter:
     """Writes an .mp4 (H.264, yuv420p, BT.709) frame by frame, with the sound of another file if wanted.
 
     Use as a context manager. The file appears under its name only once it is whole: until then, and after an error, there
-    is nothing (or the older file). Every file says in its metadata that it is synthetic.
+    is nothing (or the older file). Every file says in its metadata that it is synthetic, and is sealed with Content Credentials.
 
     path: the file to write; ends in .mp4.
     fps: exact rate.
@@ -33,6 +34,8 @@ class VideoWriter:
     audio_start_s: the moment of `audio_from`, counted from its first picture, that belongs to the first frame written.
     audio_packets: the sound, instead, as util.video.sound.sound_packets gives it for an output container; a packet None: not known yet.
     crf: quality, 0 (lossless) to 51; 18 is visually lossless.
+    provenance: what the credentials say of the video.
+    Raises: UserError when the name is no .mp4's, or the user's certificate is of no use.
     """
 
     def __init__(
@@ -46,6 +49,7 @@ class VideoWriter:
         crf: int = 18,
         title: str = "",
         description: str = "",
+        provenance: Provenance = Provenance(),  # noqa: B008  (it cannot be changed)
     ):
         self.path = Path(path)
         if self.path.suffix.lower() != ".mp4":
@@ -60,6 +64,8 @@ class VideoWriter:
             "comment": PROVENANCE,
             "description": f"{description.rstrip('. ')}. {PROVENANCE}" if description else PROVENANCE,
         }
+        self._provenance = provenance
+        self._sealer = find_sealer()  # now, not after hours of work: it may have something to say
         self._part: Path | None = None
         self._container: Any = None
         self._sound: Iterator[tuple[float, Any]] | None = None
@@ -110,6 +116,12 @@ class VideoWriter:
             self._close_sound()
             with writing(self.path):
                 self._container.close()
+                if self._sealer:
+                    unsealed, self._part = self._part, begin_part(self.path)
+                    try:
+                        self._sealer.seal_video(unsealed, self._part, self._metadata["title"], self._provenance)
+                    finally:
+                        unsealed.unlink()
                 self._part.replace(self.path)
         except BaseException:
             self._abandon()
