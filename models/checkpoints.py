@@ -29,7 +29,6 @@ PUBLISHED_OPTIONS: dict[str, Any] = {
     "eye_gaze": True,
     "appearance": False,
     "conditioning_frames": 3,
-    "upsample": "transposed",
     "ROI_size": 72,
 }
 _SHOWN = 10  # keys listed in a message

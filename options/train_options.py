@@ -28,7 +28,6 @@ ARCHITECTURE = (
     "eye_gaze",
     "appearance",
     "conditioning_frames",
-    "upsample",
     "ndf",
     "num_D",
     "n_layers_D",

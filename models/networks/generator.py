@@ -23,18 +23,6 @@ def _encoder(input_nc: int, ngf: int, n_downsampling: int, n_blocks: int) -> nn.
     return nn.Sequential(*layers)
 
 
-def _doubled(kind: str, input_nc: int, output_nc: int) -> list[nn.Module]:
-    """Layers that double the sides: a transposed convolution (published); or a 3x3 convolution after the nearest-neighbour doubling, or
-    before the pixel shuffle (Shi et al. 2016). Engines for CPUs are slow at the first."""
-    if kind == "transposed":
-        return [nn.ConvTranspose2d(input_nc, output_nc, 3, stride=2, padding=1, output_padding=1)]
-    if kind == "nearest":
-        return [nn.Upsample(scale_factor=2), nn.Conv2d(input_nc, output_nc, 3, padding=1)]
-    if kind == "shuffle":
-        return [nn.Conv2d(input_nc, 4 * output_nc, 3, padding=1), nn.PixelShuffle(2)]
-    raise ValueError(f"upsample is 'transposed', 'nearest' or 'shuffle', not {kind!r}")
-
-
 class Generator(nn.Module):
     """Two encoders (conditioning A, previous frames P), summed, and a decoder.
 
@@ -43,7 +31,6 @@ class Generator(nn.Module):
     no_prev_output: without the encoder of P; P is then ignored.
     margin: columns that the network works on beyond the pictures' right edge; they are cut off. Instance normalisation makes such networks
         put one strong spot into a picture, by which they steer a map's statistics (Karras et al. 2020); here is a place for it.
-    upsample: how the decoder doubles the sides, 'transposed' (with the published state-dict names), 'nearest' or 'shuffle'.
     The residual blocks are shared out: n_blocks - n_blocks // 2 in each encoder, n_blocks // 2 in the decoder.
     """
 
@@ -57,7 +44,6 @@ class Generator(nn.Module):
         n_blocks: int = 9,
         no_prev_output: bool = False,
         margin: int = 0,
-        upsample: str = "transposed",
     ):
         super().__init__()
         self.margin = margin
@@ -70,7 +56,8 @@ class Generator(nn.Module):
         up = []
         for i in reversed(range(n_downsampling)):
             nc = ngf * 2**i
-            up += [*_doubled(upsample, nc * 2, nc), InstanceNorm2d(nc), nn.ReLU(inplace=True)]
+            double = nn.ConvTranspose2d(nc * 2, nc, 3, stride=2, padding=1, output_padding=1)
+            up += [double, InstanceNorm2d(nc), nn.ReLU(inplace=True)]
         self.model_up_img = nn.Sequential(*up)
         self.model_final_img = nn.Sequential(nn.ReflectionPad2d(3), nn.Conv2d(ngf, output_nc, 7), nn.Tanh())
         init_weights(self)
@@ -118,5 +105,4 @@ def build_generator(run_options: Mapping[str, Any]) -> Generator:
         n_blocks=run_options["n_blocks"],
         no_prev_output=not run_options["prev_output"],
         margin=run_options["margin"],
-        upsample=run_options["upsample"],
     )
