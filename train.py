@@ -10,6 +10,7 @@ Writes checkpoints/<D>/<name>/ (docs/formats.md). Ctrl-C and SIGTERM save first;
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -21,6 +22,9 @@ from typing import TYPE_CHECKING, Any
 if __package__ in (None, ""):  # run as a file: make the repository's packages importable
     sys.path[0] = str(Path(__file__).resolve().parent)
     import util.environment  # noqa: F401  (says what to do where packages are missing)
+
+# The loader's threads multiply matrices at the same time: with a BLAS thread a core for each of them, 32 cores do little but wait.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from data.integrity import tell_left_out
 from options.base_options import choose_identities

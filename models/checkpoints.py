@@ -29,7 +29,6 @@ PUBLISHED_OPTIONS: dict[str, Any] = {
     "eye_gaze": True,
     "appearance": False,
     "conditioning_frames": 3,
-    "upsample": "transposed",
     "half": False,
     "ROI_size": 72,
 }

@@ -34,7 +34,6 @@ class ModelOptions:
     eye_gaze: bool = True  # the networks see the eye gaze image
     appearance: bool = False  # the generator sees the person's colours (util.face.appearance)
     conditioning_frames: int = 3  # frames whose conditioning images the generator sees, the current one last
-    upsample: str = "transposed"  # or nearest, or shuffle: how the generator doubles the sides
     half: bool = False  # the generator works on blocks of 2x2 pixels
     ndf: int = 64
     num_D: int = 2

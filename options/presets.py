@@ -17,7 +17,6 @@ from options.base_options import PRECISIONS
 from util.cli import UserError
 
 FLOWS = ("auto", "dis", "flownet2")
-UPSAMPLINGS = ("transposed", "nearest", "shuffle")
 
 
 def setting(
@@ -68,9 +67,6 @@ class Recipe:
     appearance: bool = setting(False, "networks", "the generator sees the person drawn in mean colours")
     conditioning_frames: int = setting(
         3, "networks", "frames whose NMFC and gaze images the generator sees, the current one last", unit="frames", low=1, high=3
-    )
-    upsample: str = setting(
-        "transposed", "networks", "how the generator doubles the image's sides; the others are for engines on CPUs", choices=UPSAMPLINGS
     )
     half: bool = setting(False, "networks", "the generator's first and last layers work on blocks of 2x2 pixels: faster, above all on CPUs")
     ndf: int = setting(64, "networks", "base width of the discriminators", unit="channels", low=1)
@@ -143,6 +139,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "prev_output": False,
         "appearance": True,
         "conditioning_frames": 1,
+        "half": True,
         "ndf": 32,
         "n_scales_temporal": 0,
         "lambda_warp": 0.0,

@@ -28,7 +28,6 @@ ARCHITECTURE = (
     "eye_gaze",
     "appearance",
     "conditioning_frames",
-    "upsample",
     "half",
     "ndf",
     "num_D",

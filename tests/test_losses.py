@@ -329,9 +329,9 @@ def plain_step(model, clip, start, stop, history):
         (0, 4, {}),
         (4, 8, {}),
         (20, 22, {}),
-        (4, 8, {"appearance": True, "conditioning_frames": 1, "upsample": "nearest"}),
+        (4, 8, {"appearance": True, "conditioning_frames": 1}),
         (0, 4, {"appearance": True}),
-        (0, 4, {"conditioning_frames": 2, "upsample": "shuffle"}),
+        (0, 4, {"conditioning_frames": 2}),
     ],
 )
 def test_step_takes_the_gradients_of_the_written_out_losses(start, stop, changes):

@@ -55,23 +55,7 @@ def norm(x):
     return (x - mean) / (var + 1e-5).sqrt()
 
 
-def reference_doubling(w, x, i, kind):
-    """Stage i of the decoder without its norm."""
-    if kind == "transposed":
-        key = f"model_up_img.{3 * i}"
-        return F.conv_transpose2d(x, w[f"{key}.weight"], w[f"{key}.bias"], stride=2, padding=1, output_padding=1)
-    if kind == "nearest":
-        key = f"model_up_img.{4 * i + 1}"
-        return F.conv2d(x.repeat_interleave(2, -1).repeat_interleave(2, -2), w[f"{key}.weight"], w[f"{key}.bias"], padding=1)
-    key = f"model_up_img.{4 * i}"
-    y = F.conv2d(x, w[f"{key}.weight"], w[f"{key}.bias"], padding=1)
-    out = y.new_zeros(len(y), y.shape[1] // 4, 2 * y.shape[2], 2 * y.shape[3])
-    for row, column in ((0, 0), (0, 1), (1, 0), (1, 1)):
-        out[..., row::2, column::2] = y[:, 2 * row + column :: 4]
-    return out
-
-
-def reference_generator(w, A, P, n_downsampling, encoder_blocks, decoder_blocks, upsample="transposed"):
+def reference_generator(w, A, P, n_downsampling, encoder_blocks, decoder_blocks):
     """The generator, from a state dict and the description of the published architecture alone."""
 
     def conv(x, key, pad, **kw):
@@ -96,7 +80,9 @@ def reference_generator(w, A, P, n_downsampling, encoder_blocks, decoder_blocks,
     for i in range(decoder_blocks):
         x = block(x, f"model_res_img.{i}")
     for i in range(n_downsampling):
-        x = norm(reference_doubling(w, x, i, upsample)).clamp(min=0)
+        key = f"model_up_img.{3 * i}"
+        x = F.conv_transpose2d(x, w[f"{key}.weight"], w[f"{key}.bias"], stride=2, padding=1, output_padding=1)
+        x = norm(x).clamp(min=0)
     return torch.tanh(conv(x, "model_final_img.1", 3))
 
 
@@ -112,18 +98,6 @@ def test_generator_computes_the_published_function(mode, no_prev_output):
     assert got.shape == (2, 3, 24, 32)
     torch.testing.assert_close(got, want, atol=1e-4, rtol=0)
     assert all((b == (7 if b.is_floating_point() else 3)).all() for b in g.buffers())  # the stored statistics stay as they are
-
-
-@pytest.mark.parametrize("upsample", ["nearest", "shuffle"])
-def test_other_ways_of_upsampling(upsample):
-    g = randomise(small_generator(upsample=upsample))
-    A, P = torch.rand(2, 18, 24, 32), torch.rand(2, 6, 24, 32) * 2 - 1
-    with torch.no_grad():
-        torch.testing.assert_close(g(A, P), reference_generator(g.state_dict(), A, P, 2, 2, 1, upsample), atol=1e-4, rtol=0)
-    others = {k: v.shape for k, v in small_generator().state_dict().items() if "model_up_img" not in k}
-    assert {k: v.shape for k, v in g.state_dict().items() if "model_up_img" not in k} == others
-    with pytest.raises(ValueError, match="not 'bilinear'"):
-        small_generator(upsample="bilinear")
 
 
 def test_channels_that_a_generator_sees():
@@ -431,11 +405,11 @@ def test_iteration_file(tmp_path):
 
 def test_bench_of_generators(tmp_path, capsys):
     words = ["--size", "32", "--rounds", "1", "--threads", "1", "--output", str(tmp_path / "figures.json")]
-    bench.main(["--variant", "ngf=4,n_blocks=1", "--variant", "ngf=4,n_blocks=1,prev_output=true,upsample=nearest", *words])
+    bench.main(["--variant", "ngf=4,n_blocks=1", "--variant", "ngf=4,n_blocks=1,prev_output=true", *words])
     lean, other = json.loads((tmp_path / "figures.json").read_text())
     assert lean["parameters"] == sum(p.numel() for p in build_generator(bench.read_variant("ngf=4,n_blocks=1")).parameters())
     assert 0 < lean["gflop"] < other["gflop"] and lean["ms"]["torch fp32"] > 0
-    assert "ngf=4,n_blocks=1,prev_output=true,upsample=nearest" in capsys.readouterr().out
+    assert "ngf=4,n_blocks=1,prev_output=true" in capsys.readouterr().out
     with pytest.raises(UserError, match="ndf is no setting of the generator"):
         bench.read_variant("ndf=4")
     with pytest.raises(UserError, match="--variant ngf=wide must be a whole number"):

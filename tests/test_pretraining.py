@@ -12,7 +12,7 @@ import train
 from models.checkpoints import read_run_options
 from preprocessing.face_models.registry import load_face_model, model_version
 from scripts.bench import pretraining
-from scripts.bench.unseen_frames import CAPTION, GAP, PANEL, Subject
+from scripts.bench.frame_choice import CAPTION, GAP, PANEL, Subject
 from util.cli import UserError
 from util.geometry import FRONTAL
 from util.image_io import read_image

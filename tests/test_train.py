@@ -421,15 +421,15 @@ def test_a_run_of_an_older_version_goes_on(command, monkeypatch):
         stop_after(m, 1)
         command()
     options = json.loads(command.run.options_path.read_text())
-    older = {k: v for k, v in options.items() if k not in ("appearance", "conditioning_frames", "upsample")}
+    older = {k: v for k, v in options.items() if k not in ("appearance", "conditioning_frames")}
     command.run.options_path.write_text(json.dumps(older))
-    with pytest.raises(UserError, match="--upsample was transposed, is nearest"):
-        command("--upsample", "nearest", "--continue_train")
+    with pytest.raises(UserError, match="--conditioning_frames was 3, is 1"):
+        command("--conditioning_frames", "1", "--continue_train")
     assert command() is None and state(command.run)["finished"]
 
 
 def test_lean_networks(command):
-    assert command("--upsample", "shuffle", "--conditioning_frames", "1", "--no_prev_output", "--niter", "1", "--niter_decay", "0") is None
+    assert command("--conditioning_frames", "1", "--no_prev_output", "--niter", "1", "--niter_decay", "0") is None
     generator = build_generator(read_run_options(command.run))
     load_weights(generator, command.run.network_path("G"))
     assert generator.model_down_seg[1].in_channels == 6

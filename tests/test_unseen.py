@@ -17,7 +17,7 @@ from preprocessing.driving.openings import openings
 from preprocessing.face_models.registry import load_face_model, model_version
 from preprocessing.measures.pictures import nearest
 from scripts.bench import unseen
-from scripts.bench.unseen_frames import (
+from scripts.bench.frame_choice import (
     CAPTION,
     GAP,
     MAX_RUN,

@@ -85,6 +85,11 @@ class Cameras:
     def __getitem__(self, index: int | slice | np.ndarray) -> Cameras:
         return Cameras(self.scale[index], self.rotation[index], self.translation[index])
 
+    def followed_by(self, other: Cameras) -> Cameras:
+        """These N and the other's M as N + M."""
+        pairs = zip(vars(self).values(), vars(other).values())
+        return Cameras(*(np.concatenate(pair) for pair in pairs))
+
     def as_batch(self) -> Cameras:
         """The camera of one frame, as `cameras[i]` with an integer gives it (scale, rotation [3, 3], translation [3]), for N = 1."""
         return Cameras(np.reshape(self.scale, 1), np.reshape(self.rotation, (1, 3, 3)), np.reshape(self.translation, (1, 3)))

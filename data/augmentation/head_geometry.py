@@ -6,7 +6,6 @@ picture does not say, but the outline of a head that moves does.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -54,24 +53,17 @@ def nearest_places(colours: np.ndarray, face: np.ndarray, outline: float) -> np.
 def outline_depth(nmfcs: np.ndarray, landmarks: np.ndarray, masks: np.ndarray) -> float:
     """Depth of the head's outline above the ears, 0..1 from the farthest to the nearest vertex of the face model's mean.
 
-    From N frames of the whole video. Where they say little (the head hardly moves, its outline lies outside the picture) the estimate
-    stays near the usual head's. nmfcs: uint8 [N, H, H, 3]. landmarks: [N, 70, 2] in pixels. masks: uint8 [N, any, any], 255 where the
-    person is.
+    From N frames of the whole video, by how the outline moves when the head turns: a view tells where the camera sees each place on the
+    head, so also where it would see the middle between the outlines left and right, if that were a place on the head; the place that
+    explains the frames best is found by least squares. Where they say little (the head hardly moves, its outline lies outside the picture)
+    the estimate stays near the usual head's.
+    nmfcs: uint8 [N, H, H, 3]. landmarks: [N, 70, 2] in pixels. masks: uint8 [N, any, any], 255 where the person is.
     """
-    size = nmfcs.shape[1]
-    small, faces = on_grid(nmfcs)
-    shown = [i for i, face in enumerate(faces) if face.sum() >= GRID]
-    return _outline_depth([View.of(small[i], faces[i], size) for i in shown], landmarks[shown], masks[shown], size)
-
-
-def _outline_depth(views: Sequence[View], landmarks: np.ndarray, masks: np.ndarray, size: int) -> float:
-    """As in `outline_depth`, from how the outline moves when the head turns.
-
-    A view tells where the camera sees each place on the head, so also where it would see the middle between the outlines left and
-    right, if that were a place on the head; the place that explains the frames best is found by least squares.
-    """
-    normal, right, edges, means = np.zeros((3, 3)), np.zeros(3), [], []
-    for view, points, mask in zip(views, landmarks, masks, strict=True):
+    size, normal, right, edges, means = nmfcs.shape[1], np.zeros((3, 3)), np.zeros(3), [], []
+    for small, face, points, mask in zip(*on_grid(nmfcs), landmarks, masks, strict=True):
+        if face.sum() < GRID:
+            continue
+        view = View.of(small, face, size)
         eyes = _eyes(points)
         up = np.array([0, -np.linalg.norm(eyes[1] - eyes[0])])
         rows = [eyes.mean(0) + share * up for share in np.linspace(*_ROW_HEIGHTS, _ROWS)]

@@ -27,18 +27,6 @@ def _encoder(input_nc: int, ngf: int, n_downsampling: int, n_blocks: int, half: 
     return nn.Sequential(*layers)
 
 
-def _doubled(kind: str, input_nc: int, output_nc: int) -> list[nn.Module]:
-    """Layers that double the sides: a transposed convolution (published); or a 3x3 convolution after the nearest-neighbour doubling, or
-    before the pixel shuffle (Shi et al. 2016). Engines for CPUs are slow at the first."""
-    if kind == "transposed":
-        return [nn.ConvTranspose2d(input_nc, output_nc, 3, stride=2, padding=1, output_padding=1)]
-    if kind == "nearest":
-        return [nn.Upsample(scale_factor=2), nn.Conv2d(input_nc, output_nc, 3, padding=1)]
-    if kind == "shuffle":
-        return [nn.Conv2d(input_nc, 4 * output_nc, 3, padding=1), nn.PixelShuffle(2)]
-    raise ValueError(f"upsample is 'transposed', 'nearest' or 'shuffle', not {kind!r}")
-
-
 class Generator(nn.Module):
     """Two encoders (conditioning A, previous frames P), summed, and a decoder.
 
@@ -49,7 +37,6 @@ class Generator(nn.Module):
         put one strong spot into a picture, by which they steer a map's statistics (Karras et al. 2020); here is a place for it.
     half: the first and the last layer work on blocks of 2x2 pixels (Shi et al. 2016), so that no layer has the pictures' full size, where
         a processor needs half of its time for a fifth of the operations. It takes the place of one halving and one doubling.
-    upsample: how the decoder doubles the sides, 'transposed' (with the published state-dict names), 'nearest' or 'shuffle'.
     The residual blocks are shared out: n_blocks - n_blocks // 2 in each encoder, n_blocks // 2 in the decoder.
     """
 
@@ -63,7 +50,6 @@ class Generator(nn.Module):
         n_blocks: int = 9,
         no_prev_output: bool = False,
         margin: int = 0,
-        upsample: str = "transposed",
         half: bool = False,
     ):
         super().__init__()
@@ -77,7 +63,8 @@ class Generator(nn.Module):
         up = []
         for i in reversed(range(half, n_downsampling)):
             nc = ngf * 2**i
-            up += [*_doubled(upsample, nc * 2, nc), InstanceNorm2d(nc), nn.ReLU(inplace=True)]
+            double = nn.ConvTranspose2d(nc * 2, nc, 3, stride=2, padding=1, output_padding=1)
+            up += [double, InstanceNorm2d(nc), nn.ReLU(inplace=True)]
         self.model_up_img = nn.Sequential(*up)
         if half:
             last = [nn.ReflectionPad2d(1), nn.Conv2d(2 * ngf, 4 * output_nc, 3), nn.PixelShuffle(2)]
@@ -134,6 +121,5 @@ def build_generator(run_options: Mapping[str, Any]) -> Generator:
         n_blocks=run_options["n_blocks"],
         no_prev_output=not run_options["prev_output"],
         margin=run_options["margin"],
-        upsample=run_options["upsample"],
         half=run_options["half"],
     )

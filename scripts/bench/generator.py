@@ -1,7 +1,7 @@
 """What a generator costs: operations, weights, and the time of a frame on this machine's processor.
 
 python scripts/bench/generator.py                                             # lean generators of several widths, and the published one
-python scripts/bench/generator.py --variant ngf=24,n_blocks=6 --variant ngf=24,n_blocks=4,upsample=nearest --size 256 512
+python scripts/bench/generator.py --variant ngf=24,n_blocks=6 --variant ngf=24,n_blocks=4,prev_output=true --size 256 512
 
 A variant is settings of train.py that define the generator, beside those of LEAN. Its weights are random, which costs the same. Each back
 end that is installed draws them, from images to image as the Synthesizer has it do. In every round each draws each variant in turn, so
@@ -43,7 +43,6 @@ from util.image_io import write_bytes
 LEAN = {"prev_output": False, "conditioning_frames": 1, "appearance": True}  # where a variant says nothing else
 VARIANTS = (
     *(f"ngf={ngf},n_blocks={n_blocks}" for ngf in (16, 24, 32) for n_blocks in (4, 6, 9)),
-    *(f"ngf=24,n_blocks=6,upsample={upsample}" for upsample in ("nearest", "shuffle")),
     "ngf=24,n_blocks=6,prev_output=true",
     "ngf=24,n_blocks=6,conditioning_frames=3",
 )

@@ -36,7 +36,7 @@ import numpy as np
 from data.integrity import MIN_RUN
 from options.train_options import ARCHITECTURE
 from options.train_options import parse as parse_training
-from scripts.bench.unseen_frames import (
+from scripts.bench.frame_choice import (
     FOLDERS,
     SHOWN,
     Stretch,

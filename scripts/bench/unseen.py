@@ -43,7 +43,7 @@ if __package__ in (None, ""):  # run as a file: make the repository's packages i
 import numpy as np
 
 from options.train_options import parse as parse_training
-from scripts.bench.unseen_frames import (
+from scripts.bench.frame_choice import (
     EXTENTS,
     FOLDERS,
     SHOWN,
