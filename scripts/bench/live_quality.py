@@ -5,7 +5,8 @@
 test.py synthesises from the conditioning images of the preprocessing, which fits the whole video and refines it by the skin. Here every
 held-out frame goes through the engine as a camera's would: tracked, fitted from what came before, drawn, synthesised. The engine is
 calibrated on the last frames of the training part, as a driver in front of a camera is, and keeps the driver's own size and place, so that
-the truth is the frame itself. Both are measured by the same masks. test.py must have run. Writes <results>/<NAME>-live beside its results, and evaluates both (scripts/evaluate.py).
+the truth is the frame itself. Both are measured by the same masks. test.py must have run. Writes <results>/<NAME>-live beside its
+results, and evaluates both (scripts/evaluate.py).
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ if __package__ in (None, ""):  # run as a file: make the repository's packages i
     sys.path[0] = str(Path(__file__).resolve().parents[2])
     import util.environment  # noqa: F401  (says what to do where packages are missing)
 
+from scripts.bench.frame_choice import add_folder_options, folder_option, run_commands
+
 from data.driving_sequence import DrivingFrame, DrivingSequence
 from live.engine import HeadEngine
-from scripts.bench.unseen_frames import add_folder_options, folder_option, run_commands
 from util.cli import UserError, run, say
 from util.identities import find_identity
 from util.image_io import read_image
@@ -65,8 +67,8 @@ def main(argv: Sequence[str] | None = None) -> None:
                 engine.step(read_image(before.path("images", number)), k / fps)
             through = Through(engine, sequence, len(numbers) / fps)
             live.begin()
-            options = {"device_type": "cpu", "self_reenactment": True, "eye_gaze": True, "left_out": frozenset(facts["left_out"])}
-            kinds, rate = write_results(live, through, len(sequence), through.synthesise, **options)
+            options = {"on_gpu": False, "self_reenactment": True, "eye_gaze": True, "left_out": frozenset(facts["left_out"])}
+            kinds, rate, _ = write_results(live, through, len(sequence), through.synthesise, **options)
         live.finish({**facts, "kinds": kinds, "frames_per_s": rate})
         folders = [str(offline.folder), str(live.folder)]
         command = ["scripts/evaluate.py", *folders, *folder_option(o, "datasets"), *folder_option(o, "checkpoints")]
@@ -84,8 +86,9 @@ class Through:
         self._fps = float(engine.profile.fps)
 
     def __iter__(self) -> Iterator[DrivingFrame]:
-        for self._frame in self._sequence:
-            yield self._frame
+        for frame in self._sequence:
+            self._frame = frame
+            yield frame
 
     def synthesise(self, *_):
         """Of the frame that was yielded last; its stored conditioning images are not looked at."""
