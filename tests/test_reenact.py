@@ -240,7 +240,7 @@ def test_a_file_drives(place, tmp_path, model, capsys):
         np.testing.assert_allclose(a, read_table(dataset.pair("Ann", "Bob").path("source_landmarks70", TRAIN + f)), atol=0.1)
     assert set(json.loads((tmp_path / "bob.json").read_text())) == {
         *("format", "version", "face_model", "person", "consent", "fps", "expression_names", "rotation", "zoom", "shift"),
-        *("expression", "pupils", "lids", "lips")
+        *("expression", "pupils", "lids", "lips"),
     }
 
 

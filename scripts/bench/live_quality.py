@@ -20,10 +20,9 @@ if __package__ in (None, ""):  # run as a file: make the repository's packages i
     sys.path[0] = str(Path(__file__).resolve().parents[2])
     import util.environment  # noqa: F401  (says what to do where packages are missing)
 
-from scripts.bench.frame_choice import add_folder_options, folder_option, run_commands
-
 from data.driving_sequence import DrivingFrame, DrivingSequence
 from live.engine import HeadEngine
+from scripts.bench.frame_choice import add_folder_options, folder_option, run_commands
 from util.cli import UserError, run, say
 from util.identities import find_identity
 from util.image_io import read_image
