@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from util.video.reading import probe, read_frames
 
 SECONDS = 20  # of the target's video, which are held as JPEGs: about 100 MB at 720p
 QUALITY = 95  # of the JPEGs, 0..100: no visible loss
+
+Prepared = Future  # of a target's frame and the NMFC image of the head in it, uint8 [H, W, 3] and [S, S, 3]
 
 
 class Backdrop:
@@ -43,7 +46,8 @@ class Backdrop:
         self._heads = Conditioner(model, profile.identity, size, "cpu", profile.size)
         self._neutral, self._eyes = np.zeros(len(model.expression_names)), np.zeros((70, 2))
         self._pictures: list[np.ndarray] = []
-        self._place, self._shown = -1, (np.empty(0), np.empty(0))  # the frame of the last call: picture, NMFC image
+        self._worker = ThreadPoolExecutor(1, "head2head backdrop")
+        self._place, self._prepared = -1, Future()  # of the last call of `prepare`
         count = min(len(numbers), round(SECONDS * self._fps))
         self._closed, self._first = False, threading.Event()
         self._reader = threading.Thread(target=self._read, args=(video, info, numbers[:count]), name="head2head backdrop", daemon=True)
@@ -58,22 +62,30 @@ class Backdrop:
         """How many frames can be shown so far; they are read in the background."""
         return len(self._pictures)
 
-    def blend(self, image: np.ndarray, nmfc: np.ndarray, place: int, aligned: bool) -> np.ndarray:
+    def prepare(self, place: int) -> Prepared:
+        """Begin to unpack the target's frame at `place`, 0 to `count` - 1, on a thread of its own, and to draw the head that it shows."""
+        if place != self._place:
+            self._place, self._prepared = place, self._worker.submit(self._unpack, place)
+        return self._prepared
+
+    def blend(self, image: np.ndarray, nmfc: np.ndarray, prepared: Prepared, aligned: bool) -> np.ndarray:
         """Lay a synthesised crop into the target's frame.
 
-        image, nmfc: uint8 [S, S, 3]. place: of the frame, 0 to `count` - 1. aligned: the crop shows the head in that frame's pose.
+        image, nmfc: uint8 [S, S, 3]. prepared: of that frame. aligned: the crop shows the head in that frame's pose.
         Returns: uint8 [H, W, 3] RGB.
         """
-        if place != self._place:
-            picture = cv2.cvtColor(cv2.imdecode(self._pictures[place], cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
-            own, _ = self._heads.step(self._neutral, self._profile.cameras[place], self._eyes)
-            self._place, self._shown = place, (picture, own)
-        picture, own = self._shown
+        picture, own = prepared.result()
         return self._blenders[aligned](picture, image, nmfc, None if aligned else own)
 
     def close(self) -> None:
         self._closed = True
         self._reader.join()
+        self._worker.shutdown()
+
+    def _unpack(self, place: int) -> tuple[np.ndarray, np.ndarray]:
+        picture = cv2.cvtColor(cv2.imdecode(self._pictures[place], cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+        own, _ = self._heads.step(self._neutral, self._profile.cameras[place], self._eyes)
+        return picture, own
 
     def _read(self, video: str | Path, info, numbers: np.ndarray) -> None:
         try:

@@ -26,9 +26,9 @@ class Calibration:
     for all that was not seen yet: who moves the chair, or began with half-shut eyes, is measured anew without notice.
     """
 
-    def __init__(self, model: MorphableModel, size: int) -> None:
-        """size: side of the frames, pixels; counts only where the driver's own size or place is kept."""
-        self._model, self._size = model, size
+    def __init__(self, model: MorphableModel, size: int, identity: np.ndarray | None = None) -> None:
+        """size: side of the frames, pixels; counts only where the driver's own size or place is kept. identity: [K_id], where it is known."""
+        self._model, self._size, self._identity = model, size, identity
         self.reference: DriverReference | None = None
         self.landmarks: list[np.ndarray] = []  # of the first frames
         self._began_s: float | None = None
@@ -43,7 +43,7 @@ class Calibration:
             return False
         chosen = np.linspace(0, len(self.landmarks) - 1, min(len(self.landmarks), MOST_FIRST_FRAMES)).astype(int)
         try:
-            self.reference = DriverReference.of_landmarks(self._model, [self.landmarks[i] for i in chosen], Fraction(30), self._size)
+            self.reference = DriverReference.of_landmarks(self._model, [self.landmarks[i] for i in chosen], Fraction(30), self._size, self._identity)
         except UserError:  # a face that cannot be fitted: begin again
             self.landmarks.clear()
             self._began_s = None

@@ -36,6 +36,11 @@ class Easing:
         self._from: DrivenFrame | None = None  # shown when the source changed
         self._began_s = self._lasts_s = 0.0
 
+    @property
+    def arrived(self) -> bool:
+        """Whether the last frame showed just what was asked for."""
+        return self._from is None
+
     def step(self, asked: DrivenFrame, source: str, time_s: float, lasts_s: float) -> DrivenFrame:
         """The pose to show now.
 

@@ -6,6 +6,7 @@ each group of them a thread. They are the pieces that the batch commands use (do
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -15,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from live.backdrop import Backdrop
+from live.backdrop import Backdrop, Prepared
 from live.calibration import Calibration
 from live.easing import HOLD_S, TO_DRIVER_S, TO_REST_S, Easing
 from live.face_track import FaceTrack
@@ -80,6 +81,8 @@ class LiveFrame:
     landmarks: np.ndarray | None = None  # [478, 3] px, as tracked
     landmarks70: np.ndarray | None = None
     place: int = 0  # which of the target's frames is played
+    backdrop: Prepared | None = None  # that frame, for paste-back
+    aligned: bool = False  # whether the head is posed as in that frame
     fit: FrameFit | None = None
     driven: DrivenFrame | None = None
     gaze: np.ndarray | None = None
@@ -108,12 +111,14 @@ class HeadEngine:
         gpu_ids: str = "auto",
         settings: Settings = Settings(),
         video: str | Path | None = None,
+        driver: TargetProfile | None = None,
         own_placement: bool = False,
     ) -> HeadEngine:
         """Load a run.
 
         folder: of the run (checkpoints/D/head2head_T), which is all that is needed. name: the person, where the run has several.
-        video: the target's original video, for paste-back.
+        video: the target's original video, for paste-back. driver: the profile of the person who drives, where there is one: then the
+            identity is known, and need not be found within a second.
         Raises: UserError when something in the folder is missing or damaged, the video is another one, or a package is missing.
         """
         run = Run(Path(folder), Path(folder))
@@ -121,7 +126,7 @@ class HeadEngine:
         profile, options = load_profile(path), read_run_options(run)
         appearance = Appearance.read(run.appearance_path(path.stem)) if options["appearance"] else None
         synthesizer = load_synthesizer(run, options, appearance=appearance, backend=backend, gpu_ids=gpu_ids)
-        return cls(profile, options["loadSize"], synthesizer, settings, video, own_placement)
+        return cls(profile, options["loadSize"], synthesizer, settings, video, driver, own_placement)
 
     def __init__(
         self,
@@ -130,6 +135,7 @@ class HeadEngine:
         synthesizer: Synthesizer,
         settings: Settings = Settings(),
         video: str | Path | None = None,
+        driver: TargetProfile | None = None,
         own_placement: bool = False,
     ) -> None:
         # BLAS' own threads wait for work by spinning, some 20 ms after every small product, on the cores that the generator needs: on two
@@ -141,6 +147,7 @@ class HeadEngine:
         self.expression_names = [n for n in model.expression_names if not n.startswith("smooth_")]
         self._synthesizer, self._conditioner = synthesizer, Conditioner(model, profile.identity, size, "cpu", profile.size)
         self._own_placement = own_placement
+        self._driver_identity = driver.identity if driver else None
         self._backdrop = Backdrop(model, profile, video, size) if video else None
         self.settings = settings
         # sliders draw from other threads than the stages
@@ -149,7 +156,7 @@ class HeadEngine:
         self._face = FaceTrack()
         self._count, self._recalibrate, self._mirrored = 0, True, settings.mirror
         self._easing, self._driver, self._driver_options = Easing(), None, ()
-        self._fitted_s = self._driven_s = 0.0
+        self._fitted_s = self._driven_s = -math.inf
         self._began_s: float | None = None  # of the target's frames
         self.stages: tuple[tuple[str, Callable[[LiveFrame], None]], ...] = (
             ("track", self._track),
@@ -240,7 +247,9 @@ class HeadEngine:
 
     def _fit(self, frame: LiveFrame) -> None:
         if frame.begins:
-            self._calibration, self._fitter, self._driver = Calibration(self._model, frame.driver.shape[0]), None, None
+            self._calibration = Calibration(self._model, frame.driver.shape[0], self._driver_identity)
+            self._fitter = self._driver = None
+            self._driven_s = -math.inf
         step_s = min(max(frame.time_s - self._fitted_s, MIN_STEP_S), MAX_STEP_S)
         self._fitted_s = frame.time_s
         if self._fitter is None:
@@ -263,6 +272,7 @@ class HeadEngine:
     def _drive(self, frame: LiveFrame) -> None:
         settings, time_s = self.settings, frame.time_s
         frame.place = self._place(time_s) if settings.mode == "face" or settings.paste_back else 0
+        frame.backdrop = self._backdrop.prepare(frame.place) if settings.paste_back else None
         options = (settings.exaggerate, settings.limit_mouth)
         if frame.fit is not None and (self._driver is None or options != self._driver_options):
             self._driver, self._driver_options = self._make_driver(*options), options
@@ -270,10 +280,12 @@ class HeadEngine:
             self._driver.reference = self._calibration.reference
             pose = frame.place if settings.mode == "face" else None
             self._driven, self._driven_s = self._driver.step(frame.fit, frame.landmarks70, pose), time_s
-        if frame.state == "driving" or (frame.state == "lost" and time_s - self._driven_s <= HOLD_S):
+        follows = frame.state == "driving" or (frame.state == "lost" and time_s - self._driven_s <= HOLD_S)
+        if follows:
             frame.driven = self._easing.step(self._driven, f"driver, {settings.mode}", time_s, TO_DRIVER_S)
         else:
             frame.driven = self._easing.step(self._rest, "rest", time_s, TO_REST_S)
+        frame.aligned = settings.mode == "face" and follows and self._easing.arrived
 
     def _condition(self, frame: LiveFrame) -> None:
         with self._drawing:
@@ -284,8 +296,8 @@ class HeadEngine:
             frame.image = self._synthesizer.step(frame.nmfc, frame.gaze)
 
     def _blend(self, frame: LiveFrame) -> None:
-        if self.settings.paste_back and self._backdrop:
-            frame.image = self._backdrop.blend(frame.image, frame.nmfc, frame.place, aligned=self.settings.mode == "face")
+        if frame.backdrop:
+            frame.image = self._backdrop.blend(frame.image, frame.nmfc, frame.backdrop, aligned=frame.aligned)
 
     # ---- poses ----
 

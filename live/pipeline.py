@@ -16,8 +16,8 @@ import numpy as np
 
 from live.engine import HeadEngine, LiveFrame
 
-# Stages that share a thread: those in the middle take about as long together as the tracker.
-GROUPS = (("track",), ("fit", "drive", "condition"), ("synthesise",), ("blend",))
+# Stages that share a thread: no group takes longer than the tracker, but for the generator where there is no GPU.
+GROUPS = (("track",), ("fit", "drive"), ("condition",), ("synthesise",), ("blend",))
 SWITCH_S = 0.0005  # after which Python's lock goes to another thread; the default of 5 ms would add that to every stage
 RECENT_S = 5.0  # seconds that the statistics look back
 

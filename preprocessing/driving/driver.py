@@ -52,19 +52,24 @@ class DriverReference:
 
     @classmethod
     def of_landmarks(
-        cls, model: MorphableModel, landmarks: Sequence[np.ndarray | None], fps: Fraction = Fraction(30), size: int = 256
+        cls,
+        model: MorphableModel,
+        landmarks: Sequence[np.ndarray | None],
+        fps: Fraction = Fraction(30),
+        size: int = 256,
+        identity: np.ndarray | None = None,
     ) -> DriverReference:
-        """The reference from the dense landmarks of N frames, as they follow one another; the identity is fitted to them.
+        """The reference from the dense landmarks of N frames, as they follow one another.
 
         landmarks: per frame [478, 2 or more], pixels, or None where no face was seen. size: side of the frames, pixels; counts
-        only for a Driver that keeps the driver's own size or place.
+        only for a Driver that keeps the driver's own size or place. identity: [K_id], where it is known (default: fitted to the landmarks).
         Raises: UserError when too few frames show a face.
         """
         seen = [dense[:, :2] for dense in landmarks if dense is not None]
         if len(seen) < MIN_REFERENCE_FRAMES:
             raise UserError(f"a face is seen in {len(seen)} of the driver's first {len(landmarks)} frames; begin where it is seen well")
         try:
-            fit = fit_video(model, np.stack(seen))
+            fit = fit_video(model, np.stack(seen), identity=identity)
         except ValueError as e:
             raise UserError(f"the driver's first frames cannot be fitted ({e}); begin where the face is seen well") from None
         joined = np.arange(len(seen)) > 0

@@ -4,8 +4,8 @@
 
 test.py synthesises from the conditioning images of the preprocessing, which fits the whole video and refines it by the skin. Here every
 held-out frame goes through the engine as a camera's would: tracked, fitted from what came before, drawn, synthesised. The engine is
-calibrated on the last frames of the training part, as a driver in front of a camera is, and keeps the driver's own size and place, so that
-the truth is the frame itself. Both are measured by the same masks. test.py must have run. Writes <results>/<NAME>-live beside its
+calibrated on the last frames of the training part, as a driver in front of a camera is, knows that the driver is the target, and keeps the
+driver's own size and place, so that the truth is the frame itself. Both are measured by the same masks. test.py must have run. Writes <results>/<NAME>-live beside its
 results, and evaluates both (scripts/evaluate.py).
 """
 
@@ -22,6 +22,7 @@ if __package__ in (None, ""):  # run as a file: make the repository's packages i
 
 from data.driving_sequence import DrivingFrame, DrivingSequence
 from live.engine import HeadEngine
+from preprocessing.driving.people import load_profile
 from scripts.bench.frame_choice import add_folder_options, folder_option, run_commands
 from util.cli import UserError, run, say
 from util.identities import find_identity
@@ -59,7 +60,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         live = Results(offline.folder.with_name(f"{name}-live"))
         sequence = DrivingSequence.open(dataset, name, None, facts["size"])
         before = dataset.sequence("train", name)
-        with HeadEngine.load(files.checkpoints, name=name, backend=o.backend, gpu_ids=o.gpu_ids, own_placement=True) as engine:
+        themself = load_profile(files.profile_path(name))
+        options = {"backend": o.backend, "gpu_ids": o.gpu_ids, "driver": themself, "own_placement": True}
+        with HeadEngine.load(files.checkpoints, name=name, **options) as engine:
             fps = float(engine.profile.fps)
             numbers = before.frames("images")[-CALIBRATION_FRAMES:]
             for k, number in enumerate(numbers):
