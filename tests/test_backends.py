@@ -19,8 +19,9 @@ LEAN = {"prev_output": False, "conditioning_frames": 1, "appearance": True, "mar
 RUNS = {
     "lean": LEAN,
     "published": {},
-    "nearest": {"prev_output": False, "conditioning_frames": 2, "upsample": "nearest", "eye_gaze": False},
-    "shuffle": {"conditioning_frames": 1, "appearance": True, "upsample": "shuffle"},
+    "half": {**LEAN, "half": True},
+    "two frames": {"prev_output": False, "conditioning_frames": 2, "eye_gaze": False},
+    "past and colours": {"conditioning_frames": 1, "appearance": True, "half": True},
 }
 ENGINES = ("openvino", "onnx")
 # grey levels that a frame may differ from float32 in the mean; of bfloat16, with random weights and noise for pictures

@@ -74,7 +74,7 @@ class FrameNetwork(nn.Module):
         images = [x[i] for i in range(self.inputs.frames) for x in (nmfc, by_name.get(GAZE)) if x is not None]
         if self.colours is not None:
             images.append(self.colours[cell_of(nmfc[-1].int()).long()])
-        dtype = self.generator.model_final_img[1].weight.dtype
+        dtype = next(self.generator.parameters()).dtype
         conditioning = torch.cat(images, -1).permute(2, 0, 1)[None].float().div(255).to(dtype)
         previous = by_name.get(PREVIOUS)
         frame = self.generator(conditioning, None if previous is None else previous.to(dtype)).float()
