@@ -8,6 +8,7 @@ from fractions import Fraction
 import numpy as np
 
 from preprocessing.driving.driver import MIN_REFERENCE_FRAMES, DriverReference
+from preprocessing.driving.profile import TargetProfile
 from preprocessing.face_models.morphable import MorphableModel
 from preprocessing.fitting.frame import FrameFit
 from util.cli import UserError
@@ -26,9 +27,9 @@ class Calibration:
     for all that was not seen yet: who moves the chair, or began with half-shut eyes, is measured anew without notice.
     """
 
-    def __init__(self, model: MorphableModel, size: int, identity: np.ndarray | None = None) -> None:
-        """size: side of the frames, pixels; counts only where the driver's own size or place is kept. identity: [K_id], where it is known."""
-        self._model, self._size, self._identity = model, size, identity
+    def __init__(self, model: MorphableModel, size: int, known: TargetProfile | None = None) -> None:
+        """size: side of the frames, pixels; counts only where the driver's own size or place is kept. known: the driver's profile."""
+        self._model, self._size, self._known = model, size, known
         self.reference: DriverReference | None = None
         self.landmarks: list[np.ndarray] = []  # of the first frames
         self._began_s: float | None = None
@@ -43,7 +44,8 @@ class Calibration:
             return False
         chosen = np.linspace(0, len(self.landmarks) - 1, min(len(self.landmarks), MOST_FIRST_FRAMES)).astype(int)
         try:
-            self.reference = DriverReference.of_landmarks(self._model, [self.landmarks[i] for i in chosen], Fraction(30), self._size, self._identity)
+            first = [self.landmarks[i] for i in chosen]
+            self.reference = DriverReference.of_landmarks(self._model, first, Fraction(30), self._size, self._known)
         except UserError:  # a face that cannot be fitted: begin again
             self.landmarks.clear()
             self._began_s = None
@@ -55,6 +57,8 @@ class Calibration:
         if since_s < EVERY_S:
             return self.reference
         values = self.reference.usual_values(self._model, fit, landmarks70)
+        if self._known:  # eyes are as in the profile
+            values[3:] = self.reference.as_usual()[3:]
         if not self._seen:
             self._usual = self.reference.as_usual()
             self._seen.extend((time_s - EVERY_S * k, self._usual) for k in range(round(WINDOW_S / EVERY_S), 0, -1))

@@ -118,7 +118,7 @@ class HeadEngine:
 
         folder: of the run (checkpoints/D/head2head_T), which is all that is needed. name: the person, where the run has several.
         video: the target's original video, for paste-back. driver: the profile of the person who drives, where there is one: then the
-            identity is known, and need not be found within a second.
+            identity and the usual look of the eyes are known, and need not be found within a second.
         Raises: UserError when something in the folder is missing or damaged, the video is another one, or a package is missing.
         """
         run = Run(Path(folder), Path(folder))
@@ -147,7 +147,7 @@ class HeadEngine:
         self.expression_names = [n for n in model.expression_names if not n.startswith("smooth_")]
         self._synthesizer, self._conditioner = synthesizer, Conditioner(model, profile.identity, size, "cpu", profile.size)
         self._own_placement = own_placement
-        self._driver_identity = driver.identity if driver else None
+        self._known_driver = driver
         self._backdrop = Backdrop(model, profile, video, size) if video else None
         self.settings = settings
         # sliders draw from other threads than the stages
@@ -247,7 +247,7 @@ class HeadEngine:
 
     def _fit(self, frame: LiveFrame) -> None:
         if frame.begins:
-            self._calibration = Calibration(self._model, frame.driver.shape[0], self._driver_identity)
+            self._calibration = Calibration(self._model, frame.driver.shape[0], self._known_driver)
             self._fitter = self._driver = None
             self._driven_s = -math.inf
         step_s = min(max(frame.time_s - self._fitted_s, MIN_STEP_S), MAX_STEP_S)

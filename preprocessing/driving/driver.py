@@ -57,23 +57,28 @@ class DriverReference:
         landmarks: Sequence[np.ndarray | None],
         fps: Fraction = Fraction(30),
         size: int = 256,
-        identity: np.ndarray | None = None,
+        known: TargetProfile | None = None,
     ) -> DriverReference:
         """The reference from the dense landmarks of N frames, as they follow one another.
 
         landmarks: per frame [478, 2 or more], pixels, or None where no face was seen. size: side of the frames, pixels; counts
-        only for a Driver that keeps the driver's own size or place. identity: [K_id], where it is known (default: fitted to the landmarks).
+        only for a Driver that keeps the driver's own size or place. known: the profile of the
+        driver, where there is one: of the landmarks then only place and size count.
         Raises: UserError when too few frames show a face.
         """
         seen = [dense[:, :2] for dense in landmarks if dense is not None]
         if len(seen) < MIN_REFERENCE_FRAMES:
             raise UserError(f"a face is seen in {len(seen)} of the driver's first {len(landmarks)} frames; begin where it is seen well")
         try:
-            fit = fit_video(model, np.stack(seen), identity=identity)
+            fit = fit_video(model, np.stack(seen), identity=known.identity if known else None)
         except ValueError as e:
             raise UserError(f"the driver's first frames cannot be fitted ({e}); begin where the face is seen well") from None
         joined = np.arange(len(seen)) > 0
-        return cls.of(model, Person(fit.identity, fit.expression, fit.cameras, from_dense(np.stack(seen)), size, fps, joined))
+        found = cls.of(model, Person(fit.identity, fit.expression, fit.cameras, from_dense(np.stack(seen)), size, fps, joined))
+        if known is None:
+            return found
+        lids = known.usual_gaps * known.seen_gaps / known.mean_gaps  # the median as seen
+        return replace(found, pupils=in_eyes(known.offsets[None])[0], lids=lids)
 
     def usual_values(self, model: MorphableModel, fit: FrameFit, landmarks70: np.ndarray) -> np.ndarray:
         """What one frame says of the values that may change with time: float64 [11], in the order of `with_usual`. See `Driver.step`."""

@@ -4,9 +4,9 @@
 
 test.py synthesises from the conditioning images of the preprocessing, which fits the whole video and refines it by the skin. Here every
 held-out frame goes through the engine as a camera's would: tracked, fitted from what came before, drawn, synthesised. The engine is
-calibrated on the last frames of the training part, as a driver in front of a camera is, knows that the driver is the target, and keeps the
-driver's own size and place, so that the truth is the frame itself. Both are measured by the same masks. test.py must have run. Writes <results>/<NAME>-live beside its
-results, and evaluates both (scripts/evaluate.py).
+calibrated on the last frames of the training part, as a driver in front of a camera is, knows the driver, the target, by its profile,
+and keeps size and place, so that the truth is the frame itself. Both are measured by the same masks. test.py must have run. Writes
+<results>/<NAME>-live beside its results, and evaluates both (scripts/evaluate.py).
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from pathlib import Path
 if __package__ in (None, ""):  # run as a file: make the repository's packages importable
     sys.path[0] = str(Path(__file__).resolve().parents[2])
     import util.environment  # noqa: F401  (says what to do where packages are missing)
+
+import numpy as np
 
 from data.driving_sequence import DrivingFrame, DrivingSequence
 from live.engine import HeadEngine
@@ -59,15 +61,14 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise UserError(f"{offline.folder} holds no finished results; run test.py for {name} first")
         live = Results(offline.folder.with_name(f"{name}-live"))
         sequence = DrivingSequence.open(dataset, name, None, facts["size"])
-        before = dataset.sequence("train", name)
+        before = [s.path("images", n) for s in dataset.sequences("train", name) for n in s.frames("images")][-CALIBRATION_FRAMES:]
         themself = load_profile(files.profile_path(name))
         options = {"backend": o.backend, "gpu_ids": o.gpu_ids, "driver": themself, "own_placement": True}
         with HeadEngine.load(files.checkpoints, name=name, **options) as engine:
             fps = float(engine.profile.fps)
-            numbers = before.frames("images")[-CALIBRATION_FRAMES:]
-            for k, number in enumerate(numbers):
-                engine.step(read_image(before.path("images", number)), k / fps)
-            through = Through(engine, sequence, len(numbers) / fps)
+            for k, path in enumerate(before):
+                engine.step(read_image(path), k / fps)
+            through = Through(engine, sequence, len(before) / fps)
             live.begin()
             options = {"on_gpu": False, "self_reenactment": True, "eye_gaze": True, "left_out": frozenset(facts["left_out"])}
             kinds, rate, _ = write_results(live, through, len(sequence), through.synthesise, **options)
@@ -86,16 +87,17 @@ class Through:
     def __init__(self, engine: HeadEngine, sequence: DrivingSequence, start_s: float):
         self._engine, self._sequence, self._time_s = engine, sequence, start_s
         self._fps = float(engine.profile.fps)
+        self._pictures: dict[int, np.ndarray] = {}
 
     def __iter__(self) -> Iterator[DrivingFrame]:
         for frame in self._sequence:
-            self._frame = frame
+            self._pictures[id(frame.nmfc)] = frame.image  # frames are read ahead
             yield frame
 
-    def synthesise(self, *_):
-        """Of the frame that was yielded last; its stored conditioning images are not looked at."""
+    def synthesise(self, nmfc: np.ndarray, _: np.ndarray) -> np.ndarray:
+        """Of the frame with this stored NMFC image, which is not looked at."""
         self._time_s += 1 / self._fps
-        return self._engine.step(self._frame.image, self._time_s).image
+        return self._engine.step(self._pictures.pop(id(nmfc)), self._time_s).image
 
 
 if __name__ == "__main__":
