@@ -36,6 +36,8 @@ from util.cli import UserError
 from util.face.appearance import Appearance
 from util.geometry import nearest_rotation
 from util.layout import Run
+from util.provenance import Provenance
+from util.results.origin import provenance_of_run
 
 MODES = ("head", "face")
 MIN_STEP_S, MAX_STEP_S = 0.001, 1.0  # between two frames, for the fit: cameras may repeat time stamps, and pause
@@ -97,8 +99,8 @@ class HeadEngine:
     """A trained person, ready to be driven. A context manager; else call close().
 
     settings: may be replaced as a whole at any time. size: side of the synthesised frames, pixels. expression_names: of the sliders.
-    backend: what runs the generator, one sentence. own_placement: keep the driver's own size and place, in frames that are the target's
-    crops (for measures against the truth).
+    backend: what runs the generator, one sentence. origin: what the credentials of a recording say, when a camera drives.
+    own_placement: keep the driver's own size and place, in frames that are the target's crops (for measures against the truth).
     """
 
     @classmethod
@@ -126,7 +128,9 @@ class HeadEngine:
         profile, options = load_profile(path), read_run_options(run)
         appearance = Appearance.read(run.appearance_path(path.stem)) if options["appearance"] else None
         synthesizer = load_synthesizer(run, options, appearance=appearance, backend=backend, gpu_ids=gpu_ids)
-        return cls(profile, options["loadSize"], synthesizer, settings, video, driver, own_placement)
+        engine = cls(profile, options["loadSize"], synthesizer, settings, video, driver, own_placement)
+        engine.origin = provenance_of_run(run, options, profile.name, "", "camera")
+        return engine
 
     def __init__(
         self,
@@ -142,6 +146,7 @@ class HeadEngine:
         # cores it then takes twice as long.
         self._blas = threadpool_limits(1, user_api="blas")
         self.profile, self.size = profile, size
+        self.origin = Provenance(profile.name, driver_kind="camera")
         self.backend = synthesizer.reason
         self._model = model = profile.load_model()
         self.expression_names = [n for n in model.expression_names if not n.startswith("smooth_")]

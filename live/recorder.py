@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from live.view import fit
+from util.provenance import Provenance
 from util.video.sound import RATE_HZ, add_sound_stream
 from util.video.writing import VideoWriter
 
@@ -34,6 +35,7 @@ class Recorder:
     audio_from_s: the time, on the clock of write(), of that file's first picture, or what tells it once frames come; None: that of the
         first frame that is written.
     live_sound: sound will be given to add_sound, which needs this.
+    provenance: as of VideoWriter; may be replaced until the recorder is closed.
     """
 
     def __init__(
@@ -44,11 +46,12 @@ class Recorder:
         audio_from: str | Path | None = None,
         audio_from_s: float | Callable[[], float | None] | None = None,
         live_sound: bool = False,
+        provenance: Provenance = Provenance(),  # noqa: B008  (it cannot be changed)
         **others: Any,
     ):
         if audio_from is not None and live_sound:
             raise ValueError("sound comes from a file or from add_sound, not from both")
-        self.path, self.fps = Path(path), Fraction(fps)
+        self.path, self.fps, self.provenance = Path(path), Fraction(fps), provenance
         VideoWriter(path, fps, **others)  # refuses a bad name now
         self._audio_from, self._audio_from_s, self._others = audio_from, audio_from_s, others
         self._sound = _LiveSound() if live_sound else None
@@ -111,6 +114,7 @@ class Recorder:
             return
         self._write_held(1, last=True)
         writer, self._writer = self._writer, None
+        writer.provenance = self.provenance
         try:
             writer.close()
         except BaseException:

@@ -19,6 +19,7 @@ from live.recorder import Recorder
 from live.sources import FileSource, Source
 from live.view import View
 from util.cli import UserError, progress, say, warn
+from util.provenance import Provenance
 
 KEYS = {
     "c": "calibrate again (look ahead, face at rest)",
@@ -64,6 +65,10 @@ class Show:
     ) -> None:
         self.engine, self.source, self.view, self.window = engine, source, view, window
         self._outputs = [*outputs, *([window] if window else [])]
+        self._origin = origin_of(engine, source)
+        for output in outputs:
+            if isinstance(output, Recorder):
+                output.provenance = self._origin
         self._recordings, self._recorder, self._lock = recordings, None, threading.Lock()
         self._fast = isinstance(source, FileSource) and source.as_fast_as_possible
         self._pipeline: Pipeline | None = None
@@ -137,6 +142,7 @@ class Show:
             path = self._recordings / f"{self.engine.profile.name}_{datetime.now():%Y-%m-%d_%H-%M-%S}.mp4"
             with self._lock:
                 self._recorder = recorder_for(self.source, path)
+                self._recorder.provenance = self._origin
             say(f"recording to {path}")
         else:
             with self._lock:
@@ -168,10 +174,13 @@ class Show:
         """The pipeline's output."""
         self._tell_state(frame)
         picture = self.view.compose(frame, self._recent_figures())
+        mixed = self.view.side_by_side or self.engine.settings.paste_back  # real pictures are in it as well
         with self._lock:
             recorder = self._recorder
             for output in [*self._outputs, *([recorder] if recorder else [])]:
                 output.write(picture, frame.time_s)
+                if mixed and isinstance(output, Recorder):
+                    output.provenance = replace(output.provenance, composite=True)
         self.frames += 1
         if self._bar is not None:
             self._bar.update()
@@ -217,6 +226,11 @@ class Show:
                 finish_recording(output) if isinstance(output, Recorder) else output.close()
             except Exception as e:
                 self._error = self._error or e
+
+
+def origin_of(engine: HeadEngine, source: Source) -> Provenance:
+    """What the credentials say of the engine's person driven by a source."""
+    return replace(engine.origin, driver=Path(source.name).stem, driver_kind="identity") if source.is_file else engine.origin
 
 
 def recorder_for(source: Source, path: Path) -> Recorder:

@@ -24,6 +24,7 @@ from live.show import KEYS, Show, recorder_for
 from live.sources import CameraSource, FileSource, open_source
 from live.view import View
 from util.cli import UserError
+from util.credentials.reading import UNCHANGED, read_findings
 from util.provenance import PROVENANCE
 from util.video.reading import probe, read_frames
 
@@ -97,6 +98,10 @@ def test_what_is_written_is_marked(home, tmp_path):
     call(home, home / "checkpoints" / "fake" / "head2head_ann", "--source", home / "driver.mp4", "--output", out, "--no_window")
     with av.open(str(out)) as container:
         assert PROVENANCE in container.metadata["comment"]
+    found = read_findings(out)
+    assert (found.state, found.source_type) == (UNCHANGED, "trainedAlgorithmicMedia")
+    assert (found.facts["target"], found.facts["driver"], found.facts["driver_kind"]) == ("untrained", "driver", "identity")
+    assert found.facts["run"] == "head2head_ann" and len(found.facts["checkpoint"]) == 64
     corner = np.mean([frame[-14:-5, -42:-8] for frame in read_frames(out)], 0)
     assert corner.max() > 150 and np.median(corner) < 110
 
@@ -106,6 +111,7 @@ def test_paste_back_into_the_original(home, tmp_path):
     arguments = ["--source", home / "driver.mp4", "--output", out, "--no_window", "--paste_back", "--mode", "face", "--overlay"]
     call(home, "ann", "--dataset_name", "fake", *arguments, "--target_video", home / "ann.mp4")
     assert next(read_frames(out)).shape == (FRAME[1], FRAME[0], 3)
+    assert read_findings(out).source_type == "compositeWithTrainedAlgorithmicMedia"
     with pytest.raises(UserError, match=r"the video that 'untrained' was learnt from, which no dataset names.*--target_video FILE"):
         call(home, home / "checkpoints" / "fake" / "head2head_ann", *arguments)
 

@@ -107,7 +107,7 @@ def _connect(ray: ModuleType, address: str, code: Sequence[Path], base: Path) ->
 
 def _address_of_auto() -> str:
     """What Ray takes for `auto`; '' when that is not known, so that Ray looks for it."""
-    noted = Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray/ray_current_cluster"
+    noted = Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray/ray_current_cluster"  # noqa: S108  (Ray's own place, only read)
     return os.environ.get("RAY_ADDRESS") or (noted.read_text().strip() if noted.is_file() else "")
 
 

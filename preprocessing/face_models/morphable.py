@@ -56,8 +56,9 @@ class MorphableModel:
 
     def __post_init__(self) -> None:
         v, k = len(self.mean), len(self.expression_names)
-        assert self.identity_basis.shape[1:] == (v, 3) and self.expression_basis.shape == (k, v, 3)
-        assert self.expression_bounds.shape == (k, 2) and self.triangles.max() < v
+        bases = self.identity_basis.shape[1:] == (v, 3) and self.expression_basis.shape == (k, v, 3)
+        if not (bases and self.expression_bounds.shape == (k, 2) and self.triangles.max() < v):
+            raise ValueError(f"the arrays of the face model {self.name} do not fit one another")
 
     @cached_property
     def _flat(self) -> tuple[np.ndarray, np.ndarray]:

@@ -34,7 +34,7 @@ class VideoWriter:
     audio_start_s: the moment of `audio_from`, counted from its first picture, that belongs to the first frame written.
     audio_packets: the sound, instead, as util.video.sound.sound_packets gives it for an output container; a packet None: not known yet.
     crf: quality, 0 (lossless) to 51; 18 is visually lossless.
-    provenance: what the credentials say of the video.
+    provenance: what the credentials say of the video; may be replaced until it is closed.
     Raises: UserError when the name is no .mp4's, or the user's certificate is of no use.
     """
 
@@ -64,7 +64,7 @@ class VideoWriter:
             "comment": PROVENANCE,
             "description": f"{description.rstrip('. ')}. {PROVENANCE}" if description else PROVENANCE,
         }
-        self._provenance = provenance
+        self.provenance = provenance
         self._sealer = find_sealer()  # now, not after hours of work: it may have something to say
         self._part: Path | None = None
         self._container: Any = None
@@ -119,7 +119,7 @@ class VideoWriter:
                 if self._sealer:
                     unsealed, self._part = self._part, begin_part(self.path)
                     try:
-                        self._sealer.seal_video(unsealed, self._part, self._metadata["title"], self._provenance)
+                        self._sealer.seal_video(unsealed, self._part, self._metadata["title"], self.provenance)
                     finally:
                         unsealed.unlink()
                 self._part.replace(self.path)
