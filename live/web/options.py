@@ -70,7 +70,9 @@ def is_loopback(host: str) -> bool:
 
 def add_web_options(p: argparse._ActionsContainer) -> None:
     """Add --host, --port, --password and --tls."""
-    p.add_argument("--host", default=LOOPBACK, metavar="H", help=f"address that the page listens on (default: {LOOPBACK}, this machine alone)")
+    p.add_argument(
+        "--host", default=LOOPBACK, metavar="H", help=f"address that the page listens on (default: {LOOPBACK}, this machine alone)"
+    )
     p.add_argument("--port", type=int, default=PORT, metavar="N", help=f"port of the page (default: {PORT})")
     p.add_argument(
         "--password", metavar="P", help=f"password of the page; needed beyond this machine (or {PASSWORD_VARIABLE} in the environment)"
