@@ -18,7 +18,7 @@ import numpy as np
 from live.web.persons import Person
 from live.web.uploads import Upload, read_motion_file
 from live.web.wire import decode_jpeg, encode_jpeg, pack, unpack
-from util.cli import UserError
+from util.cli import UserError, collecting
 from util.image_io import write_bytes
 from util.layout import Dataset, PageFiles, Run
 
@@ -449,7 +449,8 @@ class MotionSource(PlayedSource):
 
         engine, profile = self._engine, self._engine.profile
         model = profile.load_model()
-        motion = read_motion_file(self._upload, tuple(model.expression_names))
+        with collecting():  # what it says was said when it was uploaded
+            motion = read_motion_file(self._upload, tuple(model.expression_names))
         self.fps = motion.fps
         driven, made_with = None, None
 
