@@ -33,6 +33,7 @@ MOST_JSON_BYTES = 20_000  # of a request: a consent statement and a few words
 MOST_MESSAGE_BYTES = 20_000  # of a text message: a pose has 2 kB
 PICTURES_IN_FLIGHT = 2  # that the page has not shown yet: one on its way while one is shown
 STATISTICS_S = 0.5
+WRONG_S = 0.5  # after which a wrong password is answered
 ENGINE_BUSY = 4409  # close code: somebody else drives
 
 
@@ -75,7 +76,7 @@ class Page:
             return _error(429, f"too many wrong passwords; try again in {wait_s:.0f} seconds")
         token = self.passwords.log_in(_text(told, "password", 1000), address)
         if token is None:
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(WRONG_S)
             return _error(403, "this is not the password")
         return JSONResponse({}, headers={"Set-Cookie": self._guard(request).cookie_header(token)})
 

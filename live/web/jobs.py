@@ -122,7 +122,7 @@ class Jobs:
         if len(consent) < LEAST_CONSENT:
             raise UserError("write a whole sentence that says who agrees to what")
         identity = identity_name(composed(name))
-        if not any(c.isalnum() for c in identity):
+        if not any(c.isalnum() for c in name):
             raise UserError("give a name with letters or digits")
         self._must_be_free()
         dataset = self._dataset()
@@ -177,10 +177,15 @@ class Jobs:
         return self._start(job)
 
     def delete(self, name: str) -> dict[str, Any]:
-        """Take a job off the list; frames and networks of the person stay."""
+        """Take a job off the list; frames and networks of the person stay. A video that nothing was made of goes as well."""
         job = self._get(name)
         if self._state(job) == "running":
             raise UserError("stop it first")
+        dataset = self._dataset()
+        if job["identity"] not in dataset.identities():
+            for video in dataset.original_videos.glob("*"):
+                if video.stem == job["identity"]:
+                    video.unlink(missing_ok=True)
         for path in (self._files.job_path(name), self._files.job_progress_path(name), self._files.job_log_path(name)):
             path.unlink(missing_ok=True)
         return {}

@@ -29,22 +29,8 @@ def serve(options: WebOptions) -> None:
     if options.tls is not None:
         certificate, key = options.tls or self_made(app.state.page.files.home / "certificate", options.host)
         tls = {"ssl_certfile": str(certificate), "ssl_keyfile": str(key)}
-    listening = _listen(options.host, options.port)
-    config = uvicorn.Config(
-        app.state.guard,
-        lifespan="on",
-        log_level="warning",
-        access_log=False,
-        proxy_headers=False,
-        server_header=False,
-        limit_concurrency=MOST_CONNECTIONS,
-        timeout_graceful_shutdown=5,
-        ws_max_size=MOST_BYTES,
-        ws_ping_interval=PING_S,
-        ws_ping_timeout=PING_S,
-        ws_per_message_deflate=False,  # JPEGs do not get smaller, only later
-        **tls,
-    )
+    listening = listen(options.host, options.port)
+    config = server_config(app.state.guard, **tls)
     try:
         server = uvicorn.Server(config)
         config.load()
@@ -61,8 +47,29 @@ def serve(options: WebOptions) -> None:
         listening.close()
 
 
-def _listen(host: str, port: int) -> socket.socket:
-    """Raises: UserError."""
+def server_config(app, **tls):
+    """How uvicorn serves the page (uvicorn.Config). tls: its options for https."""
+    import uvicorn
+
+    return uvicorn.Config(
+        app,
+        lifespan="on",
+        log_level="warning",
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        limit_concurrency=MOST_CONNECTIONS,
+        timeout_graceful_shutdown=5,
+        ws_max_size=MOST_BYTES,
+        ws_ping_interval=PING_S,
+        ws_ping_timeout=PING_S,
+        ws_per_message_deflate=False,  # JPEGs do not get smaller, only later
+        **tls,
+    )
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that takes connections; port 0: any free one. Raises: UserError."""
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         listening = socket.socket(family, socket.SOCK_STREAM)

@@ -65,7 +65,9 @@ export function toast(text) {
 }
 
 export const say = error => toast(sentence(error.message))
-export const sentence = text => text ? text[0].toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? '' : '.') : ''
+// As a sentence; a file's name at its beginning stays as it is.
+export const sentence = text => text ? (/^[a-z]+[ ,:']/.test(text) ? text[0].toUpperCase() + text.slice(1) : text) + (/[.!?]$/.test(text) ? '' : '.') : ''
+export const capital = text => text && text[0].toUpperCase() + text.slice(1)
 export const size = bytes => bytes < 1e6 ? `${Math.ceil(bytes / 1e3)} kB` : bytes < 1e9 ? `${(bytes / 1e6).toFixed(bytes < 1e7 ? 1 : 0)} MB` : `${(bytes / 1e9).toFixed(1)} GB`
 
 export function duration(seconds) {

@@ -186,7 +186,7 @@ class Drive {
     this.cameraChoice = el('select', { 'aria-label': 'Camera', hidden: true, onchange: () => { if (this.playing) { this.#stopSource(); this.#startCamera() } } })
     return [
       el('div', { class: 'row' }, this.cameraButton, this.cameraChoice),
-      el('div', { class: 'row' }, this.video, el('p', { class: 'note' }, 'Look straight at the camera at first. Your pictures go to the server of this page and nowhere else; they are not kept.')),
+      el('div', { class: 'beside' }, this.video, el('p', { class: 'note' }, 'Look straight at the camera at first. Your pictures go to the server of this page and nowhere else; they are not kept.')),
     ]
   }
 
@@ -291,6 +291,9 @@ class Drive {
     this.recordButton.disabled = !this.playing && !this.recordingSince
     this.recalibrateButton.disabled = !(this.playing && (this.kind === 'camera' || this.kind === 'video'))
     this.soundToggle.node.hidden = this.kind !== 'camera' || hidden()
+    this.settingsCard.hidden = this.kind === 'sliders'
+    for (const node of this.forDrivers) node.hidden = this.kind === 'motion'
+    this.mirror.node.hidden = this.kind !== 'camera'
   }
 
   // ---- settings ----
@@ -314,12 +317,14 @@ class Drive {
     const strength = el('output', {}, '1.0')
     const range = el('input', { type: 'range', id: 'exaggerate', min: 0, max: 2, step: 0.1, value: 1, oninput: () => { strength.value = Number(range.value).toFixed(1); set('exaggerate', Number(range.value)) } })
     this.recalibrateButton = el('button', { type: 'button', disabled: true, title: 'Take your face as it is now for your usual one', onclick: () => this.#recalibrate() }, 'Recalibrate')
-    return el('section', { class: 'card', 'aria-label': 'Settings' },
+    this.forDrivers = [this.mirror.node, this.beside.node, full.node, this.recalibrateButton]
+    this.settingsCard = el('section', { class: 'card', 'aria-label': 'Settings' },
       this.modes.node,
       el('p', { class: 'note' }, 'Whole head: your turns, expressions and gaze. Face only: your expressions and gaze, while the head moves as in the person’s own video.'),
       el('div', { class: 'settings' }, this.mirror.node, this.beside.node, full.node, this.recalibrateButton,
         el('div', { class: 'slider full' }, el('label', { for: 'exaggerate' }, 'Expressions'), range, strength)),
       el('details', {}, el('summary', {}, 'Keys'), el('p', { class: 'note' }, ...[['c', 'recalibrate'], ['m', 'mirror'], ['f', 'head or face'], ['s', 'driver beside it'], ['r', 'record']].flatMap(([key, text]) => [el('kbd', {}, key), ` ${text}  `]))))
+    return this.settingsCard
   }
 
   #tellSettings() {

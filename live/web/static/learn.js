@@ -1,6 +1,6 @@
 // A new person: the video, the consent, what the video covers, and the training.
 
-import { dropZone, duration, el, get, post, say, sentence, size, upload } from './api.js'
+import { capital, dropZone, duration, el, get, post, say, sentence, size, upload } from './api.js'
 import { STATES, progressText } from './lists.js'
 
 const VERDICTS = { well: 'good', little: 'a little', not: 'lacking' }
@@ -134,7 +134,7 @@ export async function showJob(view, id) {
     } else if (job.state === 'done') {
       now.replaceChildren(el('h2', {}, `${job.name} is learnt`), el('div', { class: 'row' }, driveLink, remove()))
     } else {
-      now.replaceChildren(el('h2', {}, sentence(STATES[job.state]).slice(0, -1)), job.error && el('p', { class: 'notice' }, sentence(job.error)),
+      now.replaceChildren(el('h2', {}, capital(STATES[job.state])), job.error && el('p', { class: 'notice' }, sentence(job.error)),
         el('div', { class: 'row' }, button('Go on', () => act('resume'), 'primary'), job.step === 'train' && person && el('a', { class: 'button', href: `#/drive/${person.id}` }, 'Drive it as it is'), remove()))
     }
   }
@@ -149,7 +149,7 @@ export async function showJob(view, id) {
     covers.hidden = !job.coverage.length
     const film = [...new Set(['not', 'little'].flatMap(v => job.coverage.filter(c => c.verdict === v).map(c => c.film)))].filter(Boolean)
     covers.replaceChildren(el('h2', {}, 'What the video shows of the person'),
-      el('dl', { class: 'coverage' }, job.coverage.map(c => el('div', {}, el('dt', {}, sentence(c.what).slice(0, -1)), el('dd', {}, c.seen),
+      el('dl', { class: 'coverage' }, job.coverage.map(c => el('div', {}, el('dt', {}, capital(c.what)), el('dd', {}, c.seen),
         el('span', { class: `meter ${c.verdict}`, role: 'img', 'aria-label': VERDICTS[c.verdict], title: VERDICTS[c.verdict] })))),
       film.length ? el('p', {}, `For a better likeness, film as well: ${film.join('; ')}.`) : el('p', {}, 'Nothing is missing.'),
       el('p', { class: 'note' }, `Of ${(job.frames.train || 0) + (job.frames.test || 0)} pictures, ${job.frames.train || 0} are learnt from; the others are kept back for a test.`))

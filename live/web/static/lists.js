@@ -1,6 +1,6 @@
 // The persons, and the recordings.
 
-import { duration, el, get, remove, say, sentence, size } from './api.js'
+import { capital, duration, el, get, remove, say, sentence, size } from './api.js'
 
 export const STATES = {
   running: 'being learnt', ready: 'ready to be trained', stopped: 'stopped', failed: 'something went wrong', 'cut off': 'cut off', done: 'learnt',
@@ -42,7 +42,7 @@ function personCard(person) {
 export function progressText(job) {
   const p = job.progress || {}
   const left = p.left_s ? `, ${duration(p.left_s)} left` : ''
-  return `${sentence(job.step_text).slice(0, -1)}${p.percent === undefined ? ' …' : `: ${p.percent} %${left}`}`
+  return `${capital(job.step_text)}${p.percent === undefined ? ' …' : `: ${p.percent} %${left}`}`
 }
 
 export async function showRecordings(view) {

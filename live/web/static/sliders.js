@@ -6,7 +6,7 @@ const TURNS = [ // name, label, end, unit; positive: as the picture is seen
   ['yaw', 'Turn', 40], ['pitch', 'Nod', 30], ['roll', 'Tilt', 30],
 ]
 const GROUPS = [
-  ['Mouth', /^mouth/], ['Jaw', /^jaw/], ['Brows', /^brow/], ['Eyelids', /^eye(?!Look)/], ['Cheeks and nose', /^(cheek|nose)/], ['Eyes (each by itself)', /^eyeLook/], ['Other', /./],
+  ['Jaw', /^jaw/], ['Mouth', /^mouth/], ['Brows', /^brow/], ['Eyelids', /^eye(?!Look)/], ['Cheeks and nose', /^(cheek|nose)/], ['Eyes (each by itself)', /^eyeLook/], ['Other', /./],
 ]
 const PRESETS = [
   ['Smile', { mouthSmile: 0.8, cheekSquint: 0.4, eyeSquint: 0.2 }],
@@ -33,7 +33,7 @@ export class Sliders {
     this.changed = changed
     this.together = true
     this.inputs = new Map()
-    this.open = new Set(['Mouth', 'Jaw'])
+    this.open = new Set(['Jaw', 'Mouth'])
     this.body = el('div')
     this.node = el('div', {},
       el('div', { class: 'presets', role: 'group', 'aria-label': 'Expressions to begin with' },
