@@ -51,8 +51,8 @@ class Drive {
       el('div', { class: 'row spread' }, el('h1', {}, person.name), el('a', { class: 'button quiet', href: '#/' }, 'Another person')),
       state.jobs.some(job => job.state === 'running') && el('p', { class: 'notice' }, 'A person is being learnt on this machine: driving is slower meanwhile.'),
       el('div', { class: 'drive' },
-        el('div', { class: 'stage' }, this.screen, this.figures, this.audio),
-        el('div', {}, this.#sourceCard(), this.#settingsCard(), this.#recordCard())),
+        el('div', { class: 'stage' }, this.screen, el('div', { class: 'under' }, this.figures, this.#recordBar()), this.audio),
+        el('div', {}, this.#sourceCard(), this.#settingsCard())),
       this.made,
     ].filter(Boolean)
     this.keys = e => this.#key(e)
@@ -112,7 +112,7 @@ class Drive {
     if (this.canvas.width !== bitmap.width || this.canvas.height !== bitmap.height) {
       this.canvas.width = bitmap.width
       this.canvas.height = bitmap.height
-      this.screen.classList.toggle('wide', bitmap.width > 1.4 * bitmap.height)
+      this.screen.style.setProperty('--ratio', bitmap.width / bitmap.height)
     }
     this.context.drawImage(bitmap, 0, 0)
     bitmap.close()
@@ -305,8 +305,8 @@ class Drive {
     this.modes = segments('What of the driver moves the person', [['head', 'Whole head'], ['face', 'Face only']], 'head', mode => set('mode', mode))
     this.mirror = toggle('Mirror', true, on => { set('mirror', on); this.video.classList.toggle('mirrored', on) })
     this.video.classList.add('mirrored')
-    this.beside = toggle('Driver beside it', false, on => set('side_by_side', on))
-    const full = toggle('In the full picture', false, on => {
+    this.beside = toggle('Driver beside', false, on => set('side_by_side', on))
+    const full = toggle('Full picture', false, on => {
       this.settings.paste_back = false
       this.#stopSource()
       this.ready = false
@@ -352,11 +352,10 @@ class Drive {
 
   // ---- recording ----
 
-  #recordCard() {
-    this.recordButton = el('button', { type: 'button', disabled: true, onclick: () => this.recordingSince ? this.stream.tell({ type: 'record', on: false }) : this.#record() }, '● Record')
-    this.soundToggle = toggle('With my microphone', false, () => {})
-    return el('section', { class: 'card', 'aria-label': 'Recording' }, el('div', { class: 'row' }, this.recordButton, this.soundToggle.node),
-      el('p', { class: 'note' }, 'A video of what you see, marked as synthetic. A video that drives gives its own sound.'))
+  #recordBar() {
+    this.recordButton = el('button', { type: 'button', disabled: true, onclick: () => this.recordingSince ? this.stream.tell({ type: 'record', on: false }) : this.#record(), title: 'A video of what you see, marked as synthetic. A video that drives gives its own sound.' }, '● Record')
+    this.soundToggle = toggle('microphone', false, () => {})
+    return el('div', { class: 'row', role: 'group', 'aria-label': 'Recording' }, this.soundToggle.node, this.recordButton)
   }
 
   async #record() {

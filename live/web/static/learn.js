@@ -83,7 +83,7 @@ export async function showJob(view, id) {
   const covers = el('section', { class: 'card', hidden: true })
   const sharpen = el('section', { class: 'card', hidden: true })
   const log = el('details', { class: 'card' }, el('summary', {}, 'What the programs say'), el('pre', { class: 'said' }))
-  view.replaceChildren(head, now, covers, sharpen, log)
+  view.replaceChildren(head, now, sharpen, covers, log)
   let drawn = {}
 
   const act = async (action, told = {}) => {
@@ -106,7 +106,7 @@ export async function showJob(view, id) {
 
   function draw() {
     once('head', [job.name, job.state, job.step], () => head.replaceChildren(
-      el('div', { class: 'row spread' }, el('h1', {}, job.name), el('a', { class: 'button quiet', href: '#/' }, 'All persons')), steps()))
+      el('div', { class: 'row spread' }, el('h1', {}, job.name), el('a', { class: 'button quiet', href: '#/' }, 'All people')), steps()))
     once('now', [job.state, job.step, job.error, job.progress?.percent, job.progress?.left_s, drawn.person], drawNow)
     once('covers', job.coverage, drawCoverage)
     once('samples', job.samples, drawSamples)

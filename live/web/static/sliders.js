@@ -22,7 +22,7 @@ const base = name => name.replace(/_(L|R)$/, '')
 // "mouthSmile" -> "Smile": the part of the face is said by the group
 export function label(name) {
   const words = base(name).replace(/^(mouth|brow|cheek|nose|eye(?=[A-Z])|jaw)/, '').replace(/([A-Z])/g, ' $1').trim().toLowerCase()
-  const text = (words || base(name)).replace(/^./, c => c.toUpperCase())
+  const text = ({ left: 'to the left', right: 'to the right' }[words] || words || base(name)).replace(/^./, c => c.toUpperCase())
   return side(name) ? `${text}, ${side(name) === 'L' ? 'left' : 'right'}` : text
 }
 
