@@ -17,7 +17,7 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from live.web.jobs import Jobs
+from live.web.jobs import MOST_CONSENT, Jobs
 from live.web.options import WebOptions
 from live.web.persons import Person, find_persons
 from live.web.security import Guard, Passwords
@@ -170,7 +170,7 @@ class Page:
     async def new_job(self, request: Request) -> Response:
         told = await _json(request)
         upload = self.uploads.get(told.get("upload"))
-        name, consent = _text(told, "name", 200), _text(told, "consent", 2000)
+        name, consent = _text(told, "name", 200), _text(told, "consent", MOST_CONSENT)
         return JSONResponse(await run_sync(self.jobs.new, self.uploads, upload, name, consent))
 
     async def job(self, request: Request) -> Response:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import socket
+from contextlib import suppress
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -39,10 +40,11 @@ def _names(host: str) -> list[str]:
     if host not in ("0.0.0.0", "::", ""):
         found.append(host)
     else:
-        try:
+        with suppress(OSError):  # the machine's own name is not known
             found += sorted({str(entry[4][0]).partition("%")[0] for entry in socket.getaddrinfo(own, None)})
-        except OSError:  # the machine's own name is not known
-            pass
+        with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as outwards:
+            outwards.connect(("192.0.2.1", 9))  # sends nothing, but tells which of our addresses others see
+            found.append(outwards.getsockname()[0])
     return list(dict.fromkeys(found))
 
 

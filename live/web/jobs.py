@@ -26,7 +26,7 @@ from util.layout import Dataset, PageFiles, Run, root
 from util.locks import is_locked
 
 DATASET = "people"  # that persons of the page are learnt in
-LEAST_CONSENT = 15  # characters: a sentence, not a keystroke
+LEAST_CONSENT, MOST_CONSENT = 15, 500  # characters: a sentence, not a keystroke; what detect.py takes
 STEPS = {"detect": "finding the face", "landmarks": "tracking the face", "reconstruct": "fitting the 3D face model", "train": "training"}
 PREPARING = ("detect", "landmarks", "reconstruct")
 PREPARE_S = 60.0  # of a video that are used where there is no GPU, as in the quick start

@@ -11,6 +11,7 @@ from live.web.wire import MOST_BYTES
 from util.cli import UserError, say, warn
 
 MOST_CONNECTIONS = 100  # at once; further ones are answered 503
+HEAD_S = 15.0  # in which a new connection has to ask for something
 PING_S = 5.0  # after which a page that does not answer is taken for gone: another one may drive
 
 
@@ -50,9 +51,22 @@ def serve(options: WebOptions) -> None:
 def server_config(app, **tls):
     """How uvicorn serves the page (uvicorn.Config). tls: its options for https."""
     import uvicorn
+    from uvicorn.protocols.http.h11_impl import H11Protocol
+
+    class ImpatientProtocol(H11Protocol):
+        """Closes connections that do not ask for anything: uvicorn itself waits for the end of a request's head without end."""
+
+        def connection_made(self, transport) -> None:
+            super().connection_made(transport)
+            self.loop.call_later(HEAD_S, self._leave, transport)
+
+        def _leave(self, transport) -> None:
+            if self.cycle is None and transport.get_protocol() is self:  # else it has asked, or became a WebSocket
+                transport.close()
 
     return uvicorn.Config(
         app,
+        http=ImpatientProtocol,
         lifespan="on",
         log_level="warning",
         access_log=False,

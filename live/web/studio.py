@@ -223,13 +223,15 @@ class Session:
         self._recording_stopped(self._recording.stop())
 
     def _set(self, told: dict[str, Any]) -> None:
-        self._view.side_by_side = bool(told.get("side_by_side", self._view.side_by_side))
+        fixed = self._recording.is_on  # what kind of picture it is stays the same in a recording
+        if not fixed:
+            self._view.side_by_side = bool(told.get("side_by_side", self._view.side_by_side))
         if self._engine is None:
             return
         values: dict[str, Any] = {}
         if "mode" in told:
             values["mode"] = str(told["mode"])
-        for name in ("mirror", "limit_mouth", "paste_back"):
+        for name in ("mirror", "limit_mouth", *(() if fixed else ("paste_back",))):
             if name in told:
                 values[name] = bool(told[name])
         if "exaggerate" in told:
@@ -521,6 +523,10 @@ class Recording:
         self._live_sound = self._still = False
         self._began_s = 0.0
         self._last: tuple[np.ndarray, float] | None = None
+
+    @property
+    def is_on(self) -> bool:
+        return self._recorder is not None
 
     def start(self, person: str, source: Source, microphone: bool) -> None:
         """Begin; raises: UserError when the file cannot be written."""

@@ -382,6 +382,7 @@ class Drive {
     this.clock.textContent = '● 0 s'
     this.recordButton.textContent = told.on ? '■ End the recording' : '● Record'
     this.recordButton.classList.toggle('recording', told.on)
+    this.beside.input.disabled = this.fullInput.disabled = Boolean(told.on)
     if (!told.on) {
       if (this.microphone) { this.microphone.stop(); this.microphone = null }
       if (told.name) this.#showRecording(told.name)

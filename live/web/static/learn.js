@@ -22,7 +22,7 @@ export async function showNew(view) {
   let file = null
   const status = el('div', { role: 'status' })
   const name = el('input', { type: 'text', maxlength: 60, required: true, autocomplete: 'off', id: 'name' })
-  const consent = el('textarea', { required: true, maxlength: 2000, id: 'consent', placeholder: 'I am … and agree that …' })
+  const consent = el('textarea', { required: true, maxlength: 500, id: 'consent', placeholder: 'I am … and agree that …' })
   const begin = el('button', { type: 'submit', class: 'primary' }, 'Begin')
   const wrong = el('p', { class: 'notice', role: 'alert', hidden: true })
   const fail = text => { wrong.textContent = sentence(text); wrong.hidden = false }

@@ -52,7 +52,6 @@ export class Stream {
     return {
       fps: this.times.length > 1 ? 1000 * (this.times.length - 1) / span : NaN,
       delay: recent.length ? recent[recent.length >> 1] : NaN,
-      delay99: recent.length ? recent[Math.min(recent.length - 1, Math.floor(0.99 * recent.length))] : NaN,
     }
   }
 
@@ -84,6 +83,7 @@ export class Stream {
       this.times.push(now)
       if (this.camera && now - info.time < 60000) {
         this.delays.push(now - info.time)
+        document.dispatchEvent(new CustomEvent('shown', { detail: now - info.time })) // for scripts/bench/page.py
         if (this.delays.length > 240) this.delays.splice(0, 120)
       }
       this.on.picture(info)
