@@ -291,6 +291,7 @@ class Driver:
 
     def __init__(self, socket):
         self.socket = socket
+        self.until = time.monotonic() + 120  # messages of statistics come without end
         self.tell(type="hello", now=1000 * time.monotonic())
 
     def tell(self, **message):
@@ -306,6 +307,7 @@ class Driver:
                 assert got["type"] != "error", got
 
     def next(self):
+        assert time.monotonic() < self.until, "what was waited for did not come"
         received = self.socket.recv(timeout=60)
         if isinstance(received, str):
             return json.loads(received)
@@ -367,12 +369,15 @@ def camera(driver, page):
         assert image.shape == (64, 64, 3)
         assert min(abs(time_ms - t) for t in sent) < 1.0
         time.sleep(0.02)
-    driver.tell(type="settings", mirror=True, side_by_side=True, exaggerate=99, mode="face")
+    beside = {"type": "settings", "mirror": True, "side_by_side": True, "exaggerate": 99, "mode": "face"}
+    driver.tell(**beside)  # a recording stays what it is: without the driver's picture
     driver.camera(face_frame((320, 240), (150, 120), 1.0), 1000 * time.monotonic())
-    while driver.picture()[2].shape[1] == 64:
-        driver.camera(face_frame((320, 240), (150, 120), 1.0), 1000 * time.monotonic())
+    assert driver.picture()[2].shape == (64, 64, 3)
     driver.tell(type="record", on=False)
     name = driver.message("recording")["name"]
+    driver.tell(**beside)
+    driver.camera(face_frame((320, 240), (150, 120), 1.0), 1000 * time.monotonic())
+    assert driver.picture()[2].shape == (64, 64 + 85, 3)
     answer = page.get(f"/api/recordings/{name}")
     assert answer.status_code == 200 and answer.headers["content-type"] == "video/mp4"
     path = PageFiles.open(page.app.state.page.options.results_dir).recordings / name

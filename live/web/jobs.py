@@ -121,7 +121,7 @@ class Jobs:
             raise UserError("choose a video of the person")
         if len(consent) < LEAST_CONSENT:
             raise UserError("write a whole sentence that says who agrees to what")
-        identity = identity_name(composed(name))
+        identity = identity_name("".join(c for c in composed(name) if c.isalnum() or c in "-."))  # no sign that some file system refuses
         if not any(c.isalnum() for c in name):
             raise UserError("give a name with letters or digits")
         self._must_be_free()

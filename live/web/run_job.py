@@ -43,6 +43,7 @@ class Work:
         self._files, self._job = files, job
         self._child: subprocess.Popen | None = None
         self._stopped = False
+        self._end_s: float | None = None  # time.monotonic() when a training of limited time ends
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
 
@@ -66,6 +67,8 @@ class Work:
     def _do(self, step: str, command: list[str]) -> str:
         """Run a command; returns what went wrong, "" for nothing."""
         began = time.monotonic()
+        limit = next((c.partition("=")[2] for c in command if c.startswith("--max_minutes=")), None)
+        self._end_s = None if limit is None else began + 60 * float(limit)
         log_path = self._files.job_log_path(self._job["id"])
         with log_path.open("ab") as log:
             if self._stopped:
@@ -108,6 +111,8 @@ class Work:
 
     def _show(self, bar: dict[str, Any], said: list[str]) -> None:
         told = {**bar, "said": said, "time": time.time()}
+        if bar and self._end_s is not None:  # the bar's own guess is wrong at first where a training goes on
+            told["left_s"] = max(0.0, self._end_s - time.monotonic())
         write_bytes(self._files.job_progress_path(self._job["id"]), json.dumps(told).encode())
 
     def _write(self, **changes: Any) -> None:

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 RECORD_FPS = Fraction(30)  # of recordings of a camera and of sliders; those of files have the file's rate
 MOST_RECORD_S = 3600.0  # an hour: nobody means to record for longer, and disks end
+LEAST_STEP_S = 1e-4  # between two pictures: clocks jump
+MOST_STAMPS = 100  # of pictures on their way
 STALE_S = 2.0  # a camera's time stamps may be that old; older ones are taken for now
 VIDEO_SIDE_PX = 960  # frames of uploaded videos are shrunk to this: tracking needs no more
 NEUTRAL = np.zeros((1, 1, 3), np.uint8)  # in place of a driver's picture where there is no driver
@@ -47,8 +49,9 @@ class Studio:
         with self._lock:
             key = (person.id, person.trained_ns, full_picture)
             if self._engine is None or self._key != key:
+                video = self._find_video(person) if full_picture else None
                 self._close()
-                self._engine = self._open(person, self._backend, full_picture)
+                self._engine = self._open(person, self._backend, video)
                 self._key = key
             with suppress(UserError):  # a full disk is no reason not to drive
                 self._draw_picture(person, self._engine)
@@ -58,7 +61,7 @@ class Studio:
         """Draw the person at rest, unless that was done, or somebody drives. Raises: UserError."""
         with self._lock:
             if self.client is None and not person.picture(self._files).is_file():
-                with self._open(person, "torch", False) as engine:
+                with self._open(person, "torch") as engine:
                     self._draw_picture(person, engine)
 
     def close(self) -> None:
@@ -70,10 +73,9 @@ class Studio:
             self._engine.close()
         self._engine, self._key = None, ()
 
-    def _open(self, person: Person, backend: str, full_picture: bool) -> HeadEngine:
+    def _open(self, person: Person, backend: str, video: Path | None = None) -> HeadEngine:
         from live.engine import HeadEngine
 
-        video = self._find_video(person) if full_picture else None
         return HeadEngine.load(person.folder, name=person.name, backend=backend, gpu_ids=self._gpu_ids, video=video)
 
     def _draw_picture(self, person: Person, engine: HeadEngine) -> None:
@@ -150,8 +152,9 @@ class Session:
         if part is None:
             return
         now_s = time.monotonic()
-        time_s = part.time_ms / 1000 + self._clock_s
-        time_s = min(max(time_s, now_s - STALE_S), now_s)
+        # nothing comes before it was sent: the message that took the least time tells the difference of the clocks best
+        self._clock_s = min(self._clock_s, now_s - part.time_ms / 1000)
+        time_s = max(part.time_ms / 1000 + self._clock_s, now_s - STALE_S)
         if part.kind == "sound":
             samples = np.frombuffer(part.body, "<f4")
             if 8000 <= part.number <= 192_000:
@@ -159,7 +162,7 @@ class Session:
         elif isinstance(self._source, CameraSource):
             image = decode_jpeg(part.body)
             if image is not None:
-                self._source.put(image, time_s)
+                self._source.put(image, time_s, part.time_ms)
 
     def close(self) -> None:
         """End what runs; a recording is finished."""
@@ -178,9 +181,15 @@ class Session:
         person = self._find_person(str(told["id"]))
         self._end_source()
         self._send({"type": "loading", "name": person.name})
-        self._engine = None
-        self._engine = engine = self._studio.load(person, bool(told.get("full_picture")))
-        self._person = person
+        self._engine, full = None, bool(told.get("full_picture"))
+        try:
+            engine = self._studio.load(person, full)
+        except UserError as e:
+            if not full:
+                raise
+            self._send({"type": "error", "text": str(e)})
+            full, engine = False, self._studio.load(person)
+        self._engine, self._person = engine, person
         self._send(
             {
                 "type": "person",
@@ -189,7 +198,7 @@ class Session:
                 "expressions": list(engine.expression_names),
                 "size": engine.size,
                 "backend": engine.backend,
-                "full_picture": bool(told.get("full_picture")),
+                "full_picture": full,
             }
         )
 
@@ -199,7 +208,7 @@ class Session:
         self._end_source()
         kind = told["kind"]
         if kind == "camera":
-            self._source = CameraSource(self._engine, self._put_out, lambda: self._clock_s)
+            self._source = CameraSource(self._engine, self._put_out)
         elif kind == "sliders":
             self._source = SliderSource(self._engine, self._put_out)
         elif kind in ("video", "motion"):
@@ -346,20 +355,24 @@ class Source:
 class CameraSource(Source):
     """Frames that the page sends."""
 
-    def __init__(self, engine: HeadEngine, put_out: Callable[[LiveFrame, float], None], clock_s: Callable[[], float]) -> None:
+    def __init__(self, engine: HeadEngine, put_out: Callable[[LiveFrame, float], None]) -> None:
         from live.pipeline import Pipeline
 
         self._last_s = -math.inf
-        self._pipeline = Pipeline(engine, lambda frame: put_out(frame, 1000 * (frame.time_s - clock_s())))
+        self._stamps: dict[float, float] = {}  # time.monotonic() of the last pictures -> their time on the page's clock, ms
+        self._pipeline = Pipeline(engine, lambda frame: put_out(frame, self._stamps.get(frame.time_s, math.nan)))
         self._closed = False
 
     def start(self) -> None:
         self._pipeline.__enter__()
 
-    def put(self, image: np.ndarray, time_s: float) -> None:
-        """A frame, uint8 [H, W, 3] RGB; never waits. One that is older than the last is left out."""
-        if not self._closed and time_s > self._last_s:
-            self._last_s = time_s
+    def put(self, image: np.ndarray, time_s: float, time_ms: float) -> None:
+        """A frame, uint8 [H, W, 3] RGB, and its time here and on the page's clock; never waits."""
+        if not self._closed:
+            self._last_s = time_s = max(time_s, self._last_s + LEAST_STEP_S)
+            self._stamps[time_s] = time_ms
+            if len(self._stamps) > MOST_STAMPS:
+                self._stamps.pop(next(iter(self._stamps)))
             self._pipeline.put(image, time_s)
 
     def stop(self) -> None:

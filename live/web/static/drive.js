@@ -100,7 +100,7 @@ class Drive {
     this.told = told
     this.ready = true
     this.sliders = null
-    this.fullInput.checked = told.full_picture
+    this.fullInput.checked = this.settings.paste_back = told.full_picture
     this.#hint('')
     this.#tellSettings()
     this.#choose(this.kind)
@@ -307,10 +307,8 @@ class Drive {
     this.video.classList.add('mirrored')
     this.beside = toggle('Driver beside', false, on => set('side_by_side', on))
     const full = toggle('Full picture', false, on => {
-      this.settings.paste_back = false
       this.#stopSource()
       this.ready = false
-      this.settings.paste_back = on
       this.stream.tell({ type: 'person', id: this.person.id, full_picture: on })
     })
     this.fullInput = full.input
