@@ -21,10 +21,19 @@ from live.web.security import FREE_TRIES
 from live.web.studio import read_pose
 from live.web.wire import _HEAD, decode_jpeg, encode_jpeg, pack, unpack
 from util.cli import UserError
+from util.credentials.reading import UNCHANGED, read_findings
 from util.layout import Dataset, PageFiles
 from util.video.reading import probe
 
 PASSWORD = "a long enough one"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def cache(tmp_path_factory):
+    """The certificate that seals recordings is not the user's."""
+    with pytest.MonkeyPatch.context() as changed:
+        changed.setenv("HEAD2HEAD_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -383,6 +392,9 @@ def camera(driver, page):
     path = PageFiles.open(page.app.state.page.options.results_dir).recordings / name
     info = probe(path)
     assert info.has_audio and info.frames > 15 and (info.width, info.height) == (64, 64)
+    found = read_findings(path)
+    assert found.state == UNCHANGED and found.source_type == "trainedAlgorithmicMedia"
+    assert (found.facts["target"], found.facts["driver_kind"], found.facts["run"]) == ("Ann", "camera", "head2head_Ann")
     assert "attachment" in page.get(f"/api/recordings/{name}?download").headers["content-disposition"]
     assert page.delete(f"/api/recordings/{name}").status_code == 200 and not path.exists()
     driver.tell(type="settings", mirror=False, side_by_side=False, exaggerate=1, mode="head")

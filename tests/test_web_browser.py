@@ -23,7 +23,9 @@ PIXELS = """() => { const c = document.querySelector('.screen canvas')
 def root(tmp_path_factory):
     root = tmp_path_factory.mktemp("page")
     make_person_run(root)
-    return root
+    with pytest.MonkeyPatch.context() as changed:  # the certificate that seals recordings is not the user's
+        changed.setenv("HEAD2HEAD_CACHE", str(root / "cache"))
+        yield root
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import ipaddress
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,7 +32,7 @@ class WebOptions:
     datasets_dir: Path | None = None
     results_dir: Path | None = None
     backend: str = "auto"
-    gpu_ids: Sequence[int] | None = None
+    gpu_ids: str = "auto"
     max_upload_bytes: int = 2_000_000_000  # of a video: ten minutes of a phone's 4K
     max_video_s: float = 600.0  # ten minutes: longer ones teach nothing more, and take hours to preprocess
 

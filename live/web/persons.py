@@ -5,8 +5,12 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from util.layout import PageFiles, Run, root
+
+if TYPE_CHECKING:
+    from util.provenance import Provenance
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,14 @@ class Person:
     def as_json(self) -> dict[str, str]:
         default = f"head2head_{self.name}"
         return {"id": self.id, "name": self.name, "dataset": self.dataset, "run": "" if self.run == default else self.run}
+
+    def provenance(self, driver: str, driver_kind: str, composite: bool) -> Provenance:
+        """What the credentials of a recording say. Arguments: as of Provenance. Raises: UserError when the run is damaged."""
+        from models.checkpoints import read_run_options
+        from util.results.origin import provenance_of_run
+
+        run = Run(self.folder, self.folder)
+        return provenance_of_run(run, read_run_options(run), self.name, driver, driver_kind, composite=composite)
 
     def picture(self, files: PageFiles) -> Path:
         """The person at rest, as this generator draws it; made when the person is loaded first."""

@@ -24,6 +24,7 @@ from util.layout import Dataset, PageFiles, Run
 
 if TYPE_CHECKING:
     from live.engine import HeadEngine, LiveFrame, Pose, Settings
+    from util.provenance import Provenance
 
 RECORD_FPS = Fraction(30)  # of recordings of a camera and of sliders; those of files have the file's rate
 MOST_RECORD_S = 3600.0  # an hour: nobody means to record for longer, and disks end
@@ -258,7 +259,9 @@ class Session:
         elif self._source is None or self._person is None:
             raise UserError("start the camera, a file or the sliders first")
         else:
-            self._recording.start(self._person.name, self._source, bool(told.get("sound")))
+            composite = self._view.side_by_side or self._engine.settings.paste_back
+            shown = self._person.provenance(self._source.driver, self._source.driver_kind, composite)
+            self._recording.start(self._person.name, shown, self._source, bool(told.get("sound")))
             self._send({"type": "recording", "on": True})
 
     def _recording_stopped(self, name: str | None) -> None:
@@ -338,6 +341,7 @@ class Source:
     """Where frames come from. put_out: called with each finished frame and its time for the page, ms."""
 
     fps = RECORD_FPS  # of a recording
+    driver, driver_kind = "", "camera"  # as of util.provenance.Provenance
     sound: Path | None = None  # file whose sound belongs to the frames
     sound_from_s: float | None = None  # time.monotonic() of that file's first picture
 
@@ -388,6 +392,7 @@ class PlayedSource(Source):
 
     def __init__(self, engine: HeadEngine, put_out: Callable[[LiveFrame, float], None], upload: Upload, ended) -> None:
         self._engine, self._put_out, self._upload, self._ended = engine, put_out, upload, ended
+        self.driver = Path(upload.name).stem
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="head2head page source", daemon=True)
         self._start_s = 0.0
@@ -436,7 +441,7 @@ class VideoSource(PlayedSource):
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self.fps = self._upload.info.fps
+        self.fps, self.driver_kind = self._upload.info.fps, "identity"
         self.sound = self._upload.path if self._upload.sound else None
         self._pipeline = None
 
@@ -457,6 +462,10 @@ class VideoSource(PlayedSource):
 
 class MotionSource(PlayedSource):
     """An uploaded capture or template that drives."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.driver_kind = "template" if self._upload.path.suffix == ".json" else "arkit"
 
     def _play(self) -> None:
         from preprocessing.driving.heads import DrivenFrame
@@ -486,6 +495,8 @@ class MotionSource(PlayedSource):
 
 class SliderSource(Source):
     """A pose that the page's sliders give; drawn when it changes, the newest counts."""
+
+    driver_kind = "sliders"
 
     def __init__(self, engine: HeadEngine, put_out: Callable[[LiveFrame, float], None]) -> None:
         from live.engine import Pose
@@ -541,8 +552,8 @@ class Recording:
     def is_on(self) -> bool:
         return self._recorder is not None
 
-    def start(self, person: str, source: Source, microphone: bool) -> None:
-        """Begin; raises: UserError when the file cannot be written."""
+    def start(self, person: str, shown: Provenance, source: Source, microphone: bool) -> None:
+        """Begin. shown: what the credentials say. Raises: UserError when the file cannot be written."""
         from live.recorder import Recorder
 
         self.stop()
@@ -551,7 +562,7 @@ class Recording:
             path = self._files.recordings / f"{person}_{stamp}.mp4"
             self._live_sound = microphone and isinstance(source, CameraSource)
             sound = {"audio_from": source.sound, "audio_from_s": source.sound_from_s} if source.sound else {"live_sound": self._live_sound}
-            self._recorder = Recorder(path, source.fps, **sound)
+            self._recorder = Recorder(path, source.fps, provenance=shown, **sound)
             self._began_s, self._still = time.monotonic(), isinstance(source, SliderSource)
             if self._still and self._last is not None:  # nothing may move for a while
                 self._recorder.write(self._last[0], self._began_s)
