@@ -72,7 +72,7 @@ class Uploads:
         name: what it is called on the other machine; only shown. purpose: drive (a video), motion, or person. length: in bytes, as told.
         Raises: UserError when it is too large, too long, or something else than it should be. Nothing of it stays then.
         """
-        from anyio.to_thread import run_sync
+        from starlette.concurrency import run_in_threadpool as run_sync
 
         name = "".join(c for c in name if c.isprintable())[:120] or "a file"
         most = MOTION_BYTES if purpose == "motion" else self._max_bytes
