@@ -15,6 +15,7 @@ from web_server import RunningServer, make_person_run, web_options
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from live.web.app import STATIC
+from live.web.certificate import self_made
 from live.web.jobs import commands
 from live.web.options import WebOptions
 from live.web.security import FREE_TRIES
@@ -130,11 +131,18 @@ def test_a_password_closes_everything_but_the_way_in(client, place):
     assert page.get("/api/state", headers=cookie).status_code == 401  # the session is over, not only the cookie
 
 
-def test_cookies_of_https_are_for_https_alone(client, place):
-    page = client(place, password=PASSWORD, tls=())  # as behind TLS; the socket itself is plain here
-    answer = page.post("/api/login", json={"password": PASSWORD}, headers={"origin": page.address.replace("http", "https")})
+def test_https_with_a_self_made_certificate(client, place):
+    page = client(place, password=PASSWORD, tls=())  # the client takes no other certificate
+    answer = page.post("/api/login", json={"password": PASSWORD})
     assert "; Secure" in answer.headers["set-cookie"] and answer.headers["set-cookie"].startswith("__Host-")
-    assert "strict-transport-security" in answer.headers
+    assert "strict-transport-security" in answer.headers and page.get("/api/state").status_code == 200
+    assert page.post("/api/jobs", json={}, headers={"origin": page.address.replace("https", "http")}).status_code == 403
+    folder = PageFiles.open(place / "results").home / "certificate"
+    certificate, key = self_made(folder, "127.0.0.1")
+    assert os.name == "nt" or key.stat().st_mode & 0o777 == 0o600
+    before = certificate.read_bytes()
+    assert self_made(folder, "127.0.0.1")[0].read_bytes() == before  # browsers that trust it go on doing so
+    assert self_made(folder, "head.example")[0].read_bytes() != before
 
 
 def test_guessing_passwords_is_slow(client, place, monkeypatch):

@@ -36,15 +36,20 @@ class RunningServer:
         import uvicorn
 
         from live.web.app import make_app
+        from live.web.certificate import self_made
         from live.web.server import listen, server_config
 
         self._listening = listen(options.host, 0)
         self.app = make_app(options)
-        self._server = uvicorn.Server(server_config(self.app.state.guard))
+        self.session, tls = requests.Session(), {}
+        self.session.trust_env = False  # no proxy, and no other certificates
+        if options.tls is not None:
+            certificate, key = self_made(self.app.state.page.files.home / "certificate", options.host)
+            tls, self.session.verify = {"ssl_certfile": str(certificate), "ssl_keyfile": str(key)}, str(certificate)
+        self._server = uvicorn.Server(server_config(self.app.state.guard, **tls))
         self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._listening]}, daemon=True)
         self.port = self._listening.getsockname()[1]
-        self.address = f"http://localhost:{self.port}"
-        self.session = requests.Session()
+        self.address = f"{'http' if options.tls is None else 'https'}://localhost:{self.port}"
         self._thread.start()
         while not self._server.started:
             time.sleep(0.01)

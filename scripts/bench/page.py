@@ -6,7 +6,7 @@
 Delay: from the moment at which the browser's camera took a picture until the synthesised one is drawn, on the browser's own clock. Needs
 Chromium (Debian: apt-get install chromium) and the package playwright.
 
-Keys of the .json: fps, delay_ms_p50, delay_ms_p99.
+Keys of the .json: fps, delay_ms_p50, delay_ms_p99; backend; engine: median time of its stages at the end, as the page tells it.
 """
 
 from __future__ import annotations
@@ -70,6 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         camera = write_camera(o.video, folder / "camera.mjpeg")
         options = WebOptions(port=0, checkpoints_dir=folder / "checkpoints", results_dir=folder / "results", backend=o.backend)
         figures = measure(options, browser, camera, o.seconds)
+    say(f"{figures['backend']}; {', '.join(figures['engine'])}")
     say(f"{figures['fps']:.1f} pictures a second, delay {figures['delay_ms_p50']:.0f} ms, of 99 % at most {figures['delay_ms_p99']:.0f} ms")
     if o.output:
         write_bytes(o.output, json.dumps(figures, indent=1).encode())
@@ -122,6 +123,7 @@ def measure(options: WebOptions, browser: str, camera: Path, seconds: float) -> 
             page.evaluate("() => { window.delays = []; document.addEventListener('shown', e => delays.push(e.detail)) }")
             time.sleep(seconds)
             delays = page.evaluate("window.delays")
+            told = page.get_attribute(".figures span >> nth=-1", "title").splitlines()
             running.close()
     finally:
         server.should_exit = True
@@ -129,7 +131,13 @@ def measure(options: WebOptions, browser: str, camera: Path, seconds: float) -> 
     if not delays:
         raise UserError("no picture was shown in that time; give a larger --seconds")
     p50, p99 = np.percentile(delays, [50, 99])
-    return {"fps": round(len(delays) / seconds, 1), "delay_ms_p50": round(float(p50), 1), "delay_ms_p99": round(float(p99), 1)}
+    return {
+        "fps": round(len(delays) / seconds, 1),
+        "delay_ms_p50": round(float(p50), 1),
+        "delay_ms_p99": round(float(p99), 1),
+        "backend": told[0],
+        "engine": told[1:],
+    }
 
 
 if __name__ == "__main__":
