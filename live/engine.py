@@ -224,10 +224,11 @@ class HeadEngine:
         """Forget the driver: the next face that is seen drives, after a second."""
         self._recalibrate = True
 
-    def draw(self, pose: Pose) -> np.ndarray:
-        """The person in a pose, uint8 [S, S, 3] RGB. Raises: UserError for a name that no expression has."""
+    def draw(self, pose: Pose | DrivenFrame) -> np.ndarray:
+        """The person in a pose, or as driven already, uint8 [S, S, 3] RGB. Raises: UserError for a name that no expression has."""
+        driven = self._drive_pose(pose) if isinstance(pose, Pose) else pose
         with self._drawing:
-            nmfc, gaze = self._conditioner.step(*self._drive_pose(pose))
+            nmfc, gaze = self._conditioner.step(*driven)
         with self._synthesising:
             self._synthesizer.reset()
             return self._synthesizer.step(nmfc, gaze)

@@ -35,6 +35,7 @@ DRIVERS = {
     "arkit": "driven by {driver}, a file of blendshapes",
     "template": "driven by {driver}, a file of motion",
     "camera": "driven by a camera",
+    "sliders": "posed by sliders",
 }
 
 

@@ -560,3 +560,49 @@ class Run:
     def test_folder(self, id: str, which_epoch: str | int = "latest", split: str = "test") -> Path:
         """results/<D>/head2head_<T>/<epoch>_epoch/<split>/<id>: holds real/, fake/, ... and index.html."""
         return self.results / f"{which_epoch}_epoch" / split / id
+
+
+@dataclass(frozen=True)
+class PageFiles:
+    """results/live: what the page (live/web) keeps between its starts."""
+
+    home: Path
+
+    @classmethod
+    def open(cls, results_dir: str | Path | None = None) -> PageFiles:
+        return cls(Path(results_dir or root() / "results") / "live")
+
+    @property
+    def recordings(self) -> Path:
+        return self.home / "recordings"
+
+    @property
+    def uploads(self) -> Path:
+        """Videos and motion that drive, and videos of new persons until they are moved into a dataset."""
+        return self.home / "uploads"
+
+    @property
+    def pictures(self) -> Path:
+        """Persons at rest, drawn once."""
+        return self.home / "pictures"
+
+    @property
+    def jobs_lock(self) -> Path:
+        """Held by the process that does a job."""
+        return self.home / "jobs" / "working.lock"
+
+    def jobs(self) -> list[str]:
+        """Names of all jobs, sorted."""
+        return sorted(path.stem for path in (self.home / "jobs").glob("*.json"))
+
+    def job_path(self, name: str) -> Path:
+        """What a job is to do and how it stands."""
+        return self.home / "jobs" / f"{name}.json"
+
+    def job_progress_path(self, name: str) -> Path:
+        """How far a job is, rewritten while it runs."""
+        return self.home / "jobs" / f"{name}.progress"
+
+    def job_log_path(self, name: str) -> Path:
+        """All that a job's commands printed."""
+        return self.home / "jobs" / f"{name}.log"

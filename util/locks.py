@@ -51,6 +51,20 @@ def locked(path: Path, what: str, wait_s: float = 0.0) -> Iterator[None]:
                 path.unlink()
 
 
+def is_locked(path: Path) -> bool:
+    """Whether some process holds the lock file `path` of `locked`; where the system knows no locks, whether the file is there."""
+    try:
+        with path.open("rb") as file:
+            if fcntl is not None:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                return False
+            return True
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+
+
 @contextmanager
 def only_one(path: Path, waiting: str = "") -> Iterator[None]:
     """Hold a lock on a file, made with its folder if missing, which may be filled, moved or removed under the lock; waits for it.

@@ -23,7 +23,8 @@ class Provenance:
 
     target: str = ""  # the person whose head is shown
     driver: str = ""  # who or what moves it; with driver_kind "own frames", nobody else
-    driver_kind: str = ""  # "own frames", "identity" (another person's video), "arkit" or "template" (files of motion), "camera"
+    # "own frames", "identity" (another person's video), "arkit" or "template" (files of motion), "camera", "sliders"
+    driver_kind: str = ""
     run: str = ""  # name of the trained run
     epoch: str = ""  # of its checkpoint, "latest" or a number
     checkpoint: str = ""  # SHA-256 of the generator's weights
