@@ -17,7 +17,6 @@ import sys
 import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
-from importlib.util import find_spec
 from pathlib import Path
 
 if __package__ in (None, ""):  # run as a file: make the repository's packages importable
@@ -29,6 +28,7 @@ from live.outputs import VirtualCamera, Window
 from live.show import KEYS, Show, recorder_for
 from live.sources import open_source
 from live.view import View
+from live.web.options import add_web_options, web_options
 from util.cli import UserError, add_flag, listed, run, say
 from util.identities import find_identity
 from util.layout import Dataset, Run, root
@@ -88,10 +88,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     out.add_argument("--recordings", type=Path, default=Path(), metavar="DIR", help="folder for what key r records (default: here)")
     out.add_argument("--web", action="store_true", help="a page in the browser, instead of all other outputs")
-    if find_spec("live.web"):
-        from live.web.options import add_web_options
-
-        add_web_options(p.add_argument_group("the page (--web)"))
+    add_web_options(p.add_argument_group("the page (--web)"))
     return p
 
 
@@ -188,7 +185,6 @@ def original_video(o: argparse.Namespace, folder: Path, name: str | None) -> Pat
 
 def serve_page(o: argparse.Namespace) -> None:
     """--web. Raises: UserError."""
-    from live.web.options import web_options
     from live.web.server import serve
 
     places = {"checkpoints_dir": o.checkpoints_dir, "datasets_dir": o.datasets_dir}

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
+import math
 import sys
 import tempfile
 import time
@@ -125,8 +125,8 @@ def camera(engine: HeadEngine, frames: list[np.ndarray], fps: float, seconds: fl
         busy_s = time.process_time() - busy_s
         dropped = pipeline.statistics.dropped - dropped
         pipeline.finish()
-    more = {"dropped": dropped, "cpu_percent": round(100 * busy_s / seconds), "memory_mb": round(used_mb())}
-    return meter.figures() | more | {"memory_grown_mb": round(used_mb() - memory_mb)}
+    more = {"dropped": dropped, "cpu_percent": round(100 * busy_s / seconds), "memory_mb": round(used_mb(), 1)}
+    return meter.figures() | more | {"memory_grown_mb": round(used_mb() - memory_mb, 1)}
 
 
 def fast(engine: HeadEngine, frames: list[np.ndarray], seconds: float) -> dict:
@@ -145,11 +145,12 @@ def fast(engine: HeadEngine, frames: list[np.ndarray], seconds: float) -> dict:
 
 
 def used_mb() -> float:
-    """Resident memory of this process, now; where /proc is missing, its peak."""
+    """Resident memory of this process, now; nan where there is no /proc."""
     try:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 1e6
+        status = Path("/proc/self/status").read_text()
     except OSError:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+        return math.nan
+    return next(int(line.split()[1]) / 1000 for line in status.splitlines() if line.startswith("VmRSS"))
 
 
 def tell(what: str, figures: dict) -> str:
