@@ -108,6 +108,26 @@ def test_channels_that_a_generator_sees():
     assert channels(appearance=True) == 21 and channels(appearance=True, conditioning_frames=2, eye_gaze=False) == 9
 
 
+def test_a_generator_of_half_resolution():
+    """No layer has the pictures' size; blocks of 2x2 pixels are its channels, and each lies in its place."""
+    g = build_generator({**PUBLISHED_OPTIONS, "ngf": 4, "n_blocks": 2, "half": True, "prev_output": False}).eval()
+    sizes = []
+    for layer in g.modules():
+        if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)):
+            layer.register_forward_hook(lambda _, given, made: sizes.append((given[0].shape[-1], made.shape[-1])))
+    with torch.no_grad():
+        assert g(torch.rand(1, 18, 64, 48)).shape == (1, 3, 64, 48)
+    assert max(made for _, made in sizes) == 24 and min(made for _, made in sizes) == 6
+    last = g.model_final_img[1]
+    with torch.no_grad():
+        last.weight.zero_()
+        last.bias.copy_(torch.arange(12) / 20)  # channels 4 c to 4 c + 3: colour c of the four pixels of a block
+        image = g(torch.rand(1, 18, 64, 48))
+    assert image[0, 1, :2, :2].atanh().flatten().tolist() == pytest.approx([4 / 20, 5 / 20, 6 / 20, 7 / 20])
+    with pytest.raises(ValueError, match="one halving"):
+        build_generator({**PUBLISHED_OPTIONS, "half": True, "n_downsample_G": 0})
+
+
 def reference_discriminator(w, x, num_D, n_layers):
     """All features per scale, finest first, from a state dict."""
     out = []

@@ -15,7 +15,7 @@ LITERAL = {
     "precision": "fp32", "which_epoch": "latest", "preset": "literal", "max_minutes": None, "loadSize": 256, "batch_size": 1,
     "augment": True, "move_heads": 0.0, "change_expressions": 0.0, "flow": "auto", "faceflow": True, "flownet2_checkpoint": None, "seed": 0,
     "cuda_graphs": False, "ngf": 64, "n_downsample_G": 3, "n_blocks": 9, "margin": 0, "prev_output": True, "eye_gaze": True,
-    "appearance": False, "conditioning_frames": 3, "ndf": 64,
+    "appearance": False, "conditioning_frames": 3, "half": False, "ndf": 64,
     "num_D": 2, "n_layers_D": 3, "mouth_D": True, "use_eyes_D": False, "ROI_size": 72, "n_scales_temporal": 3,
     "lambda_feat": 10.0, "lambda_vgg": 10.0, "vgg": True, "vgg_weights": None, "lambda_warp": 10.0, "lambda_L1": 0.0,
     "lambda_gradient": 0.0, "lr": 0.0002, "niter": 40, "niter_decay": 20, "niter_step": 5, "epoch_frames": 0, "n_frames_total": 12,
@@ -29,7 +29,7 @@ PUBLISHED = LITERAL | {
 }  # fmt: skip
 DEFAULT = PUBLISHED | {
     "preset": "default", "margin": 0, "change_expressions": 0.6, "ngf": 24, "n_blocks": 6, "prev_output": False, "appearance": True,
-    "conditioning_frames": 1, "ndf": 32, "n_scales_temporal": 0, "lambda_warp": 0.0, "vgg": False, "n_frames_total": 4, "niter": 1600,
+    "conditioning_frames": 1, "half": True, "ndf": 32, "n_scales_temporal": 0, "lambda_warp": 0.0, "vgg": False, "n_frames_total": 4, "niter": 1600,
     "niter_decay": 800, "niter_step": 100000, "save_latest_freq": 5000, "save_epoch_freq": 800,
 }  # fmt: skip
 PREVIEW = LITERAL | {
