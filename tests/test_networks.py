@@ -113,7 +113,7 @@ def test_a_generator_of_half_resolution():
     g = build_generator({**PUBLISHED_OPTIONS, "ngf": 4, "n_blocks": 2, "half": True, "prev_output": False}).eval()
     sizes = []
     for layer in g.modules():
-        if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)):
+        if isinstance(layer, (torch.nn.Conv2d, torch.nn.ConvTranspose2d)):
             layer.register_forward_hook(lambda _, given, made: sizes.append((given[0].shape[-1], made.shape[-1])))
     with torch.no_grad():
         assert g(torch.rand(1, 18, 64, 48)).shape == (1, 3, 64, 48)
