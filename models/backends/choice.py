@@ -74,7 +74,7 @@ def make_backend(kind: str, conditions: Conditions, height: int, width: int) -> 
 def take_fastest(conditions: Conditions, size: int) -> tuple[str, Backend, str]:
     """The fastest back end on this processor for pictures of size x size: its kind, itself, and a sentence that says why.
 
-    PyTorch against the engine for processors that is installed: OpenVINO, else ONNX Runtime, which took five times as long where both
+    PyTorch against the engine for processors that is installed: OpenVINO, else ONNX Runtime, which was not faster where both
     were tried, and whose conversion takes longer than a start may. One that fails is left out with a warning.
     """
     kinds = [*[kind for kind in _PACKAGES if is_installed(kind) and not (kind == "onnx" and conditions.precision == "bf16")][:1], "torch"]
