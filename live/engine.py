@@ -40,6 +40,7 @@ from util.provenance import Provenance
 from util.results.origin import provenance_of_run
 
 MODES = ("head", "face")
+LEAST_SIDE = 32  # pixels; smaller frames show no face, and an empty one ends MediaPipe's graph
 MIN_STEP_S, MAX_STEP_S = 0.001, 1.0  # between two frames, for the fit: cameras may repeat time stamps, and pause
 GAZE_CM = (0.35, 0.25)  # how far pupils go to the side and up at a gaze of 1: about 20 and 15 degrees of an eye of 1.2 cm radius
 
@@ -159,7 +160,8 @@ class HeadEngine:
         self._drawing, self._synthesising = threading.Lock(), threading.Lock()
         self._rest = self._drive_pose(Pose())
         self._face = FaceTrack()
-        self._count, self._recalibrate, self._mirrored = 0, True, settings.mirror
+        self._count, self._recalibrate = 0, True
+        self._seen_as: tuple = ()  # mirror and shape of the last frame
         self._easing, self._driver, self._driver_options = Easing(), None, ()
         self._fitted_s = self._driven_s = -math.inf
         self._began_s: float | None = None  # of the target's frames
@@ -202,7 +204,13 @@ class HeadEngine:
         self._settings = settings
 
     def begin(self, rgb: np.ndarray, time_s: float | None = None) -> LiveFrame:
-        """A captured frame, uint8 [H, W, 3] RGB, before its way through the stages. time_s: time.monotonic() of its capture."""
+        """A captured frame, uint8 [H, W, 3] RGB, before its way through the stages. time_s: time.monotonic() of its capture.
+
+        Raises: ValueError for anything else than such a frame, or a tiny one.
+        """
+        if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3 or min(rgb.shape[:2]) < LEAST_SIDE:
+            wanted = f"a uint8 frame [H, W, 3] with sides of {LEAST_SIDE} pixels or more"
+            raise ValueError(f"expected {wanted}, got {rgb.dtype} {list(rgb.shape)}")
         self._count += 1
         return LiveFrame(self._count, time.monotonic() if time_s is None else time_s, rgb)
 
@@ -244,9 +252,9 @@ class HeadEngine:
         if self._recalibrate:
             self._recalibrate, frame.begins = False, True
             self._face.forget()
-        elif mirror != self._mirrored:
+        elif (mirror, frame.driver.shape) != self._seen_as:
             self._face.lose_place()
-        self._mirrored = mirror
+        self._seen_as = (mirror, frame.driver.shape)
         if mirror:
             frame.driver = np.ascontiguousarray(frame.driver[:, ::-1])
         frame.landmarks = self._face.step(frame.driver, frame.time_s)

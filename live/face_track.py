@@ -31,7 +31,7 @@ class FaceTrack:
         self.stranger = False
 
     def lose_place(self) -> None:
-        """The picture was turned over: the face may be anywhere now."""
+        """The picture was turned over, or has another size: the face may be anywhere now."""
         self._box = None
 
     def remember(self, landmarks: list[np.ndarray]) -> None:

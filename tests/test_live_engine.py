@@ -138,6 +138,17 @@ def test_poses_that_are_given_outright(engine):
     assert "jawOpen" in engine.expression_names and not set(ANGLES) & set(engine.expression_names)
 
 
+def test_frames_of_another_size_and_what_is_no_frame(engine):
+    steps(engine, driver_frames(30))
+    half = [np.ascontiguousarray(frame[::2, ::2]) for frame in driver_frames(2)]
+    assert steps(engine, half, since=30)[-1].state == "driving"
+    wrong = [half[0][..., 0], half[0].astype(np.float32), np.zeros((0, 0, 3), np.uint8), np.zeros((8, 8, 3), np.uint8)]
+    for frame in (*wrong, np.dstack([half[0], half[0][..., :1]])):
+        with pytest.raises(ValueError, match="expected a uint8 frame"):
+            engine.step(frame, 2.0)
+    assert steps(engine, driver_frames(1), since=40)[-1].state == "driving"  # and nothing is broken
+
+
 def test_settings_are_checked(engine):
     with pytest.raises(UserError, match="paste-back needs the original video"):
         engine.settings = Settings(paste_back=True)
