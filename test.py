@@ -24,7 +24,7 @@ if __package__ in (None, ""):  # run as a file: make the repository's packages i
     import util.environment  # noqa: F401  (says what to do where packages are missing)
 
 from data.driving_sequence import DrivingSequence
-from options.base_options import choose_identities
+from options.base_options import check_side, choose_identities
 from options.test_options import TestOptions, parse
 from util import VERSION
 from util.cli import UserError, run, say
@@ -62,8 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
         raise UserError(f"there is no checkpoint {checkpoint}; {generator_remedy(files, options.which_epoch) or _train_first(options)}")
     run_options = read_run_options(files)
     size = options.loadSize or run_options["loadSize"]
-    if size % 2 ** run_options["n_downsample_G"]:
-        raise UserError(f"--loadSize {size} must be a multiple of {2 ** run_options['n_downsample_G']}, as this run's generator halves it")
+    check_side(size, 2 ** run_options["n_downsample_G"])
     sequence = DrivingSequence.open(dataset, target, source, size, options.how_many, run_options["eye_gaze"])
     face_model = _check_face_model(dataset, target, source, run_options, files.checkpoints)
     appearance = Appearance.read(files.appearance_path(target)) if run_options["appearance"] else None

@@ -12,7 +12,6 @@ import time
 import pytest
 from synthetic_videos import face_frame, write_video
 
-from scripts.bench.crashes import try_all
 from util.layout import root
 
 if not hasattr(os, "fork"):

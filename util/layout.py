@@ -445,6 +445,12 @@ def _pair(fields: Any) -> Pair:
     return Pair(**{**fields, "fps": load_rate(fields["fps"])})
 
 
+def check_name(option: str, name: str | None) -> None:
+    """Raises: UserError when what an option names (a person, a run) could not be a folder's name, or would lead out of its place."""
+    if name is not None and (not name.strip() or name in (".", "..") or any(c in "/\\" or c < " " for c in name)):
+        raise UserError(f"{option} '{name}' is no usable name; give a plain name without slashes")
+
+
 @lru_cache(maxsize=8)
 def _sequence_ids(base: Path, changed_ns: int) -> dict[str, list[str]]:
     """The sequences of every identity in a folder that was changed then: it is listed once, not for each of a thousand identities."""

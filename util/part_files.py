@@ -1,5 +1,5 @@
-"""Names of half-written files and folders, `.<name>.<number>.<process>@<machine>.part`, and the removal of those that a killed process has left;
-a lock between processes."""
+"""Names of half-written files and folders, `.<name>.<number>.<process>@<machine>.part`, and the removal of those that a killed process
+has left."""
 
 from __future__ import annotations
 

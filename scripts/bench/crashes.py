@@ -23,6 +23,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -85,10 +86,12 @@ def start(step: Step, log: Path) -> int:
     sys.stdout.flush()
     process = os.fork()
     if process:
+        with suppress(OSError):  # it did so itself, or has ended
+            os.setpgid(process, process)
         return process
     code = 70  # a bug of this script
     try:
-        os.setsid()
+        os.setpgid(0, 0)
         with log.open("wb", buffering=0) as file:
             os.dup2(file.fileno(), 1)
             os.dup2(file.fileno(), 2)
@@ -229,7 +232,7 @@ def try_step(step: Step, place: Path, before: Path, moments: int, random_: rando
     expected = content(place)
     faults = []
     killed = 0
-    for k in range(moments):
+    for _ in range(moments):
         begin()
         process = start(step, log)
         at = random_.uniform(0, seconds)
