@@ -33,6 +33,7 @@ from util.face.appearance import Appearance
 from util.hashing import sha256_of, sha256_of_all
 from util.identities import find_identity
 from util.layout import Dataset, Run
+from util.locks import locked
 from util.metrics import MEASURES
 from util.paste_back.plan import make_plan
 from util.paste_back.writing import write_paste_back
@@ -97,10 +98,26 @@ def main(argv: Sequence[str] | None = None) -> int | None:
         **_origin(dataset, target, source, run_options),
         "made": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
     }
+    with locked(results.folder.with_name(f".{results.folder.name}.lock"), f"{results.folder}"):
+        write(options, files, run_options, appearance, sequence, dataset, results, wanted)
+    return None
+
+
+def write(
+    options: TestOptions,
+    files: Run,
+    run_options: dict[str, Any],
+    appearance: Appearance | None,
+    sequence: DrivingSequence,
+    dataset: Dataset,
+    results: Results,
+    wanted: dict[str, Any],
+) -> None:
+    """Write all that the options ask for and that is not there yet. wanted: what complete.json is to say."""
     if options.paste_back:
         make_plan(wanted, options.datasets_dir, options.audio)  # raises an error before the synthesis if something is missing
     facts = results.read()
-    if facts is not None and facts["key"] == key:
+    if facts is not None and facts["key"] == wanted["key"]:
         say(f"already complete: {results.folder}")
     else:
         synthesise(options, files, run_options, appearance, sequence, dataset, results, wanted)
@@ -114,7 +131,6 @@ def main(argv: Sequence[str] | None = None) -> int | None:
         from util.report.result_page import write_report
 
         say(f"report: {write_report(results, files, run_options, options.datasets_dir)}")
-    return None
 
 
 def synthesise(

@@ -41,3 +41,33 @@ def test_ctrl_c_while_packages_are_imported(command, tmp_path):
     assert process.returncode in (130, 0), rest  # 0: it had printed its help
     assert "Traceback" not in rest
     assert process.returncode == 0 or "interrupted: run the same command again" in rest
+
+
+def test_two_commands_at_once(tmp_path):
+    """The second one says who works there, for each kind of thing that is worked on; nothing of the first one's is touched."""
+    from fake_dataset import make_fitted
+    from fake_run import load_command, make_run
+
+    from preprocessing.face_models.registry import load_face_model
+    from util.cli import UserError
+    from util.layout import Dataset, Run
+    from util.locks import locked
+
+    model = load_face_model("mesh478")
+    make_fitted(tmp_path)
+    make_run(tmp_path, face_model={"name": model.name, "version": model.version})
+    data, run = Dataset.open("fake", tmp_path), Run.open("fake", "head2head_Ann", tmp_path / "checkpoints", tmp_path / "results")
+    (tmp_path / "take.csv").write_text("seconds," + ",".join(model.expression_names[:12]) + "\n0" + ",0" * 12 + "\n1" + ",0.5" * 12 + "\n")
+    words = ["--dataset_name", "fake", "--datasets_dir", str(tmp_path)]
+    runs = ["--target_id", "Ann", "--gpu_ids", "-1", "--checkpoints_dir", str(run.checkpoints.parent.parent)]
+    results = run.test_folder("Ann")
+    for path, command, more in (
+        (data.lock_path("Ann"), "preprocessing/detect_landmarks70.py", []),
+        (data.lock_path("Ann"), "preprocessing/reconstruct.py", ["--face_model", "mesh478"]),
+        (data.lock_path("Ann_take"), "preprocessing/reenact.py", ["--target_id", "Ann", "--drive", str(tmp_path / "take.csv")]),
+        (run.lock_path, "train.py", [*runs, "--preset", "preview"]),
+        (results.with_name(".Ann.lock"), "test.py", [*runs, "--results_dir", str(run.results.parent.parent), "--backend", "torch"]),
+    ):
+        with locked(path, "it"), pytest.raises(UserError, match=f"is being worked on by process {os.getpid()} on .*; run again when"):
+            load_command(command).main([*words, *more])
+        assert not path.exists()

@@ -546,6 +546,11 @@ class Run:
             Path(results_dir or base / "results") / dataset_name / name,
         )
 
+    @property
+    def lock_path(self) -> Path:
+        """Held by the process that trains the run (util.locks); gone afterwards."""
+        return self.checkpoints.with_name(f".{self.checkpoints.name}.lock")
+
     def network_path(self, label: str, which_epoch: str | int = "latest") -> Path:
         """Weights of one network; label is G, D, Dm, De or D_T0..2."""
         return self.checkpoints / f"{which_epoch}_net_{label}.pth"
