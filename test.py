@@ -98,6 +98,8 @@ def main(argv: Sequence[str] | None = None) -> int | None:
         **_origin(dataset, target, source, run_options),
         "made": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
     }
+    if options.paste_back:
+        make_plan(wanted, options.datasets_dir, options.audio)  # raises an error before the synthesis if something is missing
     with locked(results.folder.with_name(f".{results.folder.name}.lock"), f"{results.folder}"):
         write(options, files, run_options, appearance, sequence, dataset, results, wanted)
     return None
@@ -114,8 +116,6 @@ def write(
     wanted: dict[str, Any],
 ) -> None:
     """Write all that the options ask for and that is not there yet. wanted: what complete.json is to say."""
-    if options.paste_back:
-        make_plan(wanted, options.datasets_dir, options.audio)  # raises an error before the synthesis if something is missing
     facts = results.read()
     if facts is not None and facts["key"] == wanted["key"]:
         say(f"already complete: {results.folder}")

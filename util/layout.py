@@ -417,6 +417,7 @@ class Dataset:
 
 
 _SOURCE = {"file": str, "frames": int}  # what is needed of a record's sources
+_NAME_BYTES = 255  # no file system has longer names
 
 
 def _record(fields: Any) -> Record:
@@ -430,7 +431,8 @@ def _record(fields: Any) -> Record:
         raise ValueError("its crop box is none")
     if fields.get("face_model") is not None and not {"name", "version"} <= fields["face_model"].keys():
         raise ValueError(f"face_model is {fields['face_model']}")
-    os.fsencode("".join(source["file"] for source in fields.get("sources", [])))  # what no file can be called
+        if "\0" in source["file"] or any(len(os.fsencode(part)) > _NAME_BYTES for part in Path(source["file"]).parts):
+            raise ValueError("a source's file is none")
     return Record(**{**fields, "fps": load_rate(fields["fps"])})
 
 

@@ -70,6 +70,8 @@ def read_arkit(path: Path, names: Sequence[str], fps: Fraction) -> Motion:
     try:
         times, keep = read_times(table, notes)
         rows = np.flatnonzero(seen & keep)
+        if len(rows) < 2:
+            raise ValueError("fewer than 2 rows with a face have a time of their own; export it again from the capture app")
         faces = replace(table, rows=[table.rows[i] for i in rows], lines=[table.lines[i] for i in rows])
         weights = read_weights(faces, list(columns), filled, notes)
         angles = read_angles(faces, times[rows], columns, filled, notes)

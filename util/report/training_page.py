@@ -63,7 +63,7 @@ def read_log(run: Run) -> list[dict[str, Any]]:
     for line in lines:
         try:
             entry = load_json(line)
-            if isinstance(entry["losses"], dict) and isinstance(entry["step"], int):
+            if isinstance(entry["losses"], dict) and isinstance(entry["step"], int) and isinstance(entry.get("epoch", 0), int):
                 entries.append(entry)
         except (ValueError, KeyError, TypeError):
             continue  # the original's text lines, or a line cut off by a crash

@@ -21,7 +21,7 @@ from typing import Any
 
 from util.cli import UserError, writing
 from util.image_io import write_bytes
-from util.stored import load_json
+from util.stored import has_type, load_json
 
 KINDS = ("real", "nmfc", "eye_gaze", "fake", "heatmap", "masked_heatmap")
 # output mode -> videos, each with its file's name and its panels from left to right
@@ -91,7 +91,10 @@ class Results:
         try:
             facts = load_json(self._mark.read_text())
             first, last = facts["frames"]
-            whole = all(self.frames(kind) == list(range(first, last + 1)) for kind in facts["kinds"])
+            if not (has_type(facts["kinds"], list[str]) and set(facts["kinds"]) <= set(KINDS)):
+                return None
+            found = [self.frames(kind) for kind in facts["kinds"]]  # numbers of a damaged file may be a billion
+            whole = all(len(f) == last + 1 - first and f == list(range(first, last + 1)) for f in found)
         except (OSError, ValueError, KeyError, TypeError):
             return None
         return facts if whole else None
