@@ -31,7 +31,7 @@ from live.view import View
 from live.web.options import add_web_options, web_options
 from util.cli import UserError, add_flag, listed, run, say
 from util.identities import find_identity
-from util.layout import Dataset, Run, root
+from util.layout import Dataset, Run, check_name, root
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -97,8 +97,10 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     o = build_parser().parse_args(argv)
     if o.web:
         return o
-    if o.exaggerate <= 0:
-        raise UserError(f"--exaggerate {o.exaggerate:g} must be above 0")
+    check_name("--target_id", o.target_id)
+    check_name("--name", o.name)
+    if not 0 < o.exaggerate <= 10:
+        raise UserError(f"--exaggerate {o.exaggerate:g} must be above 0, and 10 at most")
     if o.output and o.output.suffix.lower() != ".mp4":
         raise UserError(f"cannot write {o.output}: give the video a name that ends in .mp4")
     if o.window is False and not o.output and o.virtual_camera is None:

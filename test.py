@@ -24,7 +24,7 @@ if __package__ in (None, ""):  # run as a file: make the repository's packages i
     import util.environment  # noqa: F401  (says what to do where packages are missing)
 
 from data.driving_sequence import DrivingSequence
-from options.base_options import choose_identities
+from options.base_options import check_side, choose_identities
 from options.test_options import TestOptions, parse
 from util import VERSION
 from util.cli import UserError, run, say
@@ -33,6 +33,7 @@ from util.face.appearance import Appearance
 from util.hashing import sha256_of, sha256_of_all
 from util.identities import find_identity
 from util.layout import Dataset, Run
+from util.locks import locked
 from util.metrics import MEASURES
 from util.paste_back.plan import make_plan
 from util.paste_back.writing import write_paste_back
@@ -62,8 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
         raise UserError(f"there is no checkpoint {checkpoint}; {generator_remedy(files, options.which_epoch) or _train_first(options)}")
     run_options = read_run_options(files)
     size = options.loadSize or run_options["loadSize"]
-    if size % 2 ** run_options["n_downsample_G"]:
-        raise UserError(f"--loadSize {size} must be a multiple of {2 ** run_options['n_downsample_G']}, as this run's generator halves it")
+    check_side(size, 2 ** run_options["n_downsample_G"])
     sequence = DrivingSequence.open(dataset, target, source, size, options.how_many, run_options["eye_gaze"])
     face_model = _check_face_model(dataset, target, source, run_options, files.checkpoints)
     appearance = Appearance.read(files.appearance_path(target)) if run_options["appearance"] else None
@@ -100,8 +100,24 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     }
     if options.paste_back:
         make_plan(wanted, options.datasets_dir, options.audio)  # raises an error before the synthesis if something is missing
+    with locked(results.folder.with_name(f".{results.folder.name}.lock"), f"{results.folder}"):
+        write(options, files, run_options, appearance, sequence, dataset, results, wanted)
+    return None
+
+
+def write(
+    options: TestOptions,
+    files: Run,
+    run_options: dict[str, Any],
+    appearance: Appearance | None,
+    sequence: DrivingSequence,
+    dataset: Dataset,
+    results: Results,
+    wanted: dict[str, Any],
+) -> None:
+    """Write all that the options ask for and that is not there yet. wanted: what complete.json is to say."""
     facts = results.read()
-    if facts is not None and facts["key"] == key:
+    if facts is not None and facts["key"] == wanted["key"]:
         say(f"already complete: {results.folder}")
     else:
         synthesise(options, files, run_options, appearance, sequence, dataset, results, wanted)
@@ -115,7 +131,6 @@ def main(argv: Sequence[str] | None = None) -> int | None:
         from util.report.result_page import write_report
 
         say(f"report: {write_report(results, files, run_options, options.datasets_dir)}")
-    return None
 
 
 def synthesise(

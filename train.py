@@ -14,6 +14,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
@@ -38,6 +39,7 @@ from util.face.roi import scaled_size
 from util.identities import find_identity
 from util.image_io import write_bytes
 from util.layout import Dataset, Run
+from util.locks import locked
 from util.provenance import NOT_STATED
 
 if TYPE_CHECKING:
@@ -63,7 +65,12 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     names = choose_identities(options, dataset.identities())
     run_name = options.name or f"head2head_{options.target_id or (names[0] if len(names) == 1 else options.dataset_name)}"
     files = Run.open(options.dataset_name, run_name, options.checkpoints_dir)
+    with locked(files.lock_path, f"the run {files.checkpoints}") if processes.is_first else nullcontext():
+        return train(options, dataset, names, files, processes, started)
 
+
+def train(options: TrainOptions, dataset: Dataset, names: list[str], files: Run, processes: Processes, started: float) -> int | None:
+    """Train a run on these persons, from its beginning or from where it was stopped; the command's exit code."""
     # PyTorch takes seconds to import: wrong options are found before
     from models.training.beginning import check_pretrained, check_run, finish_again
     from models.training.memory import advice_when_out_of_memory

@@ -17,6 +17,7 @@ from torch import nn
 from util.cli import UserError, warn_once
 from util.image_io import replacing, write_bytes
 from util.layout import Run
+from util.stored import has_type, load_json
 
 # What a run is made of when its folder does not say (checkpoints of the original): the published architecture.
 PUBLISHED_OPTIONS: dict[str, Any] = {
@@ -32,6 +33,17 @@ PUBLISHED_OPTIONS: dict[str, Any] = {
     "half": False,
     "ROI_size": 72,
 }
+# What these may be; far beyond what any run has, but short of what no memory holds.
+_LIMITS = {
+    "loadSize": (1, 8192),
+    "ngf": (1, 1024),
+    "n_downsample_G": (0, 8),
+    "n_blocks": (1, 99),
+    "margin": (0, 8192),
+    "conditioning_frames": (1, 3),
+    "ROI_size": (1, 8192),
+}
+_MOST_CHANNELS = 4096  # of the generator, where the image is smallest
 _SHOWN = 10  # keys listed in a message
 _REMEDY = "fetch or make it again"
 _WRAPPERS = ("module", "_orig_mod")
@@ -251,7 +263,18 @@ def read_run_options(run: Run) -> dict[str, Any]:
         )
     if options is None:
         warn_once(f"there is no {run.options_path}: the networks are taken for the published ones")
-    return {**PUBLISHED_OPTIONS, **(options or {})}
+    options = {**PUBLISHED_OPTIONS, **(options or {})}
+    for name, usual in PUBLISHED_OPTIONS.items():
+        if not has_type(options[name], type(usual)) or not _is_within(name, options[name]):
+            raise UserError(f"{run.options_path} is damaged: {name} cannot be {str(options[name])[:40]!r}; put a whole one there")
+    if options["ngf"] << options["n_downsample_G"] > _MOST_CHANNELS or options["half"] and not options["n_downsample_G"]:
+        raise UserError(f"{run.options_path} is damaged: no network has such ngf, n_downsample_G and half; put a whole one there")
+    return options
+
+
+def _is_within(name: str, value: Any) -> bool:
+    low, high = _LIMITS.get(name, (False, True))
+    return low <= value <= high
 
 
 def recorded_options(run: Run) -> dict[str, Any] | None:
@@ -272,7 +295,7 @@ def read_opt_txt(run: Run) -> dict[str, Any] | None:
     """What opt.txt says, ours or the original's; None when it is missing or damaged."""
     try:
         text = run.options_path.read_text()
-        options = json.loads(text)
+        options = load_json(text)
         return options if isinstance(options, dict) else None
     except FileNotFoundError:
         return None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from util.cli import UserError, writing
 from util.face.appearance import Appearance
 from util.hashing import sha256_of
 from util.layout import Run
+from util.part_files import begin_part
 
 FORMATS = ("onnx", "openvino")
 _FILES = {"onnx": "generator.onnx", "openvino": "generator.xml"}
@@ -65,10 +65,10 @@ def export_generator(
     load_generator(generator, run, which_epoch)
     network = FrameNetwork(generator, Inputs.of(run_options), appearance if run_options["appearance"] else None).eval()
     size = run_options["loadSize"]
-    with writing(folder):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    part = begin_part(folder, is_folder=True)
     try:
+        with writing(folder):
+            part.mkdir()
         with writing(folder):
             _write(network, size, format, part / _FILES[format])
         facts = {
@@ -85,7 +85,6 @@ def export_generator(
         with writing(folder):
             (part / _FACTS).write_text(json.dumps(facts, indent=1) + "\n")
             (part / "README.md").write_text(_readme(facts))
-            part.chmod(0o755)  # mkdtemp makes folders for their owner alone
             if folder.exists():
                 shutil.rmtree(folder)
             part.rename(folder)

@@ -13,7 +13,9 @@ from typing import Any, TypeVar
 
 from util.cli import UserError
 from util.identities import did_you_mean, identity_name
+from util.layout import check_name
 
+LARGEST_SIDE = 4096  # pixels, of what networks draw: sixteen times what they were made for; beyond, no memory holds their maps
 PRECISIONS = ("auto", "fp32", "bf16")
 
 
@@ -56,6 +58,19 @@ def add_base_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--which_epoch", default="latest", metavar="E", help="checkpoint to load: latest or an epoch (default: latest)")
 
 
+def check_epoch(epoch: str) -> None:
+    """Raises: UserError when --which_epoch names no checkpoint."""
+    if epoch != "latest" and not epoch.isdecimal():
+        raise UserError(f"--which_epoch '{epoch}' is neither 'latest' nor an epoch's number")
+
+
+def check_side(size: int, multiple: int) -> None:
+    """Raises: UserError when a generator that halves images this often (2 to the power of it: multiple) cannot draw them of this side."""
+    if size % multiple or not multiple <= size <= LARGEST_SIDE:
+        limits = f"a multiple of {multiple}, as this run's generator halves it, and at most {LARGEST_SIDE}"
+        raise UserError(f"--loadSize {size} must be {limits}")
+
+
 Options = TypeVar("Options", bound=BaseOptions)
 
 
@@ -67,11 +82,8 @@ def make_options(cls: type[Options], args: argparse.Namespace | dict[str, Any]) 
     values = dict(vars(args) if isinstance(args, argparse.Namespace) else args)
     values = {f.name: values[f.name] for f in fields(cls)}
     for key in ("target_id", "name"):
-        if values[key] is not None and (not values[key].strip() or any(c in values[key] for c in "/\\")):
-            raise UserError(f"--{key} '{values[key]}' is no usable name; give a plain name without slashes")
-    epoch = values["which_epoch"]
-    if epoch != "latest" and not epoch.isdigit():
-        raise UserError(f"--which_epoch '{epoch}' is neither 'latest' nor an epoch's number")
+        check_name(f"--{key}", values[key])
+    check_epoch(values["which_epoch"])
     return cls(**values)
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from options.base_options import PRECISIONS
+from options.base_options import LARGEST_SIDE, PRECISIONS
 from util.cli import UserError
 
 FLOWS = ("auto", "dis", "flownet2")
@@ -43,8 +43,12 @@ class Recipe:
     precision: str = setting("auto", "machine", "arithmetic of the networks; auto: bf16 on a GPU that can, else fp32", choices=PRECISIONS)
     max_minutes: float | None = setting(None, "schedule", "time limit; the whole schedule is fitted into it", unit="min", above=0)
 
-    loadSize: int = setting(256, "data", "side of the images; a multiple of 8, at least 32 (for n_downsample_G = 3)", unit="px", low=1)
-    batch_size: int = setting(1, "data", "clips trained on at once; 0: as many as the GPU's memory holds, at most 4", unit="clips", low=0)
+    loadSize: int = setting(
+        256, "data", "side of the images; a multiple of 8, at least 32 (for n_downsample_G = 3)", unit="px", low=1, high=LARGEST_SIDE
+    )
+    batch_size: int = setting(
+        1, "data", "clips trained on at once; 0: as many as the GPU's memory holds, at most 4", unit="clips", low=0, high=1024
+    )
     augment: bool = setting(True, "data", "jitter the conditioning images, so that another person's motion does not look foreign later")
     move_heads: float = setting(0.0, "data", "share of the clips in which the head is moved, for poses not filmed", low=0, high=1)
     change_expressions: float = setting(
@@ -53,14 +57,19 @@ class Recipe:
     flow: str = setting("auto", "data", "reference optical flow; auto: flownet2 if its checkpoint is there, else dis", choices=FLOWS)
     faceflow: bool = setting(True, "data", "of the two published FlowNet2 checkpoints, take the one tuned on faces")
     flownet2_checkpoint: Path | None = setting(None, "data", "weights of FlowNet2; none: found in models/flownet2_pytorch")
-    seed: int = setting(0, "data", "seed of the initial weights, the clips and the augmentation", low=0)
+    seed: int = setting(0, "data", "seed of the initial weights, the clips and the augmentation", low=0, high=2**32 - 1)
     cuda_graphs: bool = setting(True, "machine", "on a GPU, record each kind of step once and replay it; faster, needs more memory")
 
-    ngf: int = setting(64, "networks", "base width of the generator", unit="channels", low=1)
-    n_downsample_G: int = setting(3, "networks", "halvings of the image in the generator", low=0)
-    n_blocks: int = setting(9, "networks", "residual blocks of the generator", low=1)
+    ngf: int = setting(64, "networks", "base width of the generator", unit="channels", low=1, high=1024)
+    n_downsample_G: int = setting(3, "networks", "halvings of the image in the generator", low=0, high=8)
+    n_blocks: int = setting(9, "networks", "residual blocks of the generator", low=1, high=99)
     margin: int = setting(
-        0, "networks", "extra columns the generator works on beyond the image; a multiple of 2^n_downsample_G", unit="px", low=0
+        0,
+        "networks",
+        "extra columns the generator works on beyond the image; a multiple of 2^n_downsample_G",
+        unit="px",
+        low=0,
+        high=LARGEST_SIDE,
     )
     prev_output: bool = setting(True, "networks", "the generator sees its last two frames; without them it is faster")
     eye_gaze: bool = setting(True, "networks", "the generator sees the gaze image")
@@ -69,12 +78,12 @@ class Recipe:
         3, "networks", "frames whose NMFC and gaze images the generator sees, the current one last", unit="frames", low=1, high=3
     )
     half: bool = setting(False, "networks", "the generator's first and last layers work on blocks of 2x2 pixels: faster, above all on CPUs")
-    ndf: int = setting(64, "networks", "base width of the discriminators", unit="channels", low=1)
-    num_D: int = setting(2, "networks", "image scales of every discriminator", low=1)
-    n_layers_D: int = setting(3, "networks", "strided layers of every discriminator", low=1)
+    ndf: int = setting(64, "networks", "base width of the discriminators", unit="channels", low=1, high=1024)
+    num_D: int = setting(2, "networks", "image scales of every discriminator", low=1, high=8)
+    n_layers_D: int = setting(3, "networks", "strided layers of every discriminator", low=1, high=8)
     mouth_D: bool = setting(True, "networks", "a discriminator for the mouth")
     use_eyes_D: bool = setting(False, "networks", "a discriminator for the eyes")
-    ROI_size: int = setting(72, "networks", "window around mouth and eyes, at an image side of 256", unit="px", low=1)
+    ROI_size: int = setting(72, "networks", "window around mouth and eyes, at an image side of 256", unit="px", low=1, high=LARGEST_SIDE)
     n_scales_temporal: int = setting(3, "networks", "temporal discriminators (frame steps 1, 3, 9); 0: none", low=0, high=3)
 
     lambda_feat: float = setting(10.0, "losses", "weight of feature matching", low=0)

@@ -10,6 +10,7 @@ from pathlib import Path
 from options.base_options import BaseOptions, add_base_options, make_options
 from util.cli import UserError, add_flag
 from util.device import BACKENDS
+from util.layout import check_name
 from util.paste_back.plan import AUDIO
 
 
@@ -66,8 +67,7 @@ def parse(argv: Sequence[str] | None = None) -> TestOptions:
     Raises: UserError for values that no run can have.
     """
     options = make_options(TestOptions, build_parser().parse_args(argv))
-    if options.source_id is not None and (not options.source_id.strip() or any(c in options.source_id for c in "/\\")):
-        raise UserError(f"--source_id '{options.source_id}' is no usable name; give a plain name without slashes")
+    check_name("--source_id", options.source_id)
     for name in ("loadSize", "how_many"):
         if getattr(options, name) is not None and getattr(options, name) < 1:
             raise UserError(f"--{name} {getattr(options, name)} must be at least 1")

@@ -17,6 +17,7 @@ from util.cli import UserError, add_flag
 
 __all__ = ["ARCHITECTURE", "FLOWS", "PRESETS", "UNCRITICAL", "TrainOptions", "build_parser", "parse"]
 
+MOST_CHANNELS = 4096  # of the generator, where the image is smallest: eight times the published one's; beyond, no memory holds them
 # Settings that determine the networks' shapes; they cannot change when a run is continued.
 ARCHITECTURE = (
     "loadSize",
@@ -160,6 +161,8 @@ def _check(o: TrainOptions) -> None:
     multiple = 2**o.n_downsample_G
     if o.loadSize % multiple or o.loadSize < 4 * multiple:
         raise UserError(f"--loadSize {o.loadSize} must be a multiple of {multiple} (2 to the n_downsample_G), at least {4 * multiple}")
+    if o.ngf << o.n_downsample_G > MOST_CHANNELS:
+        raise UserError(f"--ngf {o.ngf} with n_downsample_G {o.n_downsample_G} makes more than {MOST_CHANNELS} channels; make one smaller")
     if o.margin % multiple:
         raise UserError(f"--margin {o.margin} must be a multiple of {multiple} (2 to the n_downsample_G)")
     if o.flownet2_checkpoint is not None and o.flow == "dis":

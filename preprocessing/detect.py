@@ -30,6 +30,7 @@ from preprocessing.steps.options import add_crop_options, crop_settings
 from preprocessing.tracking.detectors import create_detector
 from util.cli import run
 from util.identities import for_each
+from util.locks import locked
 from util.video.sources import find_videos
 
 
@@ -60,8 +61,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     consent = find_consent(dataset, videos, o.consent)
 
     def detect(name: str) -> None:
-        make_crops(settings, dataset, name, videos[name], get_detector)
-        keep_consent(dataset, name, consent, given=o.consent is not None)
+        with locked(dataset.lock_path(name), f"'{name}'"):
+            make_crops(settings, dataset, name, videos[name], get_detector)
+            keep_consent(dataset, name, consent, given=o.consent is not None)
 
     for_each(videos, detect, "videos")
     return 0

@@ -24,6 +24,7 @@ from preprocessing.steps.landmarks70 import make_landmarks
 from preprocessing.tracking.dlib_landmarks import DLIB_FILE, load_dlib
 from util.cli import run
 from util.identities import find_identity, for_each, identities_with_frames
+from util.locks import locked
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -46,7 +47,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     everyone = identities_with_frames(dataset, o.name)
     names = everyone if o.name is None else [o.name]
     predict68 = load_dlib(o.dlib_file) if o.landmarks == "dlib" else None
-    for_each(names, lambda name: make_landmarks(dataset, name, o.landmarks, predict68))
+
+    def detect(name: str) -> None:
+        with locked(dataset.lock_path(name), f"'{name}'"):
+            make_landmarks(dataset, name, o.landmarks, predict68)
+
+    for_each(names, detect)
     return 0
 
 

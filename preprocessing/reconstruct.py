@@ -27,6 +27,7 @@ from preprocessing.face_models.registry import FACE_MODELS
 from preprocessing.steps.reconstruction import choose_model, make_reconstruction
 from util.cli import run
 from util.identities import find_identity, for_each, identities_with_frames
+from util.locks import locked
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -55,7 +56,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     names = everyone if o.name is None else [o.name]
     kind = choose_model(dataset, everyone, names, o.face_model)
     models: dict[str, MorphableModel] = {}
-    for_each(names, lambda name: make_reconstruction(dataset, name, kind, o.face_model != "auto", o.renderer, models))
+
+    def reconstruct(name: str) -> None:
+        with locked(dataset.lock_path(name), f"'{name}'"):
+            make_reconstruction(dataset, name, kind, o.face_model != "auto", o.renderer, models)
+
+    for_each(names, reconstruct)
     return 0
 
 

@@ -60,6 +60,7 @@ from util.hashing import sha256_of
 from util.identities import find_identity
 from util.image_io import write_image
 from util.layout import SPLITS, Dataset, Pair, Run, write_table
+from util.locks import locked
 from util.provenance import NOT_STATED
 
 VERSION = 2  # of the pairs; those of another version are made again
@@ -177,9 +178,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         profile.numbers[place].tolist(),
         key,
     )
-    dataset.write_pair(pair)  # marks the pair as incomplete while its files are replaced
-    write_frames(dataset, model, profile, driven, pair, source, numbers, o)
-    dataset.write_pair(replace(pair, complete=True))
+    with locked(dataset.lock_path(f"{pair.target}_{name}"), f"the pair {pair.target}_{name}"):
+        dataset.write_pair(pair)  # marks the pair as incomplete while its files are replaced
+        write_frames(dataset, model, profile, driven, pair, source, numbers, o)
+        dataset.write_pair(replace(pair, complete=True))
     say(f"{pair.target}_{name}: {len(numbers)} frames ({pair.mode} reenactment)")
     return 0
 

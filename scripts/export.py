@@ -20,9 +20,10 @@ if __package__ in (None, ""):  # run as a file: make the repository's packages i
 
 from models.checkpoints import generator_remedy, read_run_options
 from models.export import FORMATS, export_generator
+from options.base_options import check_epoch, check_side
 from util.cli import UserError, run, say
 from util.face.appearance import Appearance
-from util.layout import Run
+from util.layout import Run, check_name
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -34,14 +35,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--loadSize", type=int, metavar="PX", help="side of the images (default: as trained)")
     parser.add_argument("--which_epoch", default="latest", metavar="E", help="checkpoint: latest or an epoch (default: latest)")
     o = parser.parse_args(argv)
+    check_name("--target_id", o.target_id)
+    check_epoch(o.which_epoch)
     files = Run(o.run, o.run)
     options = read_run_options(files)
     if not files.network_path("G", o.which_epoch).is_file():
         remedy = generator_remedy(files, o.which_epoch) or "give the folder of a trained run, checkpoints/<D>/<run>"
         raise UserError(f"there is no checkpoint {files.network_path('G', o.which_epoch)}; {remedy}")
-    size, multiple = o.loadSize or options["loadSize"], 2 ** options["n_downsample_G"]
-    if size % multiple or size < multiple:
-        raise UserError(f"--loadSize {size} must be a multiple of {multiple}, as this run's generator halves it")
+    size = options["loadSize"] if o.loadSize is None else o.loadSize
+    check_side(size, 2 ** options["n_downsample_G"])
     options["loadSize"] = size
     person = appearance = None
     if options["appearance"]:

@@ -22,7 +22,7 @@ if __package__ in (None, ""):  # run as a file: make the repository's packages i
     sys.path[0] = str(Path(__file__).resolve().parents[1])
     import util.environment  # noqa: F401  (says what to do where packages are missing)
 
-from options.base_options import choose_identities
+from options.base_options import LARGEST_SIDE, choose_identities
 from util.ahead import usable_cores
 from util.cli import UserError, add_flag, run, say
 from util.identities import find_identity
@@ -55,8 +55,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.workers is not None and args.workers < 0:
         raise UserError(f"--workers {args.workers} must not be negative")
-    if args.loadSize < 16:
-        raise UserError(f"--loadSize {args.loadSize} is too small; use what train.py gets, 256 by default")
+    if not 16 <= args.loadSize <= LARGEST_SIDE:
+        raise UserError(f"--loadSize {args.loadSize} must be 16 to {LARGEST_SIDE}; use what train.py gets, 256 by default")
     return args
 
 

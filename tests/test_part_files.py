@@ -229,3 +229,15 @@ def test_the_parts_that_this_process_is_writing_stay(tmp_path):
         second.write_text("2")
         write_bytes(tmp_path / "." / "b", b"")
         assert first.exists() and second.exists() and begin_part(tmp_path / "a") not in (first, second)
+
+
+def test_folders_of_killed_processes_are_removed_too(tmp_path):
+    ended = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True).stdout.strip()
+    left = tmp_path / f".onnx.0.{ended}@{platform.node()}.part"
+    (left / "deep").mkdir(parents=True)
+    (left / "deep" / "generator.onnx").touch()
+    (tmp_path / "onnx").mkdir()
+    part = begin_part(tmp_path / "onnx", is_folder=True)  # an earlier one may be there
+    assert part.parent == tmp_path and [p.name for p in tmp_path.iterdir()] == ["onnx"]
+    with pytest.raises(UserError, match="a folder has this name"):
+        begin_part(tmp_path / "onnx")

@@ -1,6 +1,7 @@
 """One sentence instead of a traceback where the environment is missing: commands import this first. Standard library only.
 
-Importing it ends the process when Python is too old, and sets sys.excepthook for packages that turn out to be missing.
+Importing it ends the process when Python is too old, and sets sys.excepthook for packages that turn out to be missing and
+for Ctrl-C while they are imported.
 """
 
 import re
@@ -42,6 +43,9 @@ def _is_environments_fault(error, trace):
 def _hook(kind, error, trace):
     if isinstance(error, ModuleNotFoundError) and _is_environments_fault(error, trace):
         print(f"error: Head2Head's packages are missing ({error.name}); {_remedy()}", file=sys.stderr)
+    elif isinstance(error, KeyboardInterrupt):  # while packages are imported, before util.cli.run says it
+        print("\ninterrupted: run the same command again to go on from what is finished", file=sys.stderr)
+        sys.exit(130)
     else:
         _next_hook(kind, error, trace)
 

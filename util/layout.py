@@ -34,6 +34,7 @@ from numpy.typing import ArrayLike
 from util.cli import UserError, say
 from util.hashing import sha256_of_kept
 from util.image_io import write_bytes
+from util.stored import brief_error, check_fields, has_type, load_json, load_rate
 
 SPLITS = ("train", "test")
 # what a frame may be instead of a good view of the person -> in words, after a number
@@ -58,7 +59,7 @@ KINDS = {
 PROFILE_REMEDY = "make it with scripts/write_profile.py where the dataset is, or train again"
 _SETTLED_NS = 2_000_000_000  # a tick of the coarsest file system's clock (FAT)
 _PART = re.compile(r"(?P<name>.+)_(?P<part>\d{6})")
-_NAME = re.compile(r"[^\s/\\]+")
+_NAME = re.compile(r"(?!\.\.?$)[^\s/\\\x00-\x1f]+")
 
 
 def root() -> Path:
@@ -361,13 +362,14 @@ class Dataset:
         """
         path = self.record_path(name)
         try:
-            fields = json.loads(path.read_text())
-            return Record(**{**fields, "fps": Fraction(fields["fps"])})
+            fields = load_json(path.read_text())
+            return _record(fields)
         except FileNotFoundError:
             return None
         except (ValueError, TypeError, KeyError, ZeroDivisionError) as e:
             raise UserError(
-                f"{path} is damaged ({e}); delete it and {name}'s frames (in train/images and test/images of {self.folder}), and run "
+                f"{path} is damaged ({brief_error(e)}); delete it and {name}'s frames (in train/images and test/images of "
+                f"{self.folder}), and run "
                 "preprocessing/detect.py again"
             ) from None
 
@@ -394,12 +396,12 @@ class Dataset:
         """
         path = self.pair_path(target, source)
         try:
-            fields = json.loads(path.read_text())
-            return Pair(**{**fields, "fps": Fraction(fields["fps"])})
+            fields = load_json(path.read_text())
+            return _pair(fields)
         except FileNotFoundError:
             return None
         except (ValueError, TypeError, KeyError, ZeroDivisionError) as e:
-            raise UserError(f"{path} is damaged ({e}); delete it and run preprocessing/reenact.py again") from None
+            raise UserError(f"{path} is damaged ({brief_error(e)}); delete it and run preprocessing/reenact.py again") from None
 
     def bad_frames(self, name: str, split: str, numbers: Sequence_[int]) -> list[int]:
         """Those of an identity's frames that do not show the person well; [] for numbers that are not those of the split's frames."""
@@ -412,6 +414,43 @@ class Dataset:
     def write_pair(self, pair: Pair) -> None:
         text = json.dumps({**pair.__dict__, "fps": str(pair.fps)}, indent=1)
         write_bytes(self.pair_path(pair.target, pair.source), text.encode())
+
+
+_SOURCE = {"file": str, "frames": int}  # what is needed of a record's sources
+_NAME_BYTES = 255  # no file system has longer names
+
+
+def _record(fields: Any) -> Record:
+    """Raises: ValueError, TypeError, KeyError."""
+    bad_frames = dict[str, list[tuple[int, int, str]]]
+    check_fields(Record, fields, fps=str, bad_frames=bad_frames)
+    for source in fields.get("sources", []):
+        if not all(has_type(source[key], kind) for key, kind in _SOURCE.items()) or not has_type(source.get("sha256"), str | None):
+            raise ValueError(f"a source is {str(source)[:60]}")
+    if len(fields.get("crop_box", [])) not in (0, 4) or fields.get("crop_size", 1) < 1:
+        raise ValueError("its crop box is none")
+    if fields.get("face_model") is not None and not {"name", "version"} <= fields["face_model"].keys():
+        raise ValueError(f"face_model is {fields['face_model']}")
+        if "\0" in source["file"] or any(len(os.fsencode(part)) > _NAME_BYTES for part in Path(source["file"]).parts):
+            raise ValueError("a source's file is none")
+    return Record(**{**fields, "fps": load_rate(fields["fps"])})
+
+
+def _pair(fields: Any) -> Pair:
+    """Raises: ValueError, TypeError, KeyError."""
+    check_fields(Pair, fields, fps=str, frames=tuple[int, int])
+    if fields["mode"] not in ("head", "face"):
+        raise ValueError(f"mode is {fields['mode'][:40]!r}")
+    people = fields.get("made_from", {}).get("people", {})
+    if not has_type(people, dict[str, dict[str, Any] | None]):
+        raise ValueError(f"people is {str(people)[:40]!r}")
+    return Pair(**{**fields, "fps": load_rate(fields["fps"])})
+
+
+def check_name(option: str, name: str | None) -> None:
+    """Raises: UserError when what an option names (a person, a run) could not be a folder's name, or would lead out of its place."""
+    if name is not None and (not name.strip() or name in (".", "..") or any(c in "/\\" or c < " " for c in name)):
+        raise UserError(f"{option} '{name}' is no usable name; give a plain name without slashes")
 
 
 @lru_cache(maxsize=8)
@@ -508,6 +547,11 @@ class Run:
             Path(checkpoints_dir or base / "checkpoints") / dataset_name / name,
             Path(results_dir or base / "results") / dataset_name / name,
         )
+
+    @property
+    def lock_path(self) -> Path:
+        """Held by the process that trains the run (util.locks); gone afterwards."""
+        return self.checkpoints.with_name(f".{self.checkpoints.name}.lock")
 
     def network_path(self, label: str, which_epoch: str | int = "latest") -> Path:
         """Weights of one network; label is G, D, Dm, De or D_T0..2."""

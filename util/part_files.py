@@ -1,5 +1,5 @@
-"""Names of half-written files, `.<name>.<number>.<process>@<machine>.part`, and the removal of those that a killed process has left;
-a lock between processes."""
+"""Names of half-written files and folders, `.<name>.<number>.<process>@<machine>.part`, and the removal of those that a killed process
+has left."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import itertools
 import os
 import platform
 import re
+import shutil
 import threading
 import time
 from contextlib import suppress
@@ -23,15 +24,16 @@ _lock = threading.Lock()
 _clean: set[tuple[int, int, int]] = set()  # process, and device and inode of the folders that it has looked through
 
 
-def begin_part(path: Path) -> Path:
+def begin_part(path: Path, is_folder: bool = False) -> Path:
     """Make a file's folder, and give the name under which to write it, in the same folder, until it is whole.
 
     The first time that a process writes into a folder, the parts that killed processes have left there are removed.
+    is_folder: a folder is to be written, which may be there already.
     Raises: UserError when the folder cannot be made, or `path` is a folder.
     """
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_dir():  # now, not after hours of work
+        if path.is_dir() and not is_folder:  # now, not after hours of work
             raise IsADirectoryError(errno.EISDIR, "", str(path))
         status = path.parent.stat()
         with _lock:  # nobody of this process writes there yet
@@ -48,7 +50,7 @@ def _remove_leftovers(folder: Path) -> None:
             match = _PART.fullmatch(entry.name)
             if match and _is_leftover(Path(entry), int(match["process"]), match["machine"]):
                 with suppress(OSError):  # another process was quicker, or it is not ours to remove
-                    Path(entry).unlink()
+                    shutil.rmtree(entry) if entry.is_dir(follow_symlinks=False) else Path(entry).unlink()
 
 
 def _is_leftover(part: Path, process: int, machine: str | None) -> bool:

@@ -11,6 +11,8 @@ from preprocessing.driving.motion import ANGLES, from_angles, head_rotation, sha
 from util.cli import UserError
 from util.geometry import FRONTAL, Cameras
 
+MOST = 1e3  # of an edit: beyond whole turns, and any weight
+
 
 @dataclass(frozen=True)
 class Edit:
@@ -31,6 +33,8 @@ def parse_edits(text: str) -> list[Edit]:
         name, _, value = (p.strip() for p in part.partition("="))
         try:
             edits.append(Edit(name, float(value), value[:1] in "+-"))
+            if not abs(edits[-1].value) <= MOST:
+                raise ValueError
         except ValueError:
             raise UserError(f"--edit '{part}' is not name=number; for instance jawOpen=+0.2,mouthSmile_L=0.3,yaw=10") from None
     return edits

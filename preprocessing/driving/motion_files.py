@@ -29,6 +29,7 @@ from preprocessing.driving.tables import brief, read_table
 from util.cli import UserError, warn
 from util.geometry import rotation_matrix, rotation_vector
 from util.image_io import write_bytes
+from util.stored import load_json, load_rate
 
 TEMPLATE_FORMAT = "head2head motion"
 TEMPLATE_VERSION = 1
@@ -69,6 +70,8 @@ def read_arkit(path: Path, names: Sequence[str], fps: Fraction) -> Motion:
     try:
         times, keep = read_times(table, notes)
         rows = np.flatnonzero(seen & keep)
+        if len(rows) < 2:
+            raise ValueError("fewer than 2 rows with a face have a time of their own; export it again from the capture app")
         faces = replace(table, rows=[table.rows[i] for i in rows], lines=[table.lines[i] for i in rows])
         weights = read_weights(faces, list(columns), filled, notes)
         angles = read_angles(faces, times[rows], columns, filled, notes)
@@ -133,7 +136,7 @@ def save_template(path: Path, motion: Motion, names: Sequence[str], version: str
 
 def template_origin(path: Path) -> dict[str, str]:
     """Whose motion a template holds, and the consent to it: `person` and `consent`, as far as it says (read_template checks the file)."""
-    fields = json.loads(path.read_text(encoding="utf-8-sig"))
+    fields = load_json(path.read_text(encoding="utf-8-sig"))
     return {key: fields[key] for key in ("person", "consent") if isinstance(fields.get(key), str) and fields[key]}
 
 
@@ -144,7 +147,7 @@ def read_template(path: Path, names: Sequence[str]) -> Motion:
     """
     remedy = "make it with preprocessing/reenact.py --save_template"
     try:
-        fields = json.loads(path.read_text(encoding="utf-8-sig"))
+        fields = load_json(path.read_text(encoding="utf-8-sig"))
         if not isinstance(fields, dict):
             raise ValueError("it holds a list or a single value")
         found = fields.get("format"), fields.get("version")
@@ -180,12 +183,9 @@ def read_template(path: Path, names: Sequence[str]) -> Motion:
 def _rate(value: Any) -> Fraction:
     """Frames/s of a template. Raises: ValueError."""
     try:
-        rate = Fraction(value)
-    except (ValueError, TypeError, ZeroDivisionError, OverflowError):
-        rate = Fraction(0)
-    if not 0 < rate <= MOST_FPS:
-        raise ValueError(f"fps {brief(str(value))} is no frame rate")
-    return rate
+        return load_rate(value, MOST_FPS)
+    except ValueError:
+        raise ValueError(f"fps {brief(str(value))} is no frame rate") from None
 
 
 def _numbers(field: Any, key: str, shape: tuple[int, ...]) -> np.ndarray:

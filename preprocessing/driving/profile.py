@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import json
 import math
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from fractions import Fraction
@@ -27,6 +26,7 @@ from preprocessing.face_models.registry import load_face_model, model_version, r
 from util.cli import UserError
 from util.geometry import Cameras
 from util.layout import PROFILE_REMEDY
+from util.stored import UNREADABLE, brief_error, has_type, load_arrays, load_json, load_rate
 
 FORMAT = "head2head profile"
 VERSION = 1
@@ -147,30 +147,52 @@ class TargetProfile:
         Raises: UserError when the content is damaged, of another version or something else.
         """
         try:
-            with np.load(io.BytesIO(data), allow_pickle=False) as stored:
-                facts = {"widest_lips": math.inf} | json.loads(str(stored["facts"]))  # profiles of before do not say it
-                if facts["format"] != FORMAT or facts["version"] != VERSION:
-                    raise ValueError(f"format {facts['format']}, version {facts['version']}")
-                arrays = {k: stored[k] for k in _ARRAYS}
-                cameras = Cameras(*(stored[f"camera_{f.name}"] for f in fields(Cameras)))
+            stored = load_arrays(io.BytesIO(data), ["facts", *_ARRAYS, *_CAMERAS])
+            facts = {"widest_lips": math.inf} | load_json(str(stored["facts"]))  # profiles of before do not say it
+            if facts["format"] != FORMAT or facts["version"] != VERSION:
+                raise ValueError(f"format {facts['format']}, version {facts['version']}")
+            for key, kind in _TEXT.items():
+                if not has_type(facts[key], kind):
+                    raise ValueError(f"{key} is {str(facts[key])[:40]!r}")
+            arrays, cameras = {k: stored[k] for k in _ARRAYS}, Cameras(*(stored[k] for k in _CAMERAS))
             count, weights = len(cameras), arrays["expression_range"].shape[-1]
             shapes = {"expression_range": (2, weights), "place": (2,), "place_spread": (2,), "turns_deg": (3, 2), "offsets": (70, 3)}
             shapes |= {"usual_gaps": (2,), "mean_gaps": (2,), "seen_gaps": (2,), "numbers": (count,)}
             for key, shape in shapes.items():
                 if arrays[key].shape != shape:
                     raise ValueError(f"{key} has the shape {arrays[key].shape}")
+            if arrays["identity"].ndim != 1 or cameras.scale.ndim != 1:
+                raise ValueError("its identity or its cameras are no lists")
             if not count or cameras.rotation.shape != (count, 3, 3) or cameras.translation.shape != (count, 3):
                 raise ValueError("its cameras are incomplete")
-            if not all(np.isfinite(v).all() for v in (*arrays.values(), cameras.scale, cameras.rotation, cameras.translation)):
+            numbers = [*arrays.values(), cameras.scale, cameras.rotation, cameras.translation]
+            if not all(v.dtype.kind in "fiu" and (np.abs(v) < _MOST).all() for v in numbers):
                 raise ValueError("it holds values that are no numbers")
+            fps = load_rate(facts["fps"])
+            if min(facts["size"], facts["scale"], fps, facts["widest_lips"], cameras.scale.min()) <= 0 or len(facts["crop_box"]) not in (
+                0,
+                4,
+            ):
+                raise ValueError("its size, scale, frame rate or crop box is none")
             text = {k: facts[k] for k in _TEXT} | {"crop_box": tuple(facts["crop_box"])}
-            return cls(**text, **arrays, cameras=cameras, fps=Fraction(facts["fps"]))
-        except (ValueError, KeyError, TypeError, IndexError, EOFError, OSError, ZeroDivisionError, zipfile.BadZipFile) as e:
-            raise UserError(f"{file} is damaged or of another version ({e}); {PROFILE_REMEDY}") from None
+            return cls(**text, **arrays, cameras=cameras, fps=fps)
+        except (*UNREADABLE, IndexError, ArithmeticError) as e:
+            raise UserError(f"{file} is damaged or of another version ({brief_error(e)}); {PROFILE_REMEDY}") from None
 
 
-_TEXT = ("name", "face_model", "face_model_version", "size", "crop_box", "split", "scale", "widest_lips")
+_TEXT = {
+    "name": str,
+    "face_model": str,
+    "face_model_version": str,
+    "size": int,
+    "crop_box": list[int],
+    "split": str,
+    "scale": int | float,
+    "widest_lips": int | float,
+}
 _ARRAYS = tuple(f.name for f in fields(TargetProfile) if f.name not in (*_TEXT, "fps", "cameras"))
+_CAMERAS = tuple(f"camera_{f.name}" for f in fields(Cameras))
+_MOST = 1e9  # no number of a profile comes near it; larger ones would overflow in what is computed of them
 
 
 def covered_range(expression: np.ndarray) -> np.ndarray:

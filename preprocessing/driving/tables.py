@@ -109,7 +109,8 @@ def numbers(table: Table, columns: Sequence[int]) -> np.ndarray:
 
 
 def brief(text: str, most: int = 40) -> str:
-    """What a message cites of a text."""
+    """What a message cites of a text: a part of one line."""
+    text = "".join(c if c.isprintable() else " " for c in text)
     return text if len(text) <= most else f"{text[: most - 3]}..."
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import zipfile
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,6 +19,7 @@ from util.image_io import ImageStore, write_bytes
 from util.layout import Dataset, Record, write_table
 from util.layout import Sequence as FrameSequence
 from util.numeric import fill_gaps
+from util.stored import UNREADABLE, load_arrays
 
 MAX_MISSED = 0.25  # largest share of an identity's frames without a face
 
@@ -100,9 +100,9 @@ def find_landmarks(
 def read_track(dataset: Dataset, name: str, numbers: Sequence[int]) -> np.ndarray | None:
     """Where detect.py saw the face in frames of these numbers: [N, 4] pixels of the crop, interpolated; None when nothing tells."""
     try:
-        with np.load(dataset.track_path(name), allow_pickle=False) as track:
-            known, boxes = track["numbers"], track["boxes"].astype(np.float64)
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        track = load_arrays(dataset.track_path(name), ["numbers", "boxes"])
+        known, boxes = track["numbers"], track["boxes"].astype(np.float64)
+    except UNREADABLE:
         return None
     if known.tolist() != list(numbers) or boxes.shape != (len(known), 4) or np.isnan(boxes[:, 0]).all():
         return None

@@ -23,6 +23,7 @@ from util.image_io import ImageStore, read_image, write_image
 from util.layout import Dataset, Record, continues, read_table, write_camera, write_table
 from util.layout import Sequence as FrameSequence
 from util.report.coverage import Shown, from_record, lines, to_record
+from util.stored import UNREADABLE, load_array
 
 VERSION = 3  # of the fit; reconstructions of another version are made again
 UPSTREAM = ("detect", "landmarks70")  # steps before this one
@@ -188,11 +189,11 @@ def read_landmarks(found: IdentityFrames) -> tuple[np.ndarray, np.ndarray]:
 def read_dense(sequence: FrameSequence) -> np.ndarray:
     """x and y of the dense mesh in all frames of a sequence, [frames, 478, 2]. Raises: UserError when they do not fit the frames."""
     try:
-        dense = np.load(sequence.dense_landmarks_path)
-    except (ValueError, OSError, EOFError):
+        dense = load_array(sequence.dense_landmarks_path.read_bytes())
+    except UNREADABLE:
         dense = np.empty(0)
     count = len(sequence.frames())
-    if dense.shape != (count, N_POINTS, 3):
+    if dense.shape != (count, N_POINTS, 3) or dense.dtype.kind != "f":
         raise UserError(f"{sequence.dense_landmarks_path} does not fit its {count} frames; run preprocessing/detect_landmarks70.py again")
     return dense[..., :2]
 

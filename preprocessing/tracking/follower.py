@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -27,6 +28,8 @@ def parse_face(text: str) -> FaceChoice:
         return text
     try:
         x, y = (float(part) for part in text.split(","))
+        if not (math.isfinite(x) and math.isfinite(y)):
+            raise ValueError
     except ValueError:
         raise UserError(f"--face {text}: give {', '.join(FACES)}, or X,Y in pixels of the frame") from None
     return x, y

@@ -19,6 +19,7 @@ from pathlib import Path
 from util.cli import UserError
 from util.image_io import write_bytes
 from util.layout import Sequence
+from util.stored import load_json
 
 # Files that changed later than this before they were read may have been written in the same tick of the file system's clock: 2 s on FAT.
 _SETTLED_NS = 2_000_000_000
@@ -38,8 +39,8 @@ def file_digests(sequence: Sequence, kind: str) -> dict[int, bytes]:
     """A digest of the bytes of each of a sequence's files of a kind, by frame number."""
     path, begun = sequence.digests_path(kind), time.time_ns()
     stamp, newest = _stamp(sequence, kind)
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        stored = json.loads(path.read_bytes())
+    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+        stored = load_json(path.read_bytes())
         if stored["stamp"] == stamp:
             return {int(number): bytes.fromhex(own) for number, own in stored["digests"].items()}
     paths = {number: sequence.path(kind, number) for number in sequence.frames(kind)}

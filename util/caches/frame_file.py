@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -21,12 +22,14 @@ import numpy as np
 from isal import isal_zlib
 
 from util.image_io import write_bytes
+from util.stored import load_json
 
 MAGIC = b"h2hrows1"
 _LEVEL = 1  # of ISA-L: twenty times as fast as zlib's default level, for files a tenth larger
 _HEAD = struct.Struct("<8sI")
 # What reading a damaged file raises.
-_UNREADABLE = (OSError, ValueError, KeyError, TypeError, struct.error, isal_zlib.error)
+_UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError, SyntaxError, struct.error, isal_zlib.error)
+_DEFLATE_RATIO = 1032  # no zlib stream holds more bytes for one of its own
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,9 @@ def _read_header(file: BinaryIO) -> _Header:
     magic, length = _HEAD.unpack(file.read(_HEAD.size))
     if magic != MAGIC:
         raise ValueError("another kind of file")
-    fields = json.loads(file.read(length))
+    if length > os.fstat(file.fileno()).st_size:  # else Python takes as much memory first
+        raise ValueError("cut off")
+    fields = load_json(file.read(length))
     return _Header(fields["key"], fields["arrays"], _HEAD.size + length)
 
 
@@ -88,9 +93,13 @@ def _read_array(file: BinaryIO, header: _Header, name: str, part: slice) -> np.n
     array = header.arrays[name]
     first, last, _ = part.indices(len(array["edges"]) - 1)
     edges = array["edges"][first : max(first, last) + 1]
-    rows = np.empty((len(edges) - 1, *array["shape"]), np.dtype(array["dtype"]))
+    size = edges[-1] - edges[0]
+    dtype, shape = np.dtype(array["dtype"]), (len(edges) - 1, *array["shape"])
+    if not 0 <= size <= os.fstat(file.fileno()).st_size or math.prod(shape) * dtype.itemsize > _DEFLATE_RATIO * size:
+        raise ValueError("no file of this size holds so many rows")
+    rows = np.empty(shape, dtype)
     file.seek(header.start + edges[0])
-    packed = memoryview(file.read(edges[-1] - edges[0]))
+    packed = memoryview(file.read(size))
     for row, start, end in zip(rows.reshape(len(rows), math.prod(array["shape"])), edges, edges[1:]):
         unpacked = isal_zlib.decompress(packed[start - edges[0] : end - edges[0]], bufsize=row.nbytes)
         planes = np.frombuffer(unpacked, np.uint8).reshape(row.itemsize, 1, row.size)  # refuses a row of another length

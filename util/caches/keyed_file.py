@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 import io
-import zipfile
-import zlib
 from collections.abc import Iterable
 from pathlib import Path
-from tokenize import TokenError
 
 import numpy as np
 
 from util.image_io import write_bytes
-
-# What numpy.load raises for a file that is missing, damaged, or holds other arrays; RuntimeError: for zip files said to be encrypted.
-UNREADABLE = (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error, TokenError)
+from util.stored import UNREADABLE, load_arrays
 
 
 def read_keyed(path: Path, names: Iterable[str], key: str | None = None) -> dict[str, np.ndarray] | None:
     """The arrays of those names; None when there is no such file, it is damaged, or not made from `key` (None: any key)."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if key is not None and str(file["key"]) != key:
-                return None
-            return {name: file[name] for name in names}
+        if key is not None and str(load_arrays(path, ["key"])["key"]) != key:
+            return None
+        return load_arrays(path, names)
     except UNREADABLE:
         return None
 

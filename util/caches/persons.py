@@ -81,8 +81,14 @@ def ensure_persons(
     if mask is None:
         return False
     usable = usable_frames(record, [n for s in dataset.sequences("train", name) for n in s.frames()])
-    masks, seen, weight = [], 0.0, 0.0
+    masks, seen, weight, shape = [], 0.0, 0.0, None
     for image, good in zip(_frames(dataset, name), usable if usable.any() else ~usable):
+        shape = image.shape if shape is None else shape
+        if image.shape != shape:
+            remedy = "run preprocessing/detect.py again"
+            raise UserError(
+                f"the training frames of '{name}' have several sizes, one is {image.shape[1]}x{image.shape[0]} pixels; {remedy}"
+            )
         person = mask(image)
         masks.append((255 * cv2.resize(person, (MASK_SIDE, MASK_SIDE), interpolation=cv2.INTER_AREA)).round().astype(np.uint8))
         reach = 2 * round(_BACKGROUND_MARGIN * image.shape[0]) + 1

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from util.caches.keyed_file import UNREADABLE
 from util.cli import UserError
+from util.stored import UNREADABLE, brief_error, load_arrays
 
 CELLS = 64  # on each axis; four grey levels of an NMFC image, about 4 mm of a head
 _LEVELS = 256 // CELLS  # grey levels of a cell
@@ -61,13 +61,13 @@ class Appearance:
     def from_bytes(cls, data: bytes, file: str | Path) -> Appearance:
         """Read what `to_bytes` wrote. file: its name, for the message. Raises: UserError when the content is damaged or something else."""
         try:
-            with np.load(io.BytesIO(data), allow_pickle=False) as stored:
-                if str(stored["format"]) != FORMAT:
-                    raise ValueError(f"format {stored['format']}")
-                return cls(stored["colours"])
+            stored = load_arrays(io.BytesIO(data), ["format", "colours"])
+            if str(stored["format"]) != FORMAT:
+                raise ValueError(f"format {str(stored['format'])[:40]}")
+            return cls(stored["colours"])
         except UNREADABLE as e:
             raise UserError(
-                f"{file} is damaged or of another version ({e}); train again, or copy it from where the run was trained"
+                f"{file} is damaged or of another version ({brief_error(e)}); train again, or copy it from where the run was trained"
             ) from None
 
     @classmethod

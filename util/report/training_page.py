@@ -17,6 +17,7 @@ from util.image_io import write_bytes, write_image
 from util.layout import Run
 from util.report.charts import line_chart
 from util.report.web_page import duration, page, pictures
+from util.stored import load_json
 
 _MIN_INTERVAL_S = 10.0  # between two updates of the page: more often shows nothing new
 _MAX_LOAD = 0.02  # fraction of the time that updates take at most: a long log takes longer to draw, so it is drawn less often
@@ -55,14 +56,14 @@ load()
 def read_log(run: Run) -> list[dict[str, Any]]:
     """The entries of loss_log.txt: dicts with step, epoch, seconds and losses (name -> value); lines of another form are left out."""
     try:
-        lines = run.log_path.read_text().splitlines()
+        lines = run.log_path.read_text(errors="replace").splitlines()
     except FileNotFoundError:
         return []
     entries = []
     for line in lines:
         try:
-            entry = json.loads(line)
-            if isinstance(entry["losses"], dict) and isinstance(entry["step"], int):
+            entry = load_json(line)
+            if isinstance(entry["losses"], dict) and isinstance(entry["step"], int) and isinstance(entry.get("epoch", 0), int):
                 entries.append(entry)
         except (ValueError, KeyError, TypeError):
             continue  # the original's text lines, or a line cut off by a crash

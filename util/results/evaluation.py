@@ -18,6 +18,7 @@ from util.metrics import MEASURES, VIDEO_MEASURES, Measure, distance_from_real
 from util.report.charts import line_chart
 from util.report.web_page import page
 from util.results.folder import Results
+from util.stored import load_json
 
 VERSION = 1
 _COSINE = "-1 to 1"
@@ -144,7 +145,7 @@ def read_evaluation(folder: Path) -> Evaluation | None:
     """
     path = Results(folder).evaluation
     try:
-        data = json.loads(path.read_text())
+        data = load_json(path.read_text())
         if data["version"] != VERSION:
             return None
 
@@ -168,7 +169,7 @@ def read_evaluation(folder: Path) -> Evaluation | None:
         )
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError, AttributeError) as e:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as e:
         raise UserError(f"{path} is damaged ({e}); delete it and run scripts/evaluate.py again") from None
 
 

@@ -21,6 +21,7 @@ from typing import Any
 
 from util.cli import UserError, writing
 from util.image_io import write_bytes
+from util.stored import has_type, load_json
 
 KINDS = ("real", "nmfc", "eye_gaze", "fake", "heatmap", "masked_heatmap")
 # output mode -> videos, each with its file's name and its panels from left to right
@@ -88,9 +89,12 @@ class Results:
     def read(self) -> dict[str, Any] | None:
         """What complete.json says, or None when the folder is missing, unfinished, or has lost frames since."""
         try:
-            facts = json.loads(self._mark.read_text())
+            facts = load_json(self._mark.read_text())
             first, last = facts["frames"]
-            whole = all(self.frames(kind) == list(range(first, last + 1)) for kind in facts["kinds"])
+            if not (has_type(facts["kinds"], list[str]) and set(facts["kinds"]) <= set(KINDS)):
+                return None
+            found = [self.frames(kind) for kind in facts["kinds"]]  # numbers of a damaged file may be a billion
+            whole = all(len(f) == last + 1 - first and f == list(range(first, last + 1)) for f in found)
         except (OSError, ValueError, KeyError, TypeError):
             return None
         return facts if whole else None
@@ -98,7 +102,7 @@ class Results:
     def read_measures(self) -> tuple[dict[str, float], list[dict[str, float]]]:
         """Means and the measures of each frame, as write_measures got them (empty when there are none)."""
         try:
-            data = json.loads(self._metrics.read_text())
+            data = load_json(self._metrics.read_text())
             per_frame = [{k: math.nan if v is None else v for k, v in m.items()} for m in data["per_frame"]]
             return {k: math.nan if v is None else v for k, v in data["mean"].items()}, per_frame
         except FileNotFoundError:

@@ -8,7 +8,6 @@ from their folders, else from the dataset (exact), else from the videos.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
@@ -24,6 +23,7 @@ from util.image_io import read_image, write_image
 from util.layout import Dataset, Sequence
 from util.results.folder import MODES, Results
 from util.results.panels import CAPTION, PANEL
+from util.stored import load_json
 from util.video.reading import probe, read_frames
 
 # kind of the results -> kind of the dataset's own test frames, and of a driven pair's
@@ -204,7 +204,7 @@ def find_folders(folder: Path) -> list[Path]:
 def _facts(folder: Path) -> dict[str, Any] | None:
     """complete.json as it is, whether or not the frames are still there."""
     try:
-        facts = json.loads((folder / "complete.json").read_text())
+        facts = load_json((folder / "complete.json").read_text())
         return facts if {"dataset_name", "target", "source", "frames"} <= facts.keys() else None
     except (OSError, ValueError, AttributeError):
         return None
