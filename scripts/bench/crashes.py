@@ -286,7 +286,7 @@ def try_all(video: Path, folder: Path, moments: int, wanted: Sequence[str] = (),
     place, before = folder / "place", folder / "before"
     for kind in ("datasets", "checkpoints", "results"):
         (before / kind).mkdir(parents=True, exist_ok=True)
-    faults, random_ = [], random.Random(seed)
+    faults, random_ = [], random.Random(seed)  # noqa: S311 (moments, not secrets)
     for step in steps(place, video):
         if wanted and step.name not in wanted:
             shutil.rmtree(place, ignore_errors=True)
