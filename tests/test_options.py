@@ -100,12 +100,12 @@ def test_set_changes_any_setting():
         (["--set", "lr=nan"], "--set lr=nan must be a number"),
         (["--set", "vgg=maybe"], "--set vgg=maybe must be true or false"),
         (["--set", "ngf=none"], "must be a whole number"),
-        (["--set", "ngf=0"], "--set ngf=0 must be at least 1"),
+        (["--set", "ngf=0"], "--set ngf=0 must be 1 to 1024"),
         (["--set", "lr=0"], "must be above 0"),
         (["--set", "n_scales_temporal=4"], "must be 0 to 3"),
         (["--set", "flow=fast"], "--set flow=fast must be one of auto, dis, flownet2"),
         (["--ngf", "wide"], "--ngf wide must be a whole number"),
-        (["--batch_size", "-1"], "must not be negative"),
+        (["--batch_size", "-1"], "must be 0 to 1024"),
         (["--move_heads", "1.5"], "--move_heads 1.5 must be 0 to 1"),
         (["--lambda_gradient", "-1"], "must not be negative"),
         (["--ema", "1"], "--ema 1.0 must be at least 0 and below 1"),
@@ -164,7 +164,7 @@ def test_settings_are_printed(words, capsys):
         parse(words)
     said = capsys.readouterr().out
     assert ended.value.code == 0 and all(f"\n  {name} = " in said for name in SETTINGS)
-    assert "loadSize = 256; preview: 128" in said and "[channels, must be at least 1]" in said
+    assert "loadSize = 256; preview: 128" in said and "[channels, must be 1 to 1024]" in said
 
 
 def test_needs_flow():
