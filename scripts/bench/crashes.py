@@ -150,7 +150,23 @@ def complete(step: Step, log: Path) -> float:
 
 
 def content(place: Path) -> dict[str, str]:
-    """A digest of what every file below a place holds, without what differs by right."""
+    """A digest of what every file below a place holds, without what differs by right.
+
+    Read by a process of its own: this one must not import what starts threads, as it goes on to fork.
+    """
+    answer = place.parent / "content.json"
+    answer.unlink(missing_ok=True)
+    process = os.fork()
+    if not process:
+        try:
+            answer.write_text(json.dumps(_content(place)))
+        finally:
+            os._exit(0)
+    wait(process)
+    return json.loads(answer.read_text())
+
+
+def _content(place: Path) -> dict[str, str]:
     found = {}
     for path in sorted(place.rglob("*")):
         if path.is_file() and path.parent.name not in _BY_THE_CLOCK and path.parent.parent.name not in _BY_THE_CLOCK:
