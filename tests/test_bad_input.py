@@ -239,6 +239,7 @@ CASES = [
     Case("test: dataset.json nested without end", TEST, "nested too deeply", put(RECORD, b"[" * 100_000)),
     Case("test: dataset.json with a word for a number", TEST, "splits is", record(splits="many")),
     Case("test: 1/0 frames/s", TEST, "the frame rate is '1/0'", record(fps="1/0")),
+    Case("test: a source of 5,000 letters", TEST, "a source's file is none", record(sources=[{"file": "9" * 5000, "frames": 9}])),
     Case("test: bad_frames are words", TEST, "bad_frames is", record(bad_frames={"detect": [["a", "b", "dark"]]})),
     Case("test: another face model than trained with", TEST, "face model", record(face_model={"name": "ict", "version": "9"})),
     Case("test: weights of another architecture", TEST, "does not fit Generator", weights(ANN, ngf=8)),

@@ -427,12 +427,12 @@ def _record(fields: Any) -> Record:
     for source in fields.get("sources", []):
         if not all(has_type(source[key], kind) for key, kind in _SOURCE.items()) or not has_type(source.get("sha256"), str | None):
             raise ValueError(f"a source is {str(source)[:60]}")
+        if "\0" in source["file"] or any(len(os.fsencode(part)) > _NAME_BYTES for part in Path(source["file"]).parts):
+            raise ValueError("a source's file is none")
     if len(fields.get("crop_box", [])) not in (0, 4) or fields.get("crop_size", 1) < 1:
         raise ValueError("its crop box is none")
     if fields.get("face_model") is not None and not {"name", "version"} <= fields["face_model"].keys():
         raise ValueError(f"face_model is {fields['face_model']}")
-        if "\0" in source["file"] or any(len(os.fsencode(part)) > _NAME_BYTES for part in Path(source["file"]).parts):
-            raise ValueError("a source's file is none")
     return Record(**{**fields, "fps": load_rate(fields["fps"])})
 
 
