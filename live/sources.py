@@ -171,7 +171,21 @@ class _Newest:
         self.end()
 
 
-class CameraSource(Source):
+class _NewestSource(Source):
+    """A source that a thread reads, and of which the newest frame counts: `_newest`."""
+
+    _newest: _Newest
+
+    def __iter__(self) -> Iterator[tuple[np.ndarray, float]]:
+        return self._newest.frames()
+
+    def close(self) -> None:
+        super().close()
+        self._newest.end()
+        self._newest.join()
+
+
+class CameraSource(_NewestSource):
     """A camera, by its number."""
 
     def __init__(self, number: int, capture: Any = None) -> None:
@@ -190,14 +204,6 @@ class CameraSource(Source):
         gone = UserError(f"camera {number} gives no picture any more; was it unplugged?")
         self._newest = _Newest(self._read, _SILENT_S, gone)
 
-    def __iter__(self) -> Iterator[tuple[np.ndarray, float]]:
-        return self._newest.frames()
-
-    def close(self) -> None:
-        super().close()
-        self._newest.end()
-        self._newest.join()
-
     def _read(self, give: Callable[[np.ndarray, float], None]) -> None:
         import cv2
 
@@ -213,7 +219,7 @@ class CameraSource(Source):
             self._capture.release()
 
 
-class AddressSource(Source):
+class AddressSource(_NewestSource):
     """A stream by its address; a lost connection is taken up again. What has an end (a file on a server) plays at its own rate."""
 
     def __init__(self, address: str) -> None:
@@ -226,14 +232,6 @@ class AddressSource(Source):
         self.size = stream.codec_context.width, stream.codec_context.height
         silence = UserError(f"{self.name} has given no picture for {_GIVE_UP_S:.0f} s; check that it is on, and the network")
         self._newest = _Newest(self._read, _GIVE_UP_S + _ANSWER_S, silence)
-
-    def __iter__(self) -> Iterator[tuple[np.ndarray, float]]:
-        return self._newest.frames()
-
-    def close(self) -> None:
-        super().close()
-        self._newest.end()
-        self._newest.join()
 
     def _connect(self) -> Any:
         import av

@@ -31,7 +31,7 @@ import numpy as np
 from live.engine import HeadEngine, LiveFrame, Settings
 from live.pipeline import Pipeline
 from live.view import View
-from scripts.bench.untrained_run import make_untrained_run
+from scripts.bench.untrained_run import add_run_options, make_untrained_run
 from util.cli import UserError, run, say
 from util.image_io import write_bytes
 from util.video.reading import probe, read_frames
@@ -42,17 +42,11 @@ WARM_UP_S = 4.0  # of every part: calibration and first frames
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    which = p.add_mutually_exclusive_group(required=True)
-    which.add_argument("--run", type=Path, help="folder of a trained run")
-    which.add_argument("--untrained", action="store_true", help="the default network with random weights, as fast as a trained one")
-    p.add_argument("--video", type=Path, required=True, help="the driver")
-    p.add_argument("--size", type=int, default=256, help="side of the images of --untrained (default: 256)")
+    add_run_options(p)
     p.add_argument("--fps", type=float, default=30, help="of the camera (default: 30)")
     p.add_argument("--seconds", type=float, default=20, help="of each measurement (default: 20)")
-    p.add_argument("--backend", default="auto", help="what runs the generator (default: auto)")
     p.add_argument("--gpu_ids", default="auto")
     p.add_argument("--paste_back", type=Path, metavar="VIDEO", help="blend into this video, the one the person was learnt from")
-    p.add_argument("--output", type=Path, help="write the figures to this .json")
     o = p.parse_args(argv)
     if not (o.fps > 0 and o.seconds > 0):
         raise UserError("--fps and --seconds must be above 0")

@@ -30,7 +30,7 @@ import cv2
 import numpy as np
 
 from live.web.options import WebOptions
-from scripts.bench.untrained_run import make_untrained_run
+from scripts.bench.untrained_run import add_run_options, make_untrained_run
 from util.cli import UserError, run, say
 from util.image_io import write_bytes
 from util.video.reading import probe, read_frames
@@ -43,14 +43,8 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    which = p.add_mutually_exclusive_group(required=True)
-    which.add_argument("--run", type=Path, help="folder of a trained run")
-    which.add_argument("--untrained", action="store_true", help="the default network with random weights, as fast as a trained one")
-    p.add_argument("--video", type=Path, required=True, help="the driver")
-    p.add_argument("--size", type=int, default=256, help="side of the images of --untrained (default: 256)")
+    add_run_options(p)
     p.add_argument("--seconds", type=float, default=20, help="of the measurement (default: 20)")
-    p.add_argument("--backend", default="auto", help="what runs the generator (default: auto)")
-    p.add_argument("--output", type=Path, help="write the figures to this .json")
     return p.parse_args(argv)
 
 

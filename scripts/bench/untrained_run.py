@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
@@ -25,6 +26,17 @@ from util.layout import Run
 from util.video.reading import probe, read_frames
 
 FRAMES = 60  # of the video, from which the profile is made
+
+
+def add_run_options(p: argparse.ArgumentParser) -> None:
+    """Options of a measurement: a trained run or an untrained one, its driver, and where the figures go."""
+    which = p.add_mutually_exclusive_group(required=True)
+    which.add_argument("--run", type=Path, help="folder of a trained run")
+    which.add_argument("--untrained", action="store_true", help="the default network with random weights, as fast as a trained one")
+    p.add_argument("--video", type=Path, required=True, help="the driver")
+    p.add_argument("--size", type=int, default=256, help="side of the images of --untrained (default: 256)")
+    p.add_argument("--backend", default="auto", help="what runs the generator (default: auto)")
+    p.add_argument("--output", type=Path, help="write the figures to this .json")
 
 
 def make_untrained_run(folder: Path, video: Path, preset: str = "default", face_model: str = "auto", **settings) -> Run:
