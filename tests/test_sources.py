@@ -82,11 +82,11 @@ def test_names_that_differ_only_in_what_is_left_out_never_meet(tmp_path, capsys)
     assert "a b.mp4 is called 'ab-2', since 'ab' is made of ab" in out and "-lead.mp4 is called 'lead'" in out
     # over several runs: a_b came first
     data = Dataset.open("D", tmp_path / "data")
-    data.write_record(Record("ab", Fraction(25), sources=[{"file": "/videos/a_b.mp4"}]))
+    data.write_record(Record("ab", Fraction(25), sources=[{"file": "/videos/a_b.mp4", "frames": 1}]))
     data.sequence("test", "ab").folder("images").mkdir(parents=True)
     again = found(tmp_path, dataset=data)
     assert again["ab"] == ["a_b.mp4"] and {tuple(again[n]) for n in ("ab-2", "ab-3")} == {("a b.mp4",), ("ab.mp4",)}
-    data.write_record(Record("ab-2", Fraction(25), sources=[{"file": "/videos/ab.mp4"}]))
+    data.write_record(Record("ab-2", Fraction(25), sources=[{"file": "/videos/ab.mp4", "frames": 1}]))
     data.sequence("test", "ab-2").folder("images").mkdir(parents=True)
     assert found(tmp_path, dataset=data)["ab-2"] == ["ab.mp4"]
     assert [find_identity(data, n) for n in ("ab", "a_b", "a_b.mp4", "ab-2", "ab.mp4", "none_such", None)] == [
@@ -101,7 +101,7 @@ def test_names_that_differ_only_in_what_is_left_out_never_meet(tmp_path, capsys)
 
 
 def add_identity(data, name, *sources):
-    data.write_record(Record(name, Fraction(25), sources=[{"file": str(source)} for source in sources]))
+    data.write_record(Record(name, Fraction(25), sources=[{"file": str(source), "frames": 1} for source in sources]))
     data.sequence("test", name).folder("images").mkdir(parents=True)
 
 
