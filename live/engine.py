@@ -24,6 +24,7 @@ from models.checkpoints import read_run_options
 from models.synthesis import Synthesizer, load_synthesizer
 from preprocessing.driving.conditioner import Conditioner
 from preprocessing.driving.driver import Driver
+from preprocessing.driving.examples import example_images
 from preprocessing.driving.heads import DrivenFrame
 from preprocessing.driving.motion import Motion, from_angles, head_rotation, shapes_called, to_angles, turning_shift
 from preprocessing.driving.openings import openings
@@ -128,7 +129,8 @@ class HeadEngine:
         path = run.profile_path(name)
         profile, options = load_profile(path), read_run_options(run)
         appearance = Appearance.read(run.appearance_path(path.stem)) if options["appearance"] else None
-        synthesizer = load_synthesizer(run, options, appearance=appearance, backend=backend, gpu_ids=gpu_ids)
+        made = {"backend": backend, "gpu_ids": gpu_ids, "examples": lambda: example_images(profile, options["loadSize"])}
+        synthesizer = load_synthesizer(run, options, appearance=appearance, **made)
         engine = cls(profile, options["loadSize"], synthesizer, settings, video, driver, own_placement)
         engine.origin = provenance_of_run(run, options, profile.name, "", "camera")
         return engine

@@ -8,7 +8,7 @@ import pytest
 import torch
 from fake_run import SIZE, make_run
 
-from models.backends import choice, openvino_engine
+from models.backends import choice, int8, openvino_engine
 from models.backends.openvino_engine import has_bf16
 from models.synthesis import load_synthesizer
 from util.cli import UserError
@@ -91,6 +91,27 @@ def test_bfloat16_is_near(tmp_path, name, backend):
     assert half.backend == f"{backend} bf16" and half.precision == "bfloat16"
     steps = [(plain.step(*pair), half.step(*pair)) for pair in pictures()]
     assert 0 < difference(*zip(*steps)).mean() < CLOSE_BF16
+
+
+@pytest.mark.parametrize("name", ["lean", "half", "two frames"])
+def test_integers_are_near(tmp_path, name):
+    pytest.importorskip("openvino")
+    place = place_of(tmp_path, RUNS[name])
+    plain, whole = load(place, "torch", "fp32"), load(place, "openvino", "auto", examples=pictures)
+    assert whole.backend == "openvino int8" and whole.precision == "int8"
+    steps = [(plain.step(*pair), whole.step(*pair)) for pair in pictures()]
+    assert 0 < difference(*zip(*steps)).mean() < CLOSE_BF16
+    # what sees its earlier frames would see their errors; who asks for a precision gets it
+    assert load(place_of(tmp_path / "other", RUNS["published"]), "openvino", "auto", examples=pictures).precision != "int8"
+    assert load(place, "openvino", "fp32", examples=pictures).precision == "float32"
+
+
+def test_integers_that_would_be_seen_are_not_taken(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("openvino")
+    monkeypatch.setattr(int8, "MAX_DIFFERENCE", 0.01)
+    made = load(place_of(tmp_path, RUNS["lean"]), "openvino", "auto", examples=pictures)
+    assert made.precision != "int8" and made.step(*pictures()[0]).std() > 10
+    assert "does not compute this generator in integers: in integers its frames are" in capsys.readouterr().err
 
 
 def test_a_frame_is_its_callers_own(tmp_path):

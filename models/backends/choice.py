@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,6 +29,9 @@ class Conditions:
     precision: str  # of options.base_options.PRECISIONS
     threads: int | None = None  # of the processor; None: as the engine chooses
     key: str | None = None  # tells networks apart, for what is kept of them; None: nothing is kept
+    # makes inputs of some frames of example_size x example_size: OpenVINO may compute in 8-bit integers, if 'auto' is the precision
+    examples: Callable[[], list[list[np.ndarray]]] | None = None
+    example_size: int = 0
 
 
 def check_backend(backend: str, gpu_ids: str | None, precision: str) -> torch.device:
@@ -61,7 +65,13 @@ def make_backend(kind: str, conditions: Conditions, height: int, width: int) -> 
         from models.backends.openvino_engine import OpenVinoBackend
 
         bf16 = c.precision == "bf16" or (c.precision == "auto" and _openvino_has_bf16())
-        return OpenVinoBackend(*place, torch.bfloat16 if bf16 else torch.float32, c.threads, key)
+        options = (*place, torch.bfloat16 if bf16 else torch.float32, c.threads, key)
+        if c.examples and c.precision == "auto" and height == width == c.example_size:
+            try:
+                return OpenVinoBackend(*options, c.examples)
+            except ValueError as e:
+                warn_once(f"OpenVINO does not compute this generator in integers: {e}")
+        return OpenVinoBackend(*options)
     if kind == "onnx":
         from models.backends.onnx_engine import OnnxBackend
 

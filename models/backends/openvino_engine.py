@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from models.backends.int8 import quantize
 from models.backends.network import IMAGE, PREVIOUS, TRACED_SIZE, FrameNetwork
 from util.hashing import sha256_of_bytes
 from util.user_cache import cached_bytes, user_cache
@@ -24,26 +26,36 @@ class OpenVinoBackend:
 
     dtype: bfloat16 only where the processor has it (has_bf16). threads: of the processor, None: as OpenVINO chooses.
     key: a text that tells networks apart; what was compiled is kept under it in the user's cache. None: nothing is kept.
+    examples: what makes inputs of some frames; with them convolutions are computed in 8-bit integers, and the rest in dtype.
+    Raises: ValueError when frames computed in integers would differ visibly.
     """
 
     def __init__(
-        self, network: FrameNetwork, height: int, width: int, dtype: torch.dtype, threads: int | None = None, key: str | None = None
+        self,
+        network: FrameNetwork,
+        height: int,
+        width: int,
+        dtype: torch.dtype,
+        threads: int | None = None,
+        key: str | None = None,
+        examples: Callable[[], list[list[np.ndarray]]] | None = None,
     ):
         import openvino
 
         precision = {torch.float32: "f32", torch.bfloat16: "bf16"}[dtype]
-        self.name = f"openvino {precision.replace('f32', 'fp32')}"
+        self.name = f"openvino {'int8' if examples else precision.replace('f32', 'fp32')}"
         core, hints = openvino.Core(), {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": precision}
         if threads is not None:
             hints["INFERENCE_NUM_THREADS"] = threads
 
         def compile() -> openvino.CompiledModel:
-            return core.compile_model(convert(network, height, width), "CPU", hints)
+            model = convert(network, height, width)
+            return core.compile_model(quantize(model, examples()) if examples else model, "CPU", hints)
 
         if key is None:
             model = compile()
         else:
-            parts = (key, height, width, precision, openvino.__version__, core.get_property("CPU", "FULL_DEVICE_NAME"))
+            parts = (key, height, width, precision, bool(examples), openvino.__version__, core.get_property("CPU", "FULL_DEVICE_NAME"))
             name, folder = f"{sha256_of_bytes(repr(parts).encode())[:32]}.openvino", user_cache("generators")
             compiled = []
 
