@@ -33,6 +33,7 @@ from preprocessing.driving.profile import TargetProfile
 from preprocessing.driving.retarget import place_head, retarget
 from preprocessing.face_models.dense_points import from_dense
 from preprocessing.fitting.frame import FrameFit, FrameFitter
+from preprocessing.fitting.live_refinement import HeadRegion
 from util.cli import UserError
 from util.face.appearance import Appearance
 from util.geometry import nearest_rotation
@@ -132,6 +133,8 @@ class HeadEngine:
         made = {"backend": backend, "gpu_ids": gpu_ids, "examples": lambda: example_images(profile, options["loadSize"])}
         synthesizer = load_synthesizer(run, options, appearance=appearance, **made)
         engine = cls(profile, options["loadSize"], synthesizer, settings, video, driver, own_placement)
+        if driver and appearance and driver.name == profile.name:
+            engine._known_colours = appearance.image(engine._model.nmfc_colours()[None])[0]
         engine.origin = provenance_of_run(run, options, profile.name, "", "camera")
         return engine
 
@@ -155,7 +158,7 @@ class HeadEngine:
         self.expression_names = [n for n in model.expression_names if not n.startswith("smooth_")]
         self._synthesizer, self._conditioner = synthesizer, Conditioner(model, profile.identity, size, "cpu", profile.size)
         self._own_placement = own_placement
-        self._known_driver = driver
+        self._known_driver, self._known_colours = driver, None
         self._backdrop = Backdrop(model, profile, video, size) if video else None
         self.settings = settings
         # sliders draw from other threads than the stages
@@ -263,20 +266,26 @@ class HeadEngine:
 
     def _fit(self, frame: LiveFrame) -> None:
         if frame.begins:
-            self._calibration = Calibration(self._model, frame.driver.shape[0], self._known_driver)
-            self._fitter = self._driver = None
-            self._driven_s = -math.inf
+            self._calibration = Calibration(self._model, frame.driver.shape[0], self._known_driver, self._known_colours)
+            self._fitter = self._refiner = self._driver = None
+            self._driven_s = self._refined_s = -math.inf
         step_s = min(max(frame.time_s - self._fitted_s, MIN_STEP_S), MAX_STEP_S)
         self._fitted_s = frame.time_s
         if self._fitter is None:
             frame.state = "calibrating"
-            if frame.landmarks is None or not self._calibration.begin(frame.landmarks, frame.time_s):
+            if frame.landmarks is None or not self._calibration.begin(frame.landmarks, frame.driver, frame.time_s):
                 return
             self._face.remember(self._calibration.landmarks)
-            self._calibration.landmarks = []
-            self._fitter = FrameFitter(self._model, self._calibration.reference.identity)
+            self._fitter, self._refiner = FrameFitter(self._model, self._calibration.reference.identity), self._calibration.make_refiner()
+            self._calibration.forget_frames()
         try:
             frame.fit = self._fitter.step(frame.landmarks, step_s)
+            if self._refiner and frame.landmarks is not None:
+                since_s = min(frame.time_s - self._refined_s, MAX_STEP_S)
+                frame.fit = self._refiner.step(
+                    frame.fit, HeadRegion.of(frame.driver, frame.landmarks), frame.landmarks, max(since_s, MIN_STEP_S)
+                )
+                self._refined_s = frame.time_s
         except ValueError:  # landmarks that are no face
             frame.landmarks = None
             frame.fit = self._fitter.step(None, 0.0) if self._driver else None

@@ -25,7 +25,8 @@ class Synthesizer:
     """Draws a person frame by frame, and feeds the generator its last frames; made by load_synthesizer.
 
     backend: what computes and in which arithmetic, "openvino bf16". reason: a sentence that says why it was taken.
-    device: the GPU's name, or the number of the processor's threads. on_gpu: whether it computes there. precision: "float32", "bfloat16" or "int8".
+    device: the GPU's name, or the number of the processor's threads. on_gpu: whether it computes there. precision: "float32",
+    "bfloat16" or "int8".
     """
 
     def __init__(self, inputs: Inputs, make: Callable[[int, int], Backend], first: Backend, size: int, reason: str, device: torch.device):

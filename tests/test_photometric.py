@@ -1,10 +1,14 @@
 """preprocessing/fitting/photometric.py: what landmarks get wrong, the skin's texture sets right."""
 
+import cv2
 import numpy as np
 import pytest
 
 from preprocessing.face_models.registry import load_face_model
-from preprocessing.fitting.photometric import _Head, refine, surface_points
+from preprocessing.fitting.frame import FrameFit
+from preprocessing.fitting.live_refinement import SIDE, HeadRegion, LiveRefiner
+from preprocessing.fitting.photometric import refine
+from preprocessing.fitting.textured_head import TexturedHead, surface_points
 from preprocessing.fitting.video import Fit, fit_video
 from preprocessing.render import create_renderer
 from util.geometry import FRONTAL, Cameras, angle_between_deg, rotation_matrix
@@ -18,6 +22,12 @@ def model():
     return load_face_model("mesh478")
 
 
+def paint_of(model):
+    x, y, z = model.mean[model.triangles].mean(1).T
+    paint = [128 + 60 * np.sin(3 * x) * np.cos(2 * y), 128 + 60 * np.sin(2 * y + z), 128 + 60 * np.cos(2 * x - y)]
+    return np.clip(np.stack(paint, 1) + np.random.default_rng(0).normal(0, 25, (len(x), 3)), 0, 255).astype(np.uint8)
+
+
 @pytest.fixture(scope="module")
 def video(model):
     """A painted face that turns about in front of a wall: the true fit, and its frames."""
@@ -28,10 +38,7 @@ def video(model):
     expression = np.zeros((FRAMES, len(model.expression_names)))
     expression[:, model.expression_names.index("jawOpen")] = 0.3 * np.sin(3 * time) ** 2
     truth = Fit(np.zeros(len(model.identity_basis)), expression, cameras)
-    x, y, z = model.mean[model.triangles].mean(1).T
-    paint = [128 + 60 * np.sin(3 * x) * np.cos(2 * y), 128 + 60 * np.sin(2 * y + z), 128 + 60 * np.cos(2 * x - y)]
-    paint = np.clip(np.stack(paint, 1) + np.random.default_rng(0).normal(0, 25, (len(x), 3)), 0, 255).astype(np.uint8)
-    drawer = create_renderer("cpu", model.triangles, paint, (SIZE, SIZE))
+    drawer = create_renderer("cpu", model.triangles, paint_of(model), (SIZE, SIZE))
     wall = np.random.default_rng(1).integers(90, 110, (SIZE, SIZE, 3), dtype=np.uint8)
     frames = []
     for vertices in model.in_image(truth.identity, expression, cameras):
@@ -66,8 +73,6 @@ def test_a_wrong_pose_is_set_right(model, video):
 
 
 def test_larger_frames_are_looked_at_smaller(model, video):
-    import cv2
-
     truth, frames = video
     seen, joined, fit = detected(model, truth)
     c = fit.cameras
@@ -111,7 +116,7 @@ def test_a_head_that_is_not_in_the_frames_stays_as_it_is(model, video):
 
 
 def test_what_stands_off_the_surface_is_found_by_how_it_slides(model):
-    head = _Head(model, np.zeros(len(model.identity_basis)), (SIZE, SIZE))
+    head = TexturedHead(model, np.zeros(len(model.identity_basis)), (SIZE, SIZE))
     head.tracked = model.triangles[:3]
     turn = np.radians(np.linspace(-12, 12, 30))
     cameras = Cameras(np.full(30, 10.0), rotation_matrix(np.stack([0 * turn, turn, 0 * turn], 1)) @ FRONTAL, np.zeros((30, 3)))
@@ -126,7 +131,7 @@ def test_what_stands_off_the_surface_is_found_by_how_it_slides(model):
 
 def test_only_what_is_seen_is_drawn(model, video):
     truth, _ = video
-    head = _Head(model, truth.identity, (SIZE, SIZE))
+    head = TexturedHead(model, truth.identity, (SIZE, SIZE))
     vertices = list(head.vertices(truth))
     shown = head.shown(vertices)
     assert 0.3 < shown.mean() < 1
@@ -135,3 +140,61 @@ def test_only_what_is_seen_is_drawn(model, video):
     for v in vertices[::10]:
         ids = seen.draw_ids(v)
         np.testing.assert_array_equal(np.where(ids >= 0, np.flatnonzero(shown)[ids], -1), all_of_it.draw_ids(v))
+
+
+# ---- frame by frame ----
+
+
+def one_fit(fit, i):
+    return FrameFit(fit.cameras[i], fit.expression[i], tracked=True)
+
+
+def followed(model, truth, frames, seen, causal, learnt, colours=None):
+    """Angles in degrees from the truth, and cameras, of the frames after those that were learnt from."""
+    regions = [HeadRegion.of(frame, dense) for frame, dense in zip(frames, seen)]
+    refiner = LiveRefiner(model, truth.identity, regions[:learnt], [one_fit(causal, i) for i in range(learnt)], colours)
+    fits = [refiner.step(one_fit(causal, i), regions[i], seen[i], 1 / 30) for i in range(learnt, len(frames))]
+    cameras = Cameras(*(np.stack([getattr(f.camera, key) for f in fits]) for key in ("scale", "rotation", "translation")))
+    return angle_between_deg(cameras.rotation, truth.cameras.rotation[learnt:]), cameras
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_a_stream_is_set_right_as_well(model, video, known):
+    """Without a look ahead, by colours of the first frames or by known ones, the detector's wrong turns are taken away."""
+    truth, frames = video
+    seen, joined, fit = detected(model, truth)
+    colours = paint_of(model) if known else None
+    after, cameras = followed(model, truth, frames, seen, fit, 16, colours)
+    before = angle_between_deg(fit.cameras.rotation, truth.cameras.rotation)[16:]
+    # with colours learnt from wrong frames, the head stays turned by what was usual in them
+    assert before.mean() > 1.5 and after.mean() < before.mean() * (2 / 3 if known else 0.8)
+    np.testing.assert_allclose(cameras.scale, truth.cameras.scale[16:], rtol=0.02)
+
+
+def test_regions_keep_their_place(model, video):
+    """A head at the frame's edge, in large and small frames: the region's pixels are where its camera says."""
+    truth, frames = video
+    seen = truth.cameras.project(model.landmarks(truth.identity, truth.expression))[0, :, :2]
+    for factor, shift in ((1, 0), (3, 0), (1, -90), (0.4, 0)):
+        frame = cv2.resize(frames[0], None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_NEAREST)
+        frame, dense = frame[:, max(-shift, 0) :], seen * factor + [shift, 0]
+        region = HeadRegion.of(frame, dense)
+        assert region.image.shape == (SIDE, SIDE, 3)
+        inside = (dense - region.origin) * region.factor
+        np.testing.assert_allclose(region.in_frame(inside), dense)
+        # the frame, taken at the region's pixels, is the region
+        x, y = np.meshgrid(*[(np.arange(SIDE) + 0.5) / region.factor + region.origin[i] - 0.5 for i in (0, 1)])
+        soft = cv2.GaussianBlur(frame, (0, 0), max(0.5 / region.factor, 0.3))
+        again = cv2.remap(soft, x.astype(np.float32), y.astype(np.float32), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        assert np.abs(again.astype(int) - region.image).mean() < 12
+    camera = region.camera(Cameras(np.float64(2), FRONTAL, np.array([30.0, 40, 0])))
+    assert camera.scale == 2 * region.factor and np.allclose(region.in_frame(camera.translation[None, :2]), [[30, 40]])
+
+
+def test_too_little_of_a_head_is_not_learnt_from(model, video):
+    truth, frames = video
+    seen, _, fit = detected(model, truth)
+    away = FrameFit(fit.cameras[0], fit.expression[0], tracked=True)
+    beside = HeadRegion.of(frames[0], seen[0] + 4 * SIZE)
+    with pytest.raises(ValueError, match="too little of the head"):
+        LiveRefiner(model, truth.identity, [beside], [away])

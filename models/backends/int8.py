@@ -32,9 +32,8 @@ def quantize(model: openvino.Model, examples: list[list[np.ndarray]]) -> openvin
     made = model.clone()
     convolutions = [op for op in made.get_ordered_ops() if op.get_type_name() == "Convolution"][1:-1]
     inputs = [op.input(0).get_source_output() for op in convolutions]
-    probes = [
-        ops.result(reduce(x, np.arange(len(x.get_partial_shape())), keep_dims=False)) for x in inputs for reduce in (ops.reduce_min, ops.reduce_max)
-    ]
+    reductions = (ops.reduce_min, ops.reduce_max)
+    probes = [ops.result(reduce(x, np.arange(4), keep_dims=False)) for x in inputs for reduce in reductions]
     made.add_results(probes)
     seen = list(_runs(core, made, examples))
     frames = [run[0] for run in seen]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 
@@ -31,9 +30,7 @@ class Conditioner:
         self, model: MorphableModel, identity: np.ndarray, size: int, renderer: str = "auto", crop_size: int | None = None
     ) -> None:
         self._size, self._crop_size = size, crop_size or size
-        # The identity's own model: its face without expression is computed once, not for every frame.
-        neutral = model.shape(identity, np.zeros(len(model.expression_names)))
-        self._person = replace(model, mean=neutral, identity_basis=np.zeros_like(model.identity_basis[:1]))
+        self._person = model.of_person(identity)
         self._renderer = create_renderer(renderer, model.triangles, model.nmfc_colours(), (self._crop_size, self._crop_size))
 
     def step(self, expression: np.ndarray, camera: Cameras, landmarks70: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

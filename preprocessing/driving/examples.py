@@ -17,7 +17,8 @@ def example_images(profile: TargetProfile, size: int) -> list[tuple[np.ndarray, 
     """The NMFC and eye gaze images, uint8 [size, size, 3], of COUNT frames: poses of the person's video, random expressions."""
     model = profile.load_model()
     low, high = profile.expression_range
-    expressions = np.random.default_rng(0).uniform(low, np.maximum(high, np.minimum(LEAST_RANGE, model.expression_bounds[:, 1])), (COUNT, len(low)))
+    high = np.maximum(high, np.minimum(LEAST_RANGE, model.expression_bounds[:, 1]))
+    expressions = np.random.default_rng(0).uniform(low, high, (COUNT, len(low)))
     cameras = profile.cameras[spread(len(profile.cameras), COUNT)]
     conditioner = Conditioner(model, profile.identity, size, "cpu", profile.size)
     landmarks = mesh_landmarks(model, profile.identity, expressions[: len(cameras)], cameras)

@@ -122,7 +122,7 @@ def map_curves(motion: Motion, change: Callable[[np.ndarray], np.ndarray]) -> Mo
     """A motion after `change` of all its curves together, [N, C]; rotation goes as vectors about its mean."""
     middle = nearest_rotation(motion.rotation.mean(0))
     parts = {"rotation": rotation_vector(middle.T @ motion.rotation)}
-    parts |= {k: v for k in ("zoom", "shift", "expression", "pupils", "lids", "lips") if (v := getattr(motion, k)) is not None}
+    parts |= {k: v for k in ("zoom", "shift", "expression", "pupils", "eyes", "lids", "lips") if (v := getattr(motion, k)) is not None}
     flat = [v.reshape(len(motion), -1) for v in parts.values()]
     changed = np.split(change(np.concatenate(flat, 1)), np.cumsum([f.shape[1] for f in flat])[:-1], axis=1)
     out = {k: c.reshape(v.shape) for (k, v), c in zip(parts.items(), changed)}

@@ -54,6 +54,11 @@ def gaze(model: MorphableModel, identity: np.ndarray, seen: Person | Driven) -> 
     return mesh[1] + into_head(in_eyes(seen.landmarks) - mesh[0], seen.cameras)[..., :2] * [1, -1]
 
 
+def middles_of_eyes(landmarks: np.ndarray) -> np.ndarray:
+    """The means of the right and the left eye's outline: [N, 70, C] -> [N, 2, C]."""
+    return np.stack([landmarks[:, eye].mean(1) for eye in (RIGHT_EYE, LEFT_EYE)], 1)
+
+
 def uncross_lids(landmarks: np.ndarray) -> np.ndarray:
     """Landmarks [N, 70, 2] in which no upper lid lies below the lower one: such pairs meet half way."""
     out = landmarks.copy()

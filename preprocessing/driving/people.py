@@ -152,7 +152,7 @@ def bridged(motion: Motion, bad: np.ndarray) -> Motion:
 
     The pose stays as it was fitted: it is read from the whole head, and interpolated by the fit where there was no face.
     """
-    keys = ("expression", "pupils", "lids", "lips")
+    keys = ("expression", "pupils", "eyes", "lids", "lips")
     return replace(motion, **{k: fill_gaps(v, bad) for k in keys if (v := getattr(motion, k)) is not None})
 
 

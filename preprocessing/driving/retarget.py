@@ -27,6 +27,7 @@ from preprocessing.driving.motion import Motion, turning_shift
 from preprocessing.driving.openings import LIDS, Opening, lid_gaps, openings
 from preprocessing.driving.profile import TargetProfile
 from preprocessing.face_models.morphable import MorphableModel
+from util.face.landmarks import LEFT_EYE, RIGHT_EYE
 from util.geometry import FRONTAL, Cameras
 
 Openings = tuple[Opening, Opening, Opening]  # right lids, left lids, lips
@@ -127,8 +128,8 @@ def driven_landmarks(
 ) -> np.ndarray:
     """The 70 landmarks of driven frames, [N, 70, 2], pixels.
 
-    Those of the driven mesh, moved by what detection differs from the mesh: by the mean difference of the target, and the pupils
-    also by the motion's own. No landmarks of the source come in, so eyes lie where the driven face has them, in any pose.
+    Those of the driven mesh, moved by what detection differs from the mesh: by the mean difference of the target, and eyes and pupils
+    also by the motion's own, less what is usual for the source. So eyes lie where the driven face has them, in any pose.
     """
     landmarks = mesh_landmarks(model, target.identity, expression, cameras)
     # The lids' own shapes move the corners of the eyes a little: as the source's they belong to its gaze, as the target's not.
@@ -138,6 +139,11 @@ def driven_landmarks(
     gaze = in_eyes(mesh_landmarks(model, target.identity, looking, cameras)) - in_eyes(landmarks)
     landmarks += out_of_head(np.tile(target.offsets, (len(cameras), 1, 1)), cameras)
     landmarks[:, PUPILS] += gaze + out_of_head(motion.pupils, cameras)
+    if motion.eyes is not None:
+        beside = out_of_head(motion.eyes, cameras)
+        landmarks[:, PUPILS] += beside
+        for i, eye in enumerate((RIGHT_EYE, LEFT_EYE)):
+            landmarks[:, eye] += beside[:, i : i + 1]
     # The lids' gap as seen should not hang on how deep the fit happens to place either lid: it is the mesh's own, in its proportion
     # to what is seen of the target.
     seen = lid_gaps(landmarks, cameras)

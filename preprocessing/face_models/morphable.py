@@ -124,6 +124,11 @@ class MorphableModel:
         )
         return more, ids
 
+    def of_person(self, identity: np.ndarray) -> MorphableModel:
+        """The model of one person alone, whose identity is zeros(1): the face without expression is computed once, not for every frame."""
+        neutral = self.shape(identity, np.zeros(len(self.expression_names)))
+        return replace(self, mean=neutral, identity_basis=np.zeros_like(self.identity_basis[:1]))
+
     def without_unused(self, triangles: np.ndarray) -> MorphableModel:
         """The model of these triangles [F, 3] alone, to be drawn: without the vertices that they do not need, and without landmarks."""
         used, renumbered = np.unique(triangles, return_inverse=True)

@@ -37,9 +37,19 @@ class FrameFit:
 class FrameFitter:
     """Fits frames of one person in their order, each from itself and those before it."""
 
-    def __init__(self, model: MorphableModel, identity: np.ndarray, points: Sequence[int] | np.ndarray | None = None):
-        """identity: [K_id], as `fit_video` finds it. points: which of the 478 dense points are given (default: all 478 in order)."""
+    def __init__(
+        self,
+        model: MorphableModel,
+        identity: np.ndarray,
+        points: Sequence[int] | np.ndarray | None = None,
+        surface: np.ndarray | None = None,
+    ):
+        """identity: [K_id], as `fit_video` finds it. points: which of the 478 dense points are given (default: all 478 in order).
+        surface: triangles [P, 3] whose middles are given after them; above the base of the nose they outweigh the landmarks."""
         self._points = np.arange(N_POINTS) if points is None else np.asarray(points)
+        if surface is not None:
+            model, more = model.with_points(surface, first_id=N_POINTS)
+            self._points = np.concatenate([self._points, more])
         self._kernel = Kernel(model, self._points)
         self._person = self._kernel.person(np.asarray(identity, np.float64))
         self._bounds = np.ascontiguousarray(self._kernel.bounds.T)
