@@ -5,7 +5,7 @@
     python scripts/bench/load.py page --video a.mp4                     the driver's delay with and without 49 connections that do harm
 
 chain: the footage is the clip there and back, over and over. Memory is that of a command and all processes that it starts (RSS, files that
-are mapped included), every second; its slope is a straight line's through what came after the first quarter, per 1,000 frames of the step.
+are mapped included), four times a second; its slope is a straight line's through what came after the first quarter, per 1,000 frames.
 Tables go to standard output, all figures to --output. Needs Linux (/proc).
 """
 
@@ -71,18 +71,14 @@ def watch(step: str, frames: int, *words: str | Path | int) -> dict[str, Any]:
             while process.poll() is None:
                 memory.append((time.monotonic() - began, session_memory(process.pid) / 1e6))
                 with suppress(subprocess.TimeoutExpired):
-                    process.wait(1)
+                    process.wait(0.25)
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)  # nothing is left where this is interrupted
         if process.returncode:
             log.seek(0)
             raise UserError(f"{step} ended with {process.returncode}: {log.read().decode(errors='replace')[-2000:]}")
-    figures = {"step": step, "frames": frames, "seconds": time.monotonic() - began, **told(np.array(memory), frames)}
-    at = " ".join(f"{figures[f'mb_at_{share}']:8.0f}" for share in (25, 50, 100))
-    rate, minutes = frames / figures["seconds"], figures["seconds"] / 60
-    say(f"{step:20s} {frames:8d} {minutes:8.1f} {rate:9.1f} {figures['mb_peak']:8.0f} {at} {figures['mb_per_1000_frames']:12.2f}")
-    return figures
+    return {"step": step, "frames": frames, "seconds": time.monotonic() - began, **told(np.array(memory), frames)}
 
 
 def told(memory: np.ndarray, frames: int) -> dict[str, float]:
@@ -92,14 +88,8 @@ def told(memory: np.ndarray, frames: int) -> dict[str, float]:
     slope = np.polyfit(share[late] * frames, mb[late], 1)[0] * 1000 if late.sum() > 2 else float("nan")
     around = {25: (0.2, 0.3), 50: (0.45, 0.55), 100: (0.9, 0.99)}
     near = {n: mb[(share >= a) & (share <= b)] for n, (a, b) in around.items()}
-    return {"mb_peak": mb.max(), **{f"mb_at_{n}": np.median(v) if len(v) else float("nan") for n, v in near.items()}} | {
-        "mb_per_1000_frames": slope,
-        "memory": memory.round(1).tolist(),
-    }
-
-
-def head() -> None:
-    say(f"{'':20s}   frames  minutes  frames/s  peak MB  at 25 %  at 50 % at 100 %  MB per 1,000")
+    shares = {f"mb_at_{n}": np.median(v) if len(v) else float("nan") for n, v in near.items()}
+    return {"mb_peak": mb.max(), **shares, "mb_per_1000_frames": slope, "memory": memory.round(1).tolist()}
 
 
 # ---- long footage ----
@@ -144,21 +134,30 @@ def chain(o: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     total = make_footage(o.video or demo_clip(folder / "demo.mp4", 360, 512), video, o.minutes)
     size, fps = video.stat().st_size / 1e6, float(probe(video).fps)
     say(f"footage: {HD[0]}x{HD[1]}, {total} frames, {total / fps / 60:.1f} minutes, {size:.0f} MB")
-    head()
+    say(f"{'':20s}   frames  minutes  frames/s  peak MB  at 25 %  at 50 % at 100 %  MB per 1,000")
+    table = []
+
+    def step(name: str, frames: int, *words: str | Path | float) -> None:
+        f = watch(name, frames, *words)
+        table.append(f)
+        at = " ".join(f"{f[f'mb_at_{share}']:8.0f}" for share in (25, 50, 100))
+        rate, slope = frames / f["seconds"], f["mb_per_1000_frames"]
+        say(f"{name:20s} {frames:8d} {f['seconds'] / 60:8.1f} {rate:9.1f} {f['mb_peak']:8.0f} {at} {slope:13.2f}")
+
     data = ("--dataset_name", "D", "--datasets_dir", folder / "datasets")
     target = (*data, "--checkpoints_dir", folder / "checkpoints", "--target_id", "Ann")
     results = ("--results_dir", folder / "results")
     detection = ("--original_videos_path", video, "--test_seq_ratio", TEST_RATIO, "--consent", "footage of a test")
-    table = [watch("detect", total, "preprocessing/detect.py", *data, *detection)]
+    step("detect", total, "preprocessing/detect.py", *data, *detection)
     splits = Dataset.open("D", folder / "datasets").read_record("Ann").splits
     both, train, test = sum(splits.values()), splits["train"], splits["test"]
-    table.append(watch("landmarks", both, "preprocessing/detect_landmarks70.py", *data))
-    table.append(watch("reconstruct", both, "preprocessing/reconstruct.py", *data))
-    table.append(watch("prepare_training", train, "scripts/prepare_training.py", *data, "--loadSize", 128))
+    step("landmarks", both, "preprocessing/detect_landmarks70.py", *data)
+    step("reconstruct", both, "preprocessing/reconstruct.py", *data)
+    step("prepare_training", train, "scripts/prepare_training.py", *data, "--loadSize", 128)
     training = ("--preset", "preview", "--max_minutes", TRAINING_MINUTES, "--no_tensorboard", "--gpu_ids", -1)
-    table.append(watch("train", train, "train.py", *target, *training))
-    table.append(watch("test", test, "test.py", *target, *results, "--gpu_ids", -1))
-    table.append(watch("paste_back", test, "scripts/paste_back.py", *results, "--datasets_dir", folder / "datasets"))
+    step("train", train, "train.py", *target, *training)
+    step("test", test, "test.py", *target, *results, "--gpu_ids", -1)
+    step("paste_back", test, "scripts/paste_back.py", *results, "--datasets_dir", folder / "datasets")
     written = sum(p.stat().st_blocks * 512 for p in folder.rglob("*") if p.is_file())
     say(f"on disk: {written / 1e9:.1f} GB, {written / total / 1e3:.0f} kB a frame of the footage")
     return table
@@ -190,12 +189,10 @@ def identities(o: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
         (place / "videos").mkdir(parents=True)
         for video in sorted(videos.iterdir())[:people]:
             (place / "videos" / video.name).symlink_to(video)
-        say(f"{people} people of {CLIP_FRAMES} frames (frames: people)")
-        head()
         data = ("--dataset_name", "D", "--datasets_dir", place / "datasets")
         crops = ("--train_seq_length", 8, "--cropped_image_size", 64)
         target = (*data, "--checkpoints_dir", place / "checkpoints")
-        one = ("--target_id", "person0003", "--name", "everybody", "--gpu_ids", -1, "--results_dir", place / "results")
+        one = ("--target_id", "person0001", "--name", "everybody", "--gpu_ids", -1, "--results_dir", place / "results")
         preprocess = ("scripts/preprocess.py", place / "videos", *data, *crops, "--workers", 1, "--face_model", "mesh478")
         for step, *words in (
             ("preprocess", *preprocess),
@@ -203,19 +200,24 @@ def identities(o: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
             ("detect", "preprocessing/detect.py", *data, *crops, "--original_videos_path", place / "videos"),
             ("landmarks", "preprocessing/detect_landmarks70.py", *data),
             ("reconstruct", "preprocessing/reconstruct.py", *data, "--face_model", "mesh478"),
-            ("find_identity", "scripts/find_identity.py", *data, "person0003"),
+            ("find_identity", "scripts/find_identity.py", *data, "person0001"),
             ("prepare_training", "scripts/prepare_training.py", *data, "--workers", 0, "--loadSize", 64),
             ("train, all of them", "train.py", *target, "--name", "everybody", *TINY.split(), "--niter", 1, "--niter_decay", 0),
             ("test, one of them", "test.py", *target, *one),
-            ("reenact", "preprocessing/reenact.py", *target[:4], "--target_id", "person0003", "--source_id", "person0004"),
+            ("reenact", "preprocessing/reenact.py", *target[:4], "--target_id", "person0001", "--source_id", "person0000"),
         ):
             table.append({**watch(step, people, *words), "people": people})
+            say(f"{people:4d} people: {step}, {table[-1]['seconds']:.1f} s")
         table.append({"step": "the page's list", "people": people, **page_list(place, people)})
+    few, many = (f"{people} people" for people in (o.count // 4, o.count))
+    say(f"{'':20s} seconds: {few:>10s} {many:>10s}   peak MB: {few:>10s} {many:>10s}")
+    for a, b in zip(table[: len(table) // 2], table[len(table) // 2 :]):
+        say(f"{a['step']:29s} {a['seconds']:10.2f} {b['seconds']:10.2f} {a['mb_peak']:20.0f} {b['mb_peak']:10.0f}")
     return table
 
 
 def page_list(place: Path, people: int) -> dict[str, float]:
-    """How long the page takes to say who there is, median of 20 times, ms."""
+    """How long the page takes to say who there is, median of 20 times."""
     from live.web.options import WebOptions
     from live.web.persons import find_persons
 
@@ -229,10 +231,8 @@ def page_list(place: Path, people: int) -> dict[str, float]:
         for _ in range(20):
             began = time.monotonic()
             requests.get(f"{server.address}/api/state", timeout=600).raise_for_status()
-            times.append(1000 * (time.monotonic() - began))
-        figures = {"ms": float(np.median(times)), **server.state()}
-    say(f"{'the page’s list':20s} {people:8d} people in {figures['ms']:.0f} ms, {figures['mb']:.0f} MB")
-    return figures
+            times.append(time.monotonic() - began)
+        return {"seconds": float(np.median(times)), "mb_peak": server.state()["mb"]}
 
 
 # ---- the page under load ----
