@@ -289,6 +289,11 @@ def test_the_rate_of_numbered_frames_may_stand_above(read, take):
         assert len(motion) == ROWS and warnings == ""
 
 
+def test_steps_below_what_numbers_tell_apart(read, take):
+    with pytest.raises(UserError, match="the time does not go on"):
+        read(text(timed(take, "seconds", lambda k: "1" if k == 0 else f"{k}e-250")))
+
+
 def test_of_several_times_one_that_goes_on_is_taken(check, take):
     stuck = [[*row, "seconds" if k == 0 else f"{k / RATE:.5f}"] for k, row in enumerate(timed(take, "Timecode", lambda k: "00:00:00:00"))]
     assert "column Timecode: the time does not go on" in check(text(stuck))

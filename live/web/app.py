@@ -33,6 +33,7 @@ TYPES = {".html": "text/html; charset=utf-8", ".css": "text/css", ".js": "text/j
 MOST_JSON_BYTES = 20_000  # of a request: a consent statement and a few words
 BODY_S, LEAST_BYTES_PER_S = 15.0, 10_000  # a request's body may take that long, and longer at that rate: slow networks have ten times it
 MOST_MESSAGE_BYTES = 20_000  # of a text message: a pose has 2 kB
+MOST_WAITING = 1000  # text messages for a page that does not read, until it is given up (PING_S in server.py); further ones are left out
 PICTURES_IN_FLIGHT = 2  # that the page has not shown yet: one on its way while one is shown
 STATISTICS_S = 0.5
 WRONG_S = 0.5  # after which a wrong password is answered
@@ -269,7 +270,7 @@ class Outbox:
     def _put(self, item: dict[str, Any] | bytes) -> None:
         if isinstance(item, bytes):
             self._picture = item
-        else:
+        elif len(self._messages) < MOST_WAITING:
             self._messages.append(item)
         self._changed.set()
 

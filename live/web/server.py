@@ -63,14 +63,18 @@ def server_config(app, **tls):
             own = sum(self._network() == ImpatientProtocol._network(other) for other in self.connections)
             if own > MOST_OF_ADDRESS or len(self.connections) > 2 * MOST_CONNECTIONS:  # files that are open have a limit as well
                 transport.abort()
-            self.loop.call_later(HEAD_S, self._look, transport, self)
+            self._timer = self.loop.call_later(HEAD_S, self._look, transport, self)
+
+        def connection_lost(self, exc) -> None:
+            super().connection_lost(exc)
+            self._timer.cancel()  # else it would hold what the connection sent
 
         def _network(self) -> str:
             return network_of(self.client[0] if self.client else "")
 
         def _look(self, transport, before) -> None:
             """Every HEAD_S. before: the answer after which nothing was asked when it was looked last (itself: none yet), None if busy."""
-            if transport.is_closing() or transport.get_protocol() is not self:  # gone, or a WebSocket
+            if transport.get_protocol() is not self:  # it became a WebSocket
                 return
             now = self.cycle or self
             if self.cycle is not None and not self.cycle.response_complete:
@@ -78,7 +82,7 @@ def server_config(app, **tls):
             if now is not None and now is before:
                 transport.abort()
             else:
-                self.loop.call_later(HEAD_S, self._look, transport, now)
+                self._timer = self.loop.call_later(HEAD_S, self._look, transport, now)
 
     return uvicorn.Config(
         app,

@@ -218,4 +218,6 @@ def _even(times: np.ndarray, lines: Sequence[int]) -> tuple[np.ndarray, np.ndarr
             notes.append(f"the clock jumps {way} by {jumps[first]:.6g} s at line {first}{more}; the motion goes on without a gap")
     out = times.copy()
     out[index] = t
+    if not (np.diff(out[keep]) > 0).all():  # steps that are lost in the numbers' precision
+        raise ValueError("the time does not go on")
     return out, keep, notes

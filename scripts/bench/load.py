@@ -203,6 +203,7 @@ def identities(o: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
             ("find_identity", "scripts/find_identity.py", *data, "person0001"),
             ("prepare_training", "scripts/prepare_training.py", *data, "--workers", 0, "--loadSize", 64),
             ("train, all of them", "train.py", *target, "--name", "everybody", *TINY.split(), "--niter", 1, "--niter_decay", 0),
+            ("write_profile", "scripts/write_profile.py", *target, *one[:4]),
             ("test, one of them", "test.py", *target, *one),
             ("reenact", "preprocessing/reenact.py", *target[:4], "--target_id", "person0001", "--source_id", "person0000"),
         ):
@@ -221,10 +222,16 @@ def page_list(place: Path, people: int) -> dict[str, float]:
     from live.web.options import WebOptions
     from live.web.persons import find_persons
 
-    with Server(WebOptions(checkpoints_dir=place / "checkpoints", results_dir=place / "results", gpu_ids="-1")) as server:
+    trained = place / "checkpoints/D/everybody"
+    for number in range(people):  # as many runs as people
+        for name in ("latest_net_G.pth", "opt.txt", "profiles/person0001.npz", "appearances/person0001.npz"):
+            link = place / f"runs/D/run{number}" / name
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(trained / name)
+    with Server(WebOptions(checkpoints_dir=place / "runs", results_dir=place / "results", gpu_ids="-1")) as server:
         import requests
 
-        found = len(find_persons(place / "checkpoints"))
+        found = len(find_persons(place / "runs"))
         if found != people:
             raise UserError(f"the page finds {found} of {people} people")
         times = []
@@ -263,7 +270,7 @@ class Server:
         raise UserError("the page's server does not start")
 
     def __exit__(self, *_: object) -> None:
-        self._process.terminate()
+        os.kill(self._process.pid, signal.SIGINT)  # as Ctrl-C
         self._process.join()
 
     def state(self) -> dict[str, float]:
@@ -316,25 +323,26 @@ class Driver:
     def __init__(self, server: Server, video: Path) -> None:
         from websockets.sync.client import connect
 
-        frames = islice(read_frames(video), 300)
+        self._address, frames = server.address, islice(read_frames(video), 300)
         self._jpegs = cycle([cv2.imencode(".jpg", cv2.cvtColor(f, cv2.COLOR_RGB2BGR))[1].tobytes() for f in frames])
-        address = server.address.removeprefix("http")
-        self._socket = connect(f"ws{address}/live", origin=server.address, compression=None, max_size=None)
+        place = server.address.replace("http", "ws") + "/live"
+        self._connection = connect(place, origin=server.address, compression=None, max_size=None)
         self._next_s, self._may_send = 0.0, True
 
     def __enter__(self) -> Driver:
         import requests
 
+        self._socket = self._connection.__enter__()
         self._tell(type="hello", now=1000 * time.monotonic())
-        state = requests.get("http" + self._socket.request.headers["Origin"].removeprefix("http") + "/api/state", timeout=60).json()
+        state = requests.get(f"{self._address}/api/state", timeout=60).json()
         self._tell(type="person", id=state["persons"][0]["id"])
         while json.loads(self._socket.recv())["type"] != "person":
             pass
         self._tell(type="source", kind="camera")
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._socket.close()
+    def __exit__(self, *details: Any) -> None:
+        self._connection.__exit__(*details)
 
     def _tell(self, **message: Any) -> None:
         self._socket.send(json.dumps(message))
@@ -362,9 +370,9 @@ class Driver:
 
 
 def harm(port: int, connections: int) -> None:
-    """Do harm by so many connections, until the process is ended. They are others' machines: this one's work comes first."""
+    """Do harm by so many connections, until the process is ended. They stand for other machines: the work of this one comes first."""
     os.nice(19)
-    kinds = (read_slowly, send_broken_frames, ask_by_halves, send_large_heads, hang_up, upload_slowly)
+    kinds = (look_on, read_slowly, send_broken_frames, ask_by_halves, send_large_heads, hang_up, upload_slowly)
 
     async def again(kind: Callable, port: int) -> None:
         while True:
@@ -380,6 +388,15 @@ def harm(port: int, connections: int) -> None:
         await asyncio.gather(*(again(kinds[i % len(kinds)], port) for i in range(connections)), asyncio.Event().wait())
 
     asyncio.run(all_of_them())
+
+
+async def look_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, names: bytes) -> None:
+    """What an open page does that does not drive."""
+    while True:
+        writer.write(b"GET /api/state HTTP/1.1\r\n" + names + b"\r\n")
+        head = await reader.readuntil(b"\r\n\r\n")
+        await reader.readexactly(int(head.lower().partition(b"content-length: ")[2].split()[0]))
+        await asyncio.sleep(2)
 
 
 async def read_slowly(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, names: bytes) -> None:
