@@ -1,5 +1,6 @@
 """The page's server: who may ask, what it takes, and driving over the WebSocket with a real engine of random weights."""
 
+import asyncio
 import json
 import os
 import re
@@ -17,7 +18,7 @@ from synthetic_videos import face_frame, write_video
 from web_server import RunningServer, make_person_run, web_options
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from live.web.app import STATIC
+from live.web.app import MOST_WAITING, STATIC, Outbox
 from live.web.certificate import self_made
 from live.web.jobs import commands
 from live.web.options import WebOptions
@@ -316,6 +317,17 @@ def test_one_machine_does_not_keep_out_the_others(client, place, monkeypatch):
     assert other.recv(100).startswith(b"HTTP/1.1 200")
     for connection in (*held, other):
         connection.close()
+
+
+def test_what_waits_for_a_page_that_does_not_read_is_limited():
+    async def fill():
+        outbox = Outbox(asyncio.get_running_loop())
+        for _ in range(2 * MOST_WAITING):
+            outbox.put({"type": "error", "text": "again"})
+        await asyncio.sleep(0)
+        return len(outbox._messages)
+
+    assert asyncio.run(fill()) == MOST_WAITING
 
 
 def capture(rows=40):
