@@ -29,6 +29,7 @@ from live.show import KEYS, Show, recorder_for
 from live.sources import open_source
 from live.view import View
 from live.web.options import add_web_options, web_options
+from options.signing_options import add_signing_options, use_certificate
 from util.cli import UserError, add_flag, listed, run, say
 from util.identities import find_identity
 from util.layout import Dataset, Run, check_name, root
@@ -87,6 +88,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="a camera for other programs: the first one that is there, or this one (needs pyvirtualcam)",
     )
     out.add_argument("--recordings", type=Path, default=Path(), metavar="DIR", help="folder for what key r records (default: here)")
+    add_signing_options(out)
     out.add_argument("--web", action="store_true", help="a page in the browser, instead of all other outputs")
     add_web_options(p.add_argument_group("the page (--web)"))
     return p
@@ -95,6 +97,7 @@ def build_parser() -> argparse.ArgumentParser:
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse and check the command line. Raises: UserError."""
     o = build_parser().parse_args(argv)
+    use_certificate(o)
     if o.web:
         return o
     check_name("--target_id", o.target_id)

@@ -73,10 +73,9 @@ def find_outline(dataset: Dataset, name: str, frames: Sequence[tuple[FrameSequen
         is.
     Raises: UserError when a file is missing or damaged.
     """
-    good = usable_frames(dataset.read_record(name), [number for _, number in frames])
-    frames, masks = [frame for frame, is_good in zip(frames, good) if is_good], masks[good]
-    chosen = spread(len(frames), _HEAD_FRAMES)
-    digest = _digest(f"{HEAD_VERSION} {len(frames)}", [frames[i] for i in chosen], ("nmfcs", "landmarks70"))
+    good = np.flatnonzero(usable_frames(dataset.read_record(name), [number for _, number in frames]))
+    chosen = good[spread(len(good), _HEAD_FRAMES)]
+    digest = _digest(f"{HEAD_VERSION} {len(good)}", [frames[i] for i in chosen], ("nmfcs", "landmarks70"))
     digest.update(np.ascontiguousarray(masks[chosen]))
     path, key = dataset.heads_path(name), digest.hexdigest()
     found = read_keyed(path, ("outline",), key)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from options.base_options import BaseOptions, add_base_options, make_options
+from options.signing_options import add_signing_options, use_certificate
 from util.cli import UserError, add_flag
 from util.device import BACKENDS
 from util.layout import check_name
@@ -58,17 +59,20 @@ def build_parser() -> argparse.ArgumentParser:
         help="sound of paste_back.mp4: of the video that drives (in self reenactment the target's own), of the target, or none "
         "(default: source)",
     )
+    add_signing_options(parser)
     return parser
 
 
 def parse(argv: Sequence[str] | None = None) -> TestOptions:
     """Parse and check the command line of test.py.
 
-    Raises: UserError for values that no run can have.
+    Raises: UserError for values that no run can have, and a certificate that cannot seal.
     """
-    options = make_options(TestOptions, build_parser().parse_args(argv))
+    args = build_parser().parse_args(argv)
+    options = make_options(TestOptions, args)
     check_name("--source_id", options.source_id)
     for name in ("loadSize", "how_many"):
         if getattr(options, name) is not None and getattr(options, name) < 1:
             raise UserError(f"--{name} {getattr(options, name)} must be at least 1")
+    use_certificate(args)
     return options

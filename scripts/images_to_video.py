@@ -18,6 +18,7 @@ if __package__ in (None, ""):  # run as a file: make the repository's packages i
     sys.path[0] = str(Path(__file__).resolve().parents[1])
     import util.environment  # noqa: F401  (says what to do where packages are missing)
 
+from options.signing_options import add_signing_options, use_certificate
 from util.cli import UserError, run, say
 from util.results.folder import MODES, find_results
 from util.results.panels import write_videos
@@ -31,7 +32,9 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     )
     parser.add_argument("--datasets_dir", type=Path, metavar="DIR", help="where the dataset lies now, if it was moved since test.py")
     parser.add_argument("--fps", metavar="F", help="frame rate, e.g. 25 or 30000/1001 (default: the driver's)")
+    add_signing_options(parser)
     args = parser.parse_args(argv)
+    use_certificate(args)
     fps = None
     if args.fps is not None:
         try:

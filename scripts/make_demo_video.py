@@ -23,6 +23,7 @@ if __package__ in (None, ""):  # run as a file: make the repository's packages i
 
 import numpy as np
 
+from options.signing_options import add_signing_options, use_certificate
 from scripts.demo_clip.motion import make_motion, make_voice
 from util.cli import UserError, progress, run, say
 from util.image_io import write_bytes
@@ -40,6 +41,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--size", type=int, default=512, help="height and width in pixels")
     parser.add_argument("--seed", type=int, default=0, help="another seed, another motion")
     parser.add_argument("--truth", type=Path, default=None, help="true motion, .npz or .json (default: beside the video, .npz)")
+    add_signing_options(parser)
     options = parser.parse_args(argv)
     options.truth = options.truth or options.output.with_suffix(".npz")
     if options.output.suffix.lower() != ".mp4":
@@ -52,6 +54,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         raise UserError(f"--size {options.size}: use an even number from 64 to 2048")
     if options.seed < 0:
         raise UserError(f"--seed {options.seed}: use 0 or more")
+    use_certificate(options)
     return options
 
 

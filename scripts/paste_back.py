@@ -18,6 +18,7 @@ if __package__ in (None, ""):  # run as a file: make the repository's packages i
     sys.path[0] = str(Path(__file__).resolve().parents[1])
     import util.environment  # noqa: F401  (says what to do where packages are missing)
 
+from options.signing_options import add_signing_options, use_certificate
 from preprocessing.tracking.person_matte import create_person_mask
 from util.cli import run, say
 from util.paste_back.plan import AUDIO
@@ -37,7 +38,9 @@ def main(argv: Sequence[str] | None = None) -> int | None:
         help="sound: of the video that drives (in self reenactment the target's own), of the target, or none (default: source)",
     )
     parser.add_argument("--datasets_dir", type=Path, metavar="DIR", help="where the dataset lies now, if it was moved since test.py")
+    add_signing_options(parser)
     args = parser.parse_args(argv)
+    use_certificate(args)
     found = find_results(args.results_dir)
     person = create_person_mask()
     for results in found:

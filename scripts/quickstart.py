@@ -35,6 +35,7 @@ Run it again to go on from where it stopped.
                   (default: its official address; without it, the embedded face model is used)
   --consent TEXT  who agreed, and how, that the head in the video is learned and driven; kept with the person, and shown with every
                   result                                       (default: asked where there is a terminal, else "not stated")
+  --certificate F, --key F   PEM files that seal the videos    (default: a certificate that is made here)
   -h, --help      this text
 
 You need the consent of the person in the video. Every video written is marked and signed as synthetic; scripts/verify.py reads that.
@@ -64,6 +65,8 @@ class Options:
     seconds: str = ""
     mirror: str = ""
     consent: str = ""
+    certificate: str = ""
+    key: str = ""
 
 
 def parse(argv: Sequence[str]) -> Options | None:
@@ -77,7 +80,7 @@ def parse(argv: Sequence[str]) -> Options | None:
         name, equals, value = argument.partition("=")
         if argument in ("-h", "--help"):
             return None
-        if name in ("--minutes", "--preset", "--seconds", "--mirror", "--consent"):
+        if name in ("--minutes", "--preset", "--seconds", "--mirror", "--consent", "--certificate", "--key"):
             if not equals and not waiting:
                 raise Refused(f"{name} needs a value; see --help", 2)
             setattr(options, name[2:], value if equals else waiting.pop(0))
@@ -98,6 +101,13 @@ def parse(argv: Sequence[str]) -> Options | None:
         if not options.video.is_file():
             raise Refused(f"there is no video file {options.video}", 1)
         options.video = Path(os.path.abspath(options.video))  # noqa: PTH100  (a link keeps its name)
+    if bool(options.certificate) != bool(options.key):
+        raise Refused("--certificate and --key belong together; see --help", 2)
+    for name in ("certificate", "key"):
+        if path := getattr(options, name):
+            if not Path(path).is_file():
+                raise Refused(f"--{name} {path}: there is no such file", 1)
+            setattr(options, name, str(Path(path).absolute()))
     if options.mirror and "://" not in options.mirror:
         mirror = Path(options.mirror).expanduser().absolute()
         if not mirror.exists():
@@ -137,6 +147,10 @@ def run_chain(options: Options, chain: Chain) -> None:
     gpu = chain.succeeds("-c", "import sys, torch; sys.exit(not torch.cuda.is_available())")
     preset = options.preset or ("default" if gpu else "preview")
     seconds = options.seconds or ("0" if gpu else "60")  # 0: all
+
+    if options.certificate:  # tried now, not when all else is done; the steps take it from the environment
+        os.environ |= {"HEAD2HEAD_CERTIFICATE": options.certificate, "HEAD2HEAD_KEY": options.key}
+        chain.run("-c", "from util.cli import run; from util.credentials.sealing import find_sealer; run(lambda _: find_sealer() and 0)")
 
     chain.step("Face model")
     if options.mirror:

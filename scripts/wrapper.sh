@@ -53,10 +53,15 @@ value_of() { # the last value that a command's options give one of them: --NAME 
 }
 
 make_video() { # the video beside the frames that test.py wrote: TARGET or PAIR, then the options that test.py got
-  local folder="$1" name epoch results
+  local folder="$1" name epoch results option file seal=()
   shift
   name="$(value_of --name "head2head_$TARGET" "$@")"
   epoch="$(value_of --which_epoch latest "$@")"
   results="$(value_of --results_dir "$ROOT/results" "$@")"
-  "$PYTHON" "$ROOT/scripts/images_to_video.py" --output_mode all --results_dir "$results/$DATASET/$name/${epoch}_epoch/test/$folder"
+  for option in --certificate --key; do
+    file="$(value_of "$option" "" "$@")"
+    [ -z "$file" ] || seal+=("$option=$file")
+  done
+  results+="/$DATASET/$name/${epoch}_epoch/test/$folder"
+  "$PYTHON" "$ROOT/scripts/images_to_video.py" --output_mode all --results_dir "$results" ${seal[@]+"${seal[@]}"}
 }

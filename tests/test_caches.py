@@ -10,7 +10,7 @@ import pytest
 
 from util.caches import digests
 from util.caches.digests import file_digests, frames_key
-from util.caches.frame_file import has_rows, read_rows, write_rows
+from util.caches.frame_file import PackedRows, has_rows, read_rows, write_rows
 from util.image_io import write_image
 from util.layout import Dataset
 
@@ -37,6 +37,12 @@ def test_rows_come_back_alone_or_all(tmp_path, arrays):
     for part in (slice(2, 5), slice(6, 7), slice(3, 3), slice(5, 99), slice(6, 2)):
         found = read_rows(path, dict.fromkeys(("flow", "masks", "none"), part))
         assert all(np.array_equal(rows, arrays[name][part]) for name, rows in found.items())
+
+
+def test_rows_packed_as_they_come_make_the_same_file(tmp_path, arrays):
+    write_rows(tmp_path / "a.rows", "key", **arrays)
+    write_rows(tmp_path / "b.rows", "key", **{name: PackedRows(a) if len(a) else a for name, a in arrays.items()})
+    assert (tmp_path / "a.rows").read_bytes() == (tmp_path / "b.rows").read_bytes()
 
 
 def test_a_file_of_another_key_or_without_an_array_is_none(tmp_path, arrays):

@@ -17,9 +17,11 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from fake_dataset import make_dataset
-from fake_run import make_run, run_test
+from fake_run import load_command, make_run, run_test
 
 from scripts.images_to_video import main as images_to_video
+from scripts.make_demo_video import main as make_demo_video
+from scripts.paste_back import main as paste_back
 from scripts.verify import main as verify
 from util import VERSION
 from util.cli import UserError
@@ -42,7 +44,7 @@ def own_folder(tmp_path, monkeypatch):
     """A computer where nothing was sealed before."""
     monkeypatch.setenv("HEAD2HEAD_CACHE", str(tmp_path / "cache"))
     for name in (certificates.CERTIFICATE, certificates.KEY):
-        monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv(name, "")
 
 
 def film(path, provenance=SHOWN, frames=5):
@@ -268,6 +270,62 @@ def test_a_certificate_of_no_use_is_told_before_the_work(tmp_path, monkeypatch, 
     with pytest.raises(UserError, match=message):
         VideoWriter(tmp_path / "v.mp4", 25)
     assert not list(tmp_path.glob("*.mp4"))
+
+
+def demo(words):
+    return load_command("demo.py").parse(words)
+
+
+OF_COMMANDS = {
+    "test.py": (lambda words: run_test(Path(words[0]), "--target_id", "Ann", *words[1:])),
+    "images_to_video.py": (lambda words: images_to_video(["--results_dir", *words])),
+    "paste_back.py": (lambda words: paste_back(["--results_dir", *words])),
+    "make_demo_video.py": (lambda words: make_demo_video(["--output", words[0] + "/d.mp4", "--frames", "1", "--size", "64", *words[1:]])),
+    "demo.py": (lambda words: demo([words[0], "--output", words[0] + "/o.mp4", *words[1:]])),
+    "demo.py --web": (lambda words: demo(["--web", *words[1:]])),
+}
+
+
+@pytest.mark.parametrize("command", OF_COMMANDS)
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("no key", "--certificate and --key belong together"),
+        ("missing", r"cannot read .*nowhere.pem \(No such file or directory\), which --certificate and --key, or HEAD2HEAD_CERT"),
+        ("usage", "C2PA does not allow the certificate that --certificate and --key"),
+        ("environment", r"cannot read .*nowhere.pem"),
+    ],
+)
+def test_every_command_tries_the_certificate_first(tmp_path, monkeypatch, command, fault, message):
+    chain, key, _ = certificate(tmp_path, usages=[ExtendedKeyUsageOID.CLIENT_AUTH])
+    words = [f"--certificate={tmp_path / 'nowhere.pem' if fault == 'missing' else chain}", f"--key={key}"]
+    if fault == "environment":
+        use(monkeypatch, tmp_path / "nowhere.pem", key)
+        words = []
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(UserError, match=message) as refusal:  # although there is neither run nor result
+        OF_COMMANDS[command]([str(tmp_path), *(words[:1] if fault == "no key" else words)])
+    assert "\n" not in str(refusal.value) and sorted(tmp_path.rglob("*")) == before
+
+
+def test_the_certificate_of_the_options_seals(tmp_path, monkeypatch):
+    """Files are found from where the command is called, whatever the environment says."""
+    chain, key, root = certificate(tmp_path)
+    use(monkeypatch, "nowhere.pem", "nowhere.pem")
+    monkeypatch.chdir(tmp_path)
+    make_dataset(tmp_path, fps=Fraction(25))
+    make_run(tmp_path)
+    run_test(tmp_path, "--target_id", "Ann", "--certificate", chain.name, "--key", key.name)
+    (results,) = find_results(tmp_path / "results")
+    files = [results.folder, results.video("all")]
+    demo([str(tmp_path), "--output", "o.mp4", f"--certificate={chain}", f"--key={key}"])
+    files.append(film(tmp_path / "recording.mp4"))
+    monkeypatch.chdir("/")  # what is opened later, and processes that are started elsewhere
+    files.append(film(tmp_path / "later.mp4"))
+    for path in files:
+        found = read_findings(path, [root])
+        assert (found.state, found.signer, found.signer_known) == (UNCHANGED, "Studio signer, Studio Ltd", True)
+    assert not (tmp_path / "cache").exists()
 
 
 # ---- results ----

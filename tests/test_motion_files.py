@@ -289,6 +289,11 @@ def test_the_rate_of_numbered_frames_may_stand_above(read, take):
         assert len(motion) == ROWS and warnings == ""
 
 
+def test_steps_below_what_numbers_tell_apart(read, take):
+    with pytest.raises(UserError, match="the time does not go on"):
+        read(text(timed(take, "seconds", lambda k: "1" if k == 0 else f"{k}e-250")))
+
+
 def test_of_several_times_one_that_goes_on_is_taken(check, take):
     stuck = [[*row, "seconds" if k == 0 else f"{k / RATE:.5f}"] for k, row in enumerate(timed(take, "Timecode", lambda k: "00:00:00:00"))]
     assert "column Timecode: the time does not go on" in check(text(stuck))
@@ -301,6 +306,11 @@ def moved(rows, by):
         times[rows] += by
 
     return change
+
+
+def late_once_then_a_day_on(times):
+    times[90] -= 0.5
+    times[91:] += 86400
 
 
 def stood(rows):
@@ -319,6 +329,7 @@ def stood(rows):
         (moved(slice(90, None), -1.5), "jumps back by 1.48333 s at line 92"),
         (moved(slice(90, 96), -0.1), "jumps back by 0.1 s at line 92"),
         (moved(slice(90, 93), 500), "jumps forward by 500 s at line 92"),
+        (late_once_then_a_day_on, "jumps forward by 86400.5 s at line 93"),  # not spread over half a day of frames
         (moved(slice(0, 1), 99), "jumps back by 98.9833 s at line 3"),
         (stood(slice(90, 95)), "the clock stands still in 4 rows (first: line 93)"),
         (stood(slice(90, 120)), "the clock stands still in 29 rows (first: line 93)"),
@@ -335,6 +346,9 @@ def test_rows_out_of_order_and_without_a_time(check, take):
     assert check(text([*take[:50], take[49], *take[50:]])) == ""  # written twice
     warnings = check(text(timed(take, "seconds", lambda k: "" if k in (5, 6) else "late" if k == 50 else f"{k / RATE:.5f}")))
     assert "rows without a readable time: 3 (first: line 7)" in warnings
+    hours = {50: "9" * 30}  # with them nothing else has an exact time
+    warnings = check(text(timed(take, "Timecode", lambda k: f"{hours.get(k, '00')}:00:{k // RATE:02}:{k % RATE:02}")))
+    assert "rows without a readable time: 1 (first: line 52)" in warnings
 
 
 # ---- weights and cells ----

@@ -29,6 +29,8 @@ BARE = [sys.executable, "-S", "-E"]  # without site-packages
         (["--speed=2"], 2, "unknown option --speed=2"),
         (["--minutes"], 2, "--minutes needs a value; see --help"),
         (["a.mp4", "b.mp4"], 2, "one video at a time; see --help"),
+        (["--certificate", "a.pem"], 2, "--certificate and --key belong together; see --help"),
+        (["--certificate", "nothere.pem", "--key", "k.pem"], 1, "--certificate nothere.pem: there is no such file"),
         (["--mirror", "nothere"], 1, "--mirror nothere: there is no such file or folder"),
     ],
 )
@@ -123,6 +125,21 @@ def test_the_chain_calls_every_step_in_its_order(tmp_path):
     )
     assert "> -m torch.distributed.run --standalone --nproc_per_node 2 train.py " in done.stdout
     assert "--preset preview --max_minutes 12\n" in done.stdout or "--preset preview --max_minutes 13\n" in done.stdout
+
+
+def test_the_certificate_is_tried_before_the_chain(tmp_path, monkeypatch):
+    """And every step gets it, by paths that hold from wherever it is called."""
+    home = fake_checkout(tmp_path / "home", download_files="echo $HEAD2HEAD_CERTIFICATE $HEAD2HEAD_KEY")
+    for name in ("a.mp4", "c.pem", "k.pem"):
+        (tmp_path / name).touch()
+    command = [*BARE, home / "scripts/quickstart.py", "a.mp4", "--certificate=c.pem", "--key=k.pem"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"error: {tmp_path}/c.pem with {tmp_path}/k.pem cannot sign")
+    script = home / ".venv/bin/python"
+    script.write_text(script.read_text().replace('case "$*" in\n', 'case "$*" in\n  *find_sealer*) exit 0 ;;\n'))
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0 and f"\n{tmp_path}/c.pem {tmp_path}/k.pem\n" in done.stdout
 
 
 def test_a_step_that_fails_ends_it_with_its_code(tmp_path):

@@ -1,10 +1,14 @@
 """The page's server: who may ask, what it takes, and driving over the WebSocket with a real engine of random weights."""
 
+import asyncio
 import json
 import os
 import re
 import signal
+import socket
+import sys
 import time
+from contextlib import suppress
 from fractions import Fraction
 
 import av
@@ -14,7 +18,7 @@ from synthetic_videos import face_frame, write_video
 from web_server import RunningServer, make_person_run, web_options
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from live.web.app import STATIC
+from live.web.app import MOST_WAITING, STATIC, Outbox
 from live.web.certificate import self_made
 from live.web.jobs import commands
 from live.web.options import WebOptions
@@ -24,7 +28,7 @@ from live.web.wire import _HEAD, decode_jpeg, encode_jpeg, pack, unpack
 from util.cli import UserError
 from util.credentials.reading import UNCHANGED, read_findings
 from util.layout import Dataset, PageFiles
-from util.video.reading import probe
+from util.video.reading import probe, read_frames
 
 PASSWORD = "a long enough one"
 
@@ -256,6 +260,76 @@ def test_uploads_are_limited_in_size_and_length(client, place, clip):
         assert "does not understand" in refused(client(place).post("/api/jobs", data=body))
 
 
+# ---- connections that only cost ----
+
+
+def ask(page, path="/", method="GET", more="", source="127.0.0.1"):
+    """A connection that has sent a head, but not its end, unless `more` has it."""
+    connection = socket.create_connection(("127.0.0.1", page.port), 30, source_address=(source, 0))
+    connection.sendall(f"{method} {path} HTTP/1.1\r\nHost: localhost:{page.port}\r\nOrigin: {page.address}\r\n{more}".encode())
+    return connection
+
+
+def rest_of(connection):
+    """What comes until the end of a connection, which is waited for."""
+    got = b""
+    with connection, suppress(ConnectionError):
+        while part := connection.recv(65536):
+            got += part
+    return got
+
+
+def test_connections_that_ask_for_nothing_are_cut_off(client, place, monkeypatch):
+    monkeypatch.setattr("live.web.server.HEAD_S", 0.1)
+    page = client(place, password=PASSWORD)
+    assert rest_of(ask(page)) == b""
+    connection = ask(page, more="\r\n")
+    assert connection.recv(100).startswith(b"HTTP/1.1 200")
+    connection.sendall(b"GET / HTTP/1.1\r\n")  # uvicorn waits for its end for ever
+    rest_of(connection)
+    assert refused(page.post("/api/login", json={"password": "wrong"}), 403)  # answered after half a second: busy, not idle
+
+
+def test_what_comes_slowly_is_not_waited_for(client, place, clip, monkeypatch):
+    monkeypatch.setattr("live.web.app.BODY_S", 0.5)
+    page = client(place)
+    for path in ("/api/login", "/api/jobs", "/api/uploads?purpose=drive&name=a.mp4"):
+        answer = rest_of(ask(page, path, "POST", "Content-Length: 100000\r\n\r\n["))
+        assert answer.startswith(b"HTTP/1.1 400") and b"too slowly" in answer
+    assert not list(PageFiles.open(place / "results").uploads.iterdir())
+
+    def slow_enough():
+        data = clip.read_bytes()
+        for i in range(0, len(data), 1 + len(data) // 8):
+            time.sleep(0.1)
+            yield data[i : i + 1 + len(data) // 8]
+
+    assert send(page, slow_enough()).status_code == 200
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has a second address of its own")
+def test_one_machine_does_not_keep_out_the_others(client, place, monkeypatch):
+    monkeypatch.setattr("live.web.server.MOST_OF_ADDRESS", 5)
+    page = client(place)
+    held = [ask(page) for _ in range(5)]
+    assert rest_of(ask(page, more="\r\n")) == b""
+    other = ask(page, source="127.0.0.2", more="\r\n")
+    assert other.recv(100).startswith(b"HTTP/1.1 200")
+    for connection in (*held, other):
+        connection.close()
+
+
+def test_what_waits_for_a_page_that_does_not_read_is_limited():
+    async def fill():
+        outbox = Outbox(asyncio.get_running_loop())
+        for _ in range(2 * MOST_WAITING):
+            outbox.put({"type": "error", "text": "again"})
+        await asyncio.sleep(0)
+        return len(outbox._messages)
+
+    assert asyncio.run(fill()) == MOST_WAITING
+
+
 def capture(rows=40):
     names = ["EyeBlinkLeft", "JawOpen", "MouthClose", "MouthFunnel", "MouthPucker", "MouthSmileLeft", "MouthSmileRight", "BrowInnerUp"]
     names += ["BrowDownLeft", "BrowDownRight", "CheekPuff", "HeadYaw"]
@@ -365,6 +439,33 @@ def test_driving_by_camera_sliders_and_files(client, trained, clip):
         time.sleep(0.05)
     with page.live() as socket:
         Driver(socket).message("statistics")
+
+
+def test_recordings_leave_room_on_the_disk(client, trained, monkeypatch):
+    page = client(trained)
+    recordings = PageFiles.open(page.app.state.page.options.results_dir).recordings
+    with page.live() as websocket:
+        driver = Driver(websocket)
+        driver.tell(type="person", id=page.get("/api/state").json()["persons"][0]["id"])
+        driver.message("person")
+        driver.tell(type="source", kind="sliders")
+        driver.picture()
+        with monkeypatch.context() as full:
+            full.setattr("live.web.studio.SPARE_BYTES", 1 << 60)
+            driver.tell(type="record", on=True)
+            while not isinstance(said := driver.next(), dict) or said["type"] == "statistics":
+                pass
+            assert said == {"type": "error", "text": "the disk of this machine is nearly full; delete some recordings"}
+        driver.tell(type="record", on=True)
+        assert driver.message("recording")["on"]
+        monkeypatch.setattr("live.web.studio.SPACE_S", 0.0)
+        monkeypatch.setattr("live.web.studio.SPARE_BYTES", 1 << 60)
+        driver.tell(type="pose", yaw=5)
+        told = driver.message("recording")
+        assert not told["on"] and len(list(read_frames(recordings / told["name"]))) > 0  # what there is is kept
+        while not isinstance(said := driver.next(), dict) or said["type"] == "statistics":
+            pass
+        assert "nearly full" in said["text"]
 
 
 def camera(driver, page):

@@ -11,10 +11,12 @@ import pytest
 import torch
 from fake_dataset import make_original
 from fake_run import ROOT
+from test_credentials import certificate
 
 from models.checkpoints import PUBLISHED_OPTIONS, read_weights, save_weights
 from models.networks import build_generator
 from util import VERSION
+from util.credentials.reading import read_findings
 from util.image_io import read_image
 from util.layout import Dataset, Run
 from util.video.reading import probe, read_frames
@@ -123,7 +125,7 @@ def test_finetune_on_target_starts_from_faceforensicspp(checkout):
     assert max((fresh[k] - trained[k]).abs().max() for k in fresh if k.endswith("weight")) > 0.01
 
 
-def test_a_published_checkpoint_is_tested(checkout):
+def test_a_published_checkpoint_is_tested(checkout, tmp_path):
     """Nothing but latest_net_G.pth and the original's opt.txt, the networks at their full depth; and the conditioning images of the
     original for Bob driving Ann, since nothing here can draw others from its coefficients."""
     run = open_run(checkout, "head2headDataset", "head2head_Ann")
@@ -134,6 +136,12 @@ def test_a_published_checkpoint_is_tested(checkout):
     run.options_path.write_text(f"------------ Options -------------\n{options}-------------- End ----------------\n")
     data = Dataset.open("head2headDataset", checkout / "datasets")
     before = files_of(data.folder / "test")
+
+    seal = f"--certificate {tmp_path / 'studio.pem'} --key={tmp_path / 'studio_key.pem'} --no_report"  # images_to_video.py writes all.mp4
+    certificate(tmp_path)
+    call(checkout, f"./scripts/test/test_self_reenactment_on_target.sh Ann head2headDataset {seal}")
+    folder = checkout / "results" / "head2headDataset" / "head2head_Ann" / "latest_epoch" / "test" / "Ann"
+    assert {read_findings(p).signer for p in (folder, folder / "all.mp4")} == {"Studio signer, Studio Ltd"}
 
     assert "MAPD-L2" in call(checkout, "./scripts/test/test_self_reenactment_on_target.sh Ann head2headDataset")
     folder = check_results(checkout, "Ann", {"real", "fake", "nmfc", "eye_gaze", "heatmap", "masked_heatmap"})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -30,7 +31,9 @@ from util.layout import PageFiles
 STATIC = Path(__file__).parent / "static"
 TYPES = {".html": "text/html; charset=utf-8", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 MOST_JSON_BYTES = 20_000  # of a request: a consent statement and a few words
+BODY_S, LEAST_BYTES_PER_S = 15.0, 10_000  # a request's body may take that long, and longer at that rate: slow networks have ten times it
 MOST_MESSAGE_BYTES = 20_000  # of a text message: a pose has 2 kB
+MOST_WAITING = 1000  # text messages for a page that does not read, until it is given up (PING_S in server.py); further ones are left out
 PICTURES_IN_FLIGHT = 2  # that the page has not shown yet: one on its way while one is shown
 STATISTICS_S = 0.5
 WRONG_S = 0.5  # after which a wrong password is answered
@@ -156,7 +159,7 @@ class Page:
             return _error(429, "other files are being uploaded; try again when they are there")
         async with self._receiving:
             name = unquote(request.query_params.get("name", ""))
-            upload = await self.uploads.receive(name, purpose, int(length) if length.isdigit() else None, request.stream())
+            upload = await self.uploads.receive(name, purpose, int(length) if length.isdigit() else None, body(request))
         return JSONResponse(upload.as_json())
 
     async def sound(self, request: Request) -> Response:
@@ -267,7 +270,7 @@ class Outbox:
     def _put(self, item: dict[str, Any] | bytes) -> None:
         if isinstance(item, bytes):
             self._picture = item
-        else:
+        elif len(self._messages) < MOST_WAITING:
             self._messages.append(item)
         self._changed.set()
 
@@ -296,10 +299,25 @@ async def _tell_statistics(session: Session, outbox: Outbox) -> None:
         outbox.put(session.statistics())
 
 
+async def body(request: Request) -> AsyncIterator[bytes]:
+    """What a request brings, in parts. Raises: UserError when it comes so slowly that it would only hold the connection."""
+    began, received, parts = time.monotonic(), 0, request.stream().__aiter__()
+    while True:
+        left_s = BODY_S + received / LEAST_BYTES_PER_S - (time.monotonic() - began)
+        try:
+            part = await asyncio.wait_for(parts.__anext__(), max(left_s, 0.0))
+        except StopAsyncIteration:
+            return
+        except asyncio.TimeoutError:
+            raise UserError("this comes too slowly; try again where the network is better") from None
+        received += len(part)
+        yield part
+
+
 async def _json(request: Request) -> dict[str, Any]:
     """The JSON object of a request. Raises: UserError."""
     data = b""
-    async for chunk in request.stream():
+    async for chunk in body(request):
         data += chunk
         if len(data) > MOST_JSON_BYTES:
             raise UserError("this is too long")

@@ -52,11 +52,11 @@ class Passwords:
 
     def wait_s(self, address: str) -> float:
         """How long this address has to wait before its next try, seconds."""
-        return max(0.0, self._wrong.get(_network(address), (0, 0.0))[1] - time.monotonic())
+        return max(0.0, self._wrong.get(network_of(address), (0, 0.0))[1] - time.monotonic())
 
     def log_in(self, password: str, address: str) -> str | None:
         """The token of a new session; None when the password is wrong. Compared in constant time."""
-        network = _network(address)
+        network = network_of(address)
         if not hmac.compare_digest(_digest(password), self._digest or b""):
             count = self._wrong.pop(network, (0, 0.0))[0] + 1
             wait_s = min(MOST_WAIT_S, 2.0 ** min(count - FREE_TRIES, 10)) if count >= FREE_TRIES else 0.0
@@ -174,7 +174,7 @@ def _digest(text: str) -> bytes:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
 
 
-def _network(address: str) -> str:
+def network_of(address: str) -> str:
     """The address, or of IPv6 the network that one household or attacker has all of."""
     try:
         parsed = ipaddress.ip_address(address)

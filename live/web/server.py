@@ -7,11 +7,13 @@ import socket
 
 from live.web.certificate import self_made
 from live.web.options import WebOptions
+from live.web.security import network_of
 from live.web.wire import MOST_BYTES
 from util.cli import UserError, say, warn
 
 MOST_CONNECTIONS = 100  # at once; further ones are answered 503
-HEAD_S = 15.0  # in which a new connection has to ask for something
+MOST_OF_ADDRESS = 64  # connections of one address (IPv6: a /64) at once; further ones are cut off, so that no machine keeps out all others
+HEAD_S = 15.0  # in which a connection has to ask for something, at first and after each answer
 PING_S = 5.0  # after which a page that does not answer is taken for gone: another one may drive
 
 
@@ -54,21 +56,39 @@ def server_config(app, **tls):
     from uvicorn.protocols.http.h11_impl import H11Protocol
 
     class ImpatientProtocol(H11Protocol):
-        """Closes connections that do not ask for anything: uvicorn itself waits for the end of a request's head without end."""
+        """Cuts off connections that are too many, or do not ask for anything: uvicorn itself waits for a request's head without end."""
 
         def connection_made(self, transport) -> None:
             super().connection_made(transport)
-            self.loop.call_later(HEAD_S, self._leave, transport)
+            own = sum(self._network() == ImpatientProtocol._network(other) for other in self.connections)
+            if own > MOST_OF_ADDRESS or len(self.connections) > 2 * MOST_CONNECTIONS:  # files that are open have a limit as well
+                transport.abort()
+            self._timer = self.loop.call_later(HEAD_S, self._look, transport, self)
 
-        def _leave(self, transport) -> None:
-            if self.cycle is None and transport.get_protocol() is self:  # else it has asked, or became a WebSocket
-                transport.close()
+        def connection_lost(self, exc) -> None:
+            super().connection_lost(exc)
+            self._timer.cancel()  # else it would hold what the connection sent
+
+        def _network(self) -> str:
+            return network_of(self.client[0] if self.client else "")
+
+        def _look(self, transport, before) -> None:
+            """Every HEAD_S. before: the answer after which nothing was asked when it was looked last (itself: none yet), None if busy."""
+            if transport.get_protocol() is not self:  # it became a WebSocket
+                return
+            now = self.cycle or self
+            if self.cycle is not None and not self.cycle.response_complete:
+                now = None
+            if now is not None and now is before:
+                transport.abort()
+            else:
+                self._timer = self.loop.call_later(HEAD_S, self._look, transport, now)
 
     return uvicorn.Config(
         app,
         http=ImpatientProtocol,
         lifespan="on",
-        log_level="warning",
+        log_level="error",  # a line for every broken request would let strangers fill a disk
         access_log=False,
         proxy_headers=False,
         server_header=False,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from live.web.persons import Person
-from live.web.uploads import Upload, read_motion_file
+from live.web.uploads import NEARLY_FULL, SPARE_BYTES, Upload, read_motion_file
 from live.web.wire import decode_jpeg, encode_jpeg, pack, unpack
 from util.cli import UserError, collecting
 from util.image_io import write_bytes
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 RECORD_FPS = Fraction(30)  # of recordings of a camera and of sliders; those of files have the file's rate
 MOST_RECORD_S = 3600.0  # an hour: nobody means to record for longer, and disks end
+SPACE_S = 2.0  # between two looks at what is left of the disk
 LEAST_STEP_S = 1e-4  # between two pictures: clocks jump
 MOST_STAMPS = 100  # of pictures on their way
 STALE_S = 2.0  # a camera's time stamps may be that old; older ones are taken for now
@@ -277,8 +279,8 @@ class Session:
         picture = view.compose(frame)
         try:
             self._recording.write(picture, frame.time_s)
-        except UserError as e:  # the disk is full
-            self._send({"type": "recording", "on": False, "name": ""})
+        except UserError as e:  # the disk is full, or nearly
+            self._recording_stopped(self._recording.stop() or "")
             self._send({"type": "error", "text": str(e)})
         self._statistics.add()
         self._send(pack(frame.state, frame.number, time_ms, encode_jpeg(picture)))
@@ -545,7 +547,7 @@ class Recording:
         self._lock = threading.Lock()
         self._recorder = None
         self._live_sound = self._still = False
-        self._began_s = 0.0
+        self._began_s = self._checked_s = 0.0
         self._last: tuple[np.ndarray, float] | None = None
 
     @property
@@ -562,12 +564,14 @@ class Recording:
             path = self._files.recordings / f"{person}_{stamp}.mp4"
             self._live_sound = microphone and isinstance(source, CameraSource)
             sound = {"audio_from": source.sound, "audio_from_s": source.sound_from_s} if source.sound else {"live_sound": self._live_sound}
+            self._check_space()
             self._recorder = Recorder(path, source.fps, provenance=shown, **sound)
             self._began_s, self._still = time.monotonic(), isinstance(source, SliderSource)
             if self._still and self._last is not None:  # nothing may move for a while
                 self._recorder.write(self._last[0], self._began_s)
 
     def write(self, picture: np.ndarray, time_s: float) -> None:
+        """Add a picture. Raises: UserError when the file could not be written, and is lost, or nothing more should be: stop() keeps it."""
         with self._lock:
             self._last = (picture, time_s)
             if self._recorder is None or time_s - self._began_s > MOST_RECORD_S:
@@ -577,6 +581,15 @@ class Recording:
             except UserError:
                 self._recorder = None
                 raise
+            if time.monotonic() - self._checked_s > SPACE_S:
+                self._check_space()
+
+    def _check_space(self) -> None:
+        """Raises: UserError when the disk is nearly full."""
+        self._checked_s = time.monotonic()
+        place = next(p for p in (self._files.recordings, *self._files.recordings.parents) if p.is_dir())
+        if shutil.disk_usage(place).free < SPARE_BYTES:
+            raise UserError(NEARLY_FULL)
 
     def add_sound(self, samples: np.ndarray, rate: int, time_s: float) -> None:
         with self._lock:

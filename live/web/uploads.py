@@ -20,7 +20,8 @@ from util.video.reading import VideoInfo, probe
 FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,live_flv,asf,ogg,mxf,dv,mjpeg,gif,wtv,h264,hevc,ivf"
 KEPT = 12  # uploads; the oldest that nobody uses is deleted first
 FORGOTTEN_S = 24 * 3600.0  # uploads of before a restart
-SPARE_BYTES = 1_000_000_000  # of the disk, that uploads leave free
+SPARE_BYTES = 1_000_000_000  # of the disk, that uploads and recordings leave free
+NEARLY_FULL = "the disk of this machine is nearly full; delete some recordings"
 MOTION_BYTES = 50_000_000  # an hour of ARKit at 60 frames/s has 40 MB
 MOST_PIXELS = 8192 * 4320  # of a frame: 8K
 LEAST_S, LEAST_PERSON_S = 0.5, 5.0  # of a video that drives, and of one to learn from
@@ -118,7 +119,7 @@ class Uploads:
         except OSError as e:
             raise file_error("cannot keep uploads in", self._folder.name, e) from None
         if free < length + SPARE_BYTES:
-            raise UserError("the disk of this machine is nearly full; delete some recordings")
+            raise UserError(NEARLY_FULL)
         for old in [u for u in self._known.values() if not u.used][: max(0, len(self._known) - KEPT + 1)]:
             self._known.pop(old.id)
             self._delete(old.path)

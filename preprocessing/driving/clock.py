@@ -32,7 +32,7 @@ TIME_NAME = re.compile(
 FRAME_NAME = re.compile(r"(?:(?:video)?(?:frame|sample|row|line)s?)?(?:index|idx|number|num|no|id|nr|count)?|unnamed\d*")
 # [date] [hours:]minutes:seconds[:frames[.part of a frame] or .decimals] [zone]
 TIMECODE = re.compile(
-    r"(?:\d+[-/.]\d+[-/.]\d+[T ]+)?(?:(\d+)[:;])?(\d+)[:;](\d+)(?:([:;.,])(\d+)(?:[.,](\d+))?)?\s*(?:Z|UTC|[+-]\d\d:?\d\d)?"
+    r"(?:\d+[-/.]\d+[-/.]\d+[T ]+)?(?:(\d{1,9})[:;])?(\d{1,9})[:;](\d{1,9})(?:([:;.,])(\d+)(?:[.,](\d+))?)?\s*(?:Z|UTC|[+-]\d\d:?\d\d)?"
 )
 
 
@@ -190,7 +190,8 @@ def _even(times: np.ndarray, lines: Sequence[int]) -> tuple[np.ndarray, np.ndarr
             continue
         end = k + int(np.argmax(np.r_[t[k:] > t[last], True]))  # the first row after the last moment
         still = int(np.argmin(np.r_[t[k:] == t[last], False]))  # rows at the last moment
-        if end < len(t) and t[end] - t[last] >= 0.75 * (end - last) * step:  # the clock caught up
+        missed = (end - last) * step
+        if end < len(t) and 0.75 * missed <= t[end] - t[last] <= missed + max(PAUSE_S, 20 * step):  # the clock caught up
             if last == 0:  # the clock stood before
                 t[0] = max(t[0], t[end] - end * step)
             t[k:end] = np.linspace(t[last], t[end], end - last + 1)[1 : end - k + 1]
@@ -217,4 +218,6 @@ def _even(times: np.ndarray, lines: Sequence[int]) -> tuple[np.ndarray, np.ndarr
             notes.append(f"the clock jumps {way} by {jumps[first]:.6g} s at line {first}{more}; the motion goes on without a gap")
     out = times.copy()
     out[index] = t
+    if not (np.diff(out[keep]) > 0).all():  # steps that are lost in the numbers' precision
+        raise ValueError("the time does not go on")
     return out, keep, notes

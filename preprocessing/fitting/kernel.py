@@ -206,7 +206,8 @@ class Kernel:
 
     def image_unit(self, landmarks: np.ndarray) -> float:
         """Inter-ocular distance in pixels of the face seen in [N, L, 2]."""
-        return float(np.median(self.affine_cameras(self.rows(landmarks), self.mean).scale)) * self.iod
+        scales = [self.affine_cameras(self.rows(landmarks[part]), self.mean).scale for part in chunks(len(landmarks))]
+        return float(np.median(np.concatenate(scales))) * self.iod
 
     def rows(self, points: np.ndarray) -> np.ndarray:
         """Rows of the problem [..., R, C] for points [..., L, C]."""
@@ -277,7 +278,8 @@ class Kernel:
         share = share / share.sum()
         centre, middle = share @ shape, np.einsum("r,nrc->nc", share, seen)
         x = shape - centre
-        affine = np.einsum("nrc,r,rd->ncd", seen - middle[:, None], share, x) @ np.linalg.inv(x.T @ (share[:, None] * x))
+        moments = [np.einsum("nrc,r,rd->ncd", seen[part] - middle[part, None], share, x) for part in chunks(len(seen))]
+        affine = np.concatenate(moments) @ np.linalg.inv(x.T @ (share[:, None] * x))
         u, stretch, vt = np.linalg.svd(affine, full_matrices=False)
         rows = u @ vt
         rotation = np.concatenate([rows, np.cross(rows[:, 0], rows[:, 1])[:, None]], 1)

@@ -87,13 +87,17 @@ def fit_video(
     joined = np.arange(len(seen)) > 0 if joined is None else np.asarray(joined, bool)
 
     fitter = VideoFitter(model, points, offsets)
-    centre, unit = seen[valid].mean((0, 1)), fitter.image_unit(seen[valid])
+    shown = seen if valid.all() else seen[valid]  # of an hour it takes a gigabyte: not copied without need
+    centre, unit = shown.mean((0, 1)), fitter.image_unit(shown)
+    del shown
     if not unit > 1e-3:
         raise ValueError("the landmarks lie in one place")
-    seen = fill_gaps((seen - centre) / unit, ~valid)
+    seen = seen - centre
+    seen /= unit
+    seen = fill_gaps(seen, ~valid)
     alone = ~joined & ~np.r_[joined[1:], False]  # an isolated frame has no neighbours to compare with
     valid &= alone | ~_jumps(seen)
-    seen = fill_gaps(seen, ~valid)
+    seen = fitter.rows(fill_gaps(seen, ~valid))
 
     if identity is None:
         some = np.flatnonzero(valid)
@@ -117,9 +121,8 @@ def _jumps(seen: np.ndarray) -> np.ndarray:
 class VideoFitter(Kernel):
     """The kernel, run over many frames together. Image space here is centred and in iod."""
 
-    def find_identity(self, landmarks: np.ndarray, rounds: int = 5) -> np.ndarray:
-        """Identity [K_id] from frames of any order [N, L, 2]."""
-        seen = self.rows(landmarks)
+    def find_identity(self, seen: np.ndarray, rounds: int = 5) -> np.ndarray:
+        """Identity [K_id] from the rows of frames of any order [N, R, 2]."""
         trust, apart = np.ones(len(seen)), np.zeros(len(seen), bool)
         identity = np.zeros(self.identity.count)
         expression = np.zeros((len(seen), self.expression.count))
@@ -130,10 +133,10 @@ class VideoFitter(Kernel):
         return identity
 
     def find_motion(
-        self, landmarks: np.ndarray, identity: np.ndarray, valid: np.ndarray, joined: np.ndarray, rounds: int = 6
+        self, seen: np.ndarray, identity: np.ndarray, valid: np.ndarray, joined: np.ndarray, rounds: int = 6
     ) -> tuple[np.ndarray, Cameras]:
-        """Expressions [N, K_exp] and cameras of a video [N, L, 2] for a known identity."""
-        seen, person = self.rows(landmarks), self.person(identity)
+        """Expressions [N, K_exp] and cameras for the rows of a video [N, R, 2] and a known identity."""
+        person = self.person(identity)
         trust = np.where(valid, 1.0, 0.05)
         expression = np.zeros((len(seen), self.expression.count))
         cameras = self.affine_cameras(seen, self.shapes(person, expression[:1])[0])

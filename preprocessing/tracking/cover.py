@@ -48,16 +48,17 @@ def find_covered(dense: np.ndarray, colours: np.ndarray, seen: np.ndarray) -> np
     with np.load(DATA) as data:
         triangles, mean = data["triangles"].astype(int), data["mean"]
     triangles = triangles[(triangles < SKIN).all(1)]
-    facing = np.stack([_facing(x, triangles) for x in dense[known, :SKIN]]) > MIN_FACING
-    values = colours[known].astype(np.float32)
+    facing = np.stack([_facing(dense[k, :SKIN], triangles) > MIN_FACING for k in known])
     keys = np.linspace(0, len(known) - 1, min(len(known), KEY_FRAMES)).round().astype(int)
-    sample = np.where(facing[keys][..., None], values[keys], np.nan)
+    sample = np.where(facing[keys][..., None], colours[known[keys]].astype(np.float32), np.nan)
     enough = facing[keys].sum(0) >= MIN_POINTS
     sample = sample[:, enough]
     usual = np.nanmedian(sample, 0)
     spread = 1.48 * np.nanmedian(np.abs(sample - usual), 0)
-    away = np.abs(values[:, enough] - usual) / (spread + LEAST_DEVIATION)
-    odd, view = away.max(-1) > DEVIATION, facing[:, enough]
+    odd, view = np.empty((len(known), int(enough.sum())), bool), facing[:, enough]
+    for k, i in enumerate(known):  # together the colours of an hour would be gigabytes
+        away = np.abs(colours[i, enough].astype(np.float32) - usual) / (spread + LEAST_DEVIATION)
+        odd[k] = away.max(-1) > DEVIATION
     mouth, *eyes = _regions(mean[:SKIN])
     for region, limit in ((mouth, COVERED_MOUTH), *((eye, COVERED_EYE) for eye in eyes)):
         own = region[enough]

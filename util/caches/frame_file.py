@@ -39,16 +39,31 @@ class _Header:
     start: int  # of the rows, in bytes from the file's start
 
 
-def write_rows(path: Path, key: str, **arrays: np.ndarray) -> None:
+class PackedRows:
+    """An array for write_rows whose rows are compressed as they come, for those that memory should not hold whole."""
+
+    def __init__(self, rows: Iterable[np.ndarray] = ()):
+        self.dtype, self.shape, self.packed = np.dtype(np.uint8), (), []
+        for row in rows:
+            self.append(row)
+
+    def append(self, row: np.ndarray) -> None:
+        """Add a row; all are to have the same type and shape."""
+        self.dtype, self.shape = row.dtype, row.shape
+        self.packed.append(isal_zlib.compress(_planes(row), _LEVEL))
+
+
+def write_rows(path: Path, key: str, **arrays: np.ndarray | PackedRows) -> None:
     """Write arrays, of which the first dimension counts rows; the write is atomic."""
     described, packed = {}, []
     end = 0
     for name, array in arrays.items():
-        rows = [isal_zlib.compress(_planes(row), _LEVEL) for row in array]
+        rows = array.packed if isinstance(array, PackedRows) else PackedRows(array).packed
+        shape = array.shape if isinstance(array, PackedRows) else array.shape[1:]
         edges = [end, *(end + np.cumsum([len(row) for row in rows])).tolist()]
         end = edges[-1]
         packed += rows
-        described[name] = {"dtype": array.dtype.str, "shape": array.shape[1:], "edges": edges}
+        described[name] = {"dtype": array.dtype.str, "shape": shape, "edges": edges}
     header = json.dumps({"key": key, "arrays": described}).encode()
     write_bytes(path, b"".join([_HEAD.pack(MAGIC, len(header)), header, *packed]))
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from util.ahead import map_ahead
 from util.caches.digests import frames_key
-from util.caches.frame_file import has_rows, read_rows, write_rows
+from util.caches.frame_file import PackedRows, has_rows, read_rows, write_rows
 from util.cli import UserError
 from util.image_io import read_image
 from util.layout import Dataset, Record, usable_frames
@@ -81,7 +81,7 @@ def ensure_persons(
     if mask is None:
         return False
     usable = usable_frames(record, [n for s in dataset.sequences("train", name) for n in s.frames()])
-    masks, seen, weight, shape = [], 0.0, 0.0, None
+    masks, seen, weight, shape = PackedRows(), 0.0, 0.0, None
     for image, good in zip(_frames(dataset, name), usable if usable.any() else ~usable):
         shape = image.shape if shape is None else shape
         if image.shape != shape:
@@ -99,7 +99,8 @@ def ensure_persons(
     never = (weight[..., 0] == 0).astype(np.uint8)
     background = (seen / np.maximum(weight, 1)).round().astype(np.uint8)
     background = cv2.inpaint(background, never, 3, cv2.INPAINT_TELEA) if not never.all() else background
-    write_persons(dataset, name, key, Persons(np.stack(masks), np.dstack([background, 255 * (1 - never)])))
+    background = np.dstack([background, 255 * (1 - never)])
+    write_rows(dataset.persons_path(name), key, masks=masks, background=background[None])
     return True
 
 

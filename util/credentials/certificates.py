@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric import ec
 
 CERTIFICATE, KEY = "HEAD2HEAD_CERTIFICATE", "HEAD2HEAD_KEY"  # environment variables: the user's own, PEM files
+NAMES = f"--certificate and --key, or {CERTIFICATE} and {KEY} in the environment,"  # whatever of them named a file
 ORGANISATION = "Head2Head user"  # C2PA demands one; no name that nobody gave
 _VALID_DAYS = 20 * 365  # no time stamp says when a file was sealed, so an expired certificate would spoil old videos
 _C2PA_SIGNING = "1.3.6.1.4.1.62558.2.1"  # extended key usage "C2PA claim signing" (C2PA 2.x, Trust Model)
@@ -62,7 +63,7 @@ def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as e:
-        raise UserError(f"cannot read {path} ({e.strerror}), which {CERTIFICATE} or {KEY} names; {_REMEDY}") from None
+        raise UserError(f"cannot read {path} ({e.strerror}), which {NAMES} name; {_REMEDY}") from None
 
 
 def _identity(chain: bytes, key: bytes, what: str, remedy: str) -> Identity:

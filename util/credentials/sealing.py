@@ -13,7 +13,7 @@ from typing import Any
 
 from util import VERSION
 from util.cli import UserError, warn_once
-from util.credentials.certificates import CERTIFICATE, KEY, Identity, signing_identity
+from util.credentials.certificates import NAMES, Identity, signing_identity
 from util.provenance import Provenance
 
 LABEL = "org.head2head.provenance"  # of the assertion with what Provenance says
@@ -62,7 +62,7 @@ class Sealer:
             self._sign("text/plain", io.BytesIO(b"trial"), io.BytesIO(), _manifest("", Provenance()), embed=False)
         except c2pa.C2paError as e:
             raise UserError(
-                f"C2PA does not allow the certificate that {CERTIFICATE} and {KEY} name ({e}); it needs the key usage digitalSignature, "
+                f"C2PA does not allow the certificate that {NAMES} name ({e}); it needs the key usage digitalSignature, "
                 "the extended key usage emailProtection or C2PA's own, both key identifiers, and an organisation"
             ) from None
 
