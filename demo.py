@@ -68,6 +68,7 @@ def build_parser() -> argparse.ArgumentParser:
     how = p.add_argument_group("what is drawn")
     how.add_argument("--mode", choices=MODES, default="head", help="head: pose and expression of the driver; face: expression alone")
     how.add_argument("--exaggerate", type=float, default=1.0, metavar="X", help="stronger or weaker expressions (default: 1)")
+    add_flag(how, "refine", True, "correct the fit by the driver's skin: a steadier and truer pose for some 5 ms a frame")
     add_flag(how, "limit_mouth", False, "the mouth opens hardly further than in the target's frames")
     add_flag(how, "paste_back", False, "the head in the target's full original frames")
     how.add_argument("--target_video", type=Path, metavar="FILE", help="the target's original video (default: as the dataset says)")
@@ -129,7 +130,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         source = stack.enter_context(open_source(o.source, as_fast_as_possible=fast, loop=o.loop))
         outputs = [VirtualCamera(source.fps, o.virtual_camera or None)] if o.virtual_camera is not None else []
         outputs += [recorder_for(source, o.output)] if o.output else []
-        settings = Settings(o.mode, o.mirror, o.paste_back, o.exaggerate, o.limit_mouth)
+        settings = Settings(o.mode, o.mirror, o.paste_back, o.exaggerate, o.limit_mouth, o.refine)
         video = o.target_video or (original_video(o, folder, name) if o.paste_back else None)
         engine = HeadEngine.load(folder, name=name, backend=o.backend, gpu_ids=o.gpu_ids, settings=settings, video=video)
         stack.enter_context(engine)

@@ -36,6 +36,7 @@ class Calibration:
         colours: of the driver's head, uint8 [F, 3] of the model's triangles, where they are known as well."""
         self._model, self._size, self._known, self._colours = model, size, known, colours
         self.reference: DriverReference | None = None
+        self.refiner: LiveRefiner | None = None
         self.landmarks: list[np.ndarray] = []  # of the first frames
         self.regions: list[HeadRegion] = []  # of the head in them
         self._began_s: float | None = None
@@ -59,8 +60,12 @@ class Calibration:
             self._began_s = None
         return self.reference is not None
 
-    def make_refiner(self) -> LiveRefiner | None:
-        """What refines the fits to come, learnt from the first frames; None when they show too little of the head."""
+    def finish(self) -> None:
+        """Learn what refines the fits to come from the first frames, if they show enough of the head, and forget the frames."""
+        self.refiner = self._learn_refiner()
+        self.landmarks, self.regions = [], []
+
+    def _learn_refiner(self) -> LiveRefiner | None:
         fitter = FrameFitter(self._model, self.reference.identity)
         try:
             fits = [fitter.step(dense, FIRST_S / len(self.landmarks)) for dense in self.landmarks]
@@ -71,14 +76,10 @@ class Calibration:
             return None
         if self._colours is not None:  # they place the head otherwise than the landmarks, which the reference is of
             last = list(zip(fits, self.regions, self.landmarks))[-MIN_REFERENCE_FRAMES:]
-            refined = [refiner.step(fit, region, dense, FIRST_S / len(fits)) for fit, region, dense in last]
+            refined = [refiner.step(fit, region, dense, i * FIRST_S / len(fits)) for i, (fit, region, dense) in enumerate(last)]
             values = [self.reference.usual_values(self._model, fit, from_dense(dense)) for fit, (*_, dense) in zip(refined, last)]
             self.reference = self.reference.with_usual(np.concatenate([np.mean(values, 0)[:3], self.reference.as_usual()[3:]]))
         return refiner
-
-    def forget_frames(self) -> None:
-        """The first frames are not needed any more."""
-        self.landmarks, self.regions = [], []
 
     def update(self, fit: FrameFit, landmarks70: np.ndarray, time_s: float) -> DriverReference:
         """The reference with this frame counted in."""

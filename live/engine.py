@@ -56,6 +56,7 @@ class Settings:
     paste_back: bool = False  # the head in the target's full original frames; needs the target's video
     exaggerate: float = 1.0  # factor of the expressions
     limit_mouth: bool = False  # the mouth opens hardly further than in the target's frames
+    refine: bool = True  # correct the landmarks' fit by the driver's skin (preprocessing.fitting.live_refinement): some 5 ms a frame
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,7 @@ class LiveFrame:
     done_s: float = 0.0  # time.monotonic() when the image was ready
     # between the stages
     begins: bool = False  # whether a driver is calibrated anew from here on
+    calibration: Calibration | None = None  # of the driver
     landmarks: np.ndarray | None = None  # [478, 3] px, as tracked
     landmarks70: np.ndarray | None = None
     place: int = 0  # which of the target's frames is played
@@ -167,12 +169,13 @@ class HeadEngine:
         self._face = FaceTrack()
         self._count, self._recalibrate = 0, True
         self._seen_as: tuple = ()  # mirror and shape of the last frame
-        self._easing, self._driver, self._driver_options = Easing(), None, ()
+        self._easing, self._driver, self._driver_options, self._driven_by = Easing(), None, (), None
         self._fitted_s = self._driven_s = -math.inf
         self._began_s: float | None = None  # of the target's frames
         self.stages: tuple[tuple[str, Callable[[LiveFrame], None]], ...] = (
             ("track", self._track),
             ("fit", self._fit),
+            ("refine", self._refine),
             ("drive", self._drive),
             ("condition", self._condition),
             ("synthesise", self._synthesise),
@@ -267,42 +270,47 @@ class HeadEngine:
     def _fit(self, frame: LiveFrame) -> None:
         if frame.begins:
             self._calibration = Calibration(self._model, frame.driver.shape[0], self._known_driver, self._known_colours)
-            self._fitter = self._refiner = self._driver = None
-            self._driven_s = self._refined_s = -math.inf
+            self._fitter = None
+        frame.calibration = calibration = self._calibration
         step_s = min(max(frame.time_s - self._fitted_s, MIN_STEP_S), MAX_STEP_S)
         self._fitted_s = frame.time_s
         if self._fitter is None:
             frame.state = "calibrating"
-            if frame.landmarks is None or not self._calibration.begin(frame.landmarks, frame.driver, frame.time_s):
+            if frame.landmarks is None or not calibration.begin(frame.landmarks, frame.driver, frame.time_s):
                 return
-            self._face.remember(self._calibration.landmarks)
-            self._fitter, self._refiner = FrameFitter(self._model, self._calibration.reference.identity), self._calibration.make_refiner()
-            self._calibration.forget_frames()
+            self._face.remember(calibration.landmarks)
+            calibration.finish()
+            self._fitter = FrameFitter(self._model, calibration.reference.identity)
+            self._fitted = False
         try:
             frame.fit = self._fitter.step(frame.landmarks, step_s)
-            if self._refiner and frame.landmarks is not None:
-                since_s = min(frame.time_s - self._refined_s, MAX_STEP_S)
-                frame.fit = self._refiner.step(
-                    frame.fit, HeadRegion.of(frame.driver, frame.landmarks), frame.landmarks, max(since_s, MIN_STEP_S)
-                )
-                self._refined_s = frame.time_s
+            self._fitted = True
         except ValueError:  # landmarks that are no face
             frame.landmarks = None
-            frame.fit = self._fitter.step(None, 0.0) if self._driver else None
-        if frame.landmarks is not None:
-            frame.landmarks70 = from_dense(frame.landmarks)
-            self._calibration.update(frame.fit, frame.landmarks70, frame.time_s)
+            frame.fit = self._fitter.step(None, 0.0) if self._fitted else None
         frame.state = "driving" if frame.landmarks is not None else "lost"
+
+    def _refine(self, frame: LiveFrame) -> None:
+        if frame.state != "driving":
+            return
+        calibration = frame.calibration
+        if self.settings.refine and calibration.refiner:
+            region = HeadRegion.of(frame.driver, frame.landmarks)
+            frame.fit = calibration.refiner.step(frame.fit, region, frame.landmarks, frame.time_s)
+        frame.landmarks70 = from_dense(frame.landmarks)
+        calibration.update(frame.fit, frame.landmarks70, frame.time_s)
 
     def _drive(self, frame: LiveFrame) -> None:
         settings, time_s = self.settings, frame.time_s
         frame.place = self._place(time_s) if settings.mode == "face" or settings.paste_back else 0
         frame.backdrop = self._backdrop.prepare(frame.place) if settings.paste_back else None
+        if frame.calibration is not self._driven_by:
+            self._driver, self._driven_s, self._driven_by = None, -math.inf, frame.calibration
         options = (settings.exaggerate, settings.limit_mouth)
         if frame.fit is not None and (self._driver is None or options != self._driver_options):
             self._driver, self._driver_options = self._make_driver(*options), options
         if frame.state == "driving":
-            self._driver.reference = self._calibration.reference
+            self._driver.reference = frame.calibration.reference
             pose = frame.place if settings.mode == "face" else None
             self._driven, self._driven_s = self._driver.step(frame.fit, frame.landmarks70, pose), time_s
         follows = frame.state == "driving" or (frame.state == "lost" and time_s - self._driven_s <= HOLD_S)
@@ -329,7 +337,7 @@ class HeadEngine:
     def _make_driver(self, exaggerate: float, limit_mouth: bool) -> Driver:
         own = self._own_placement
         options = {"exaggerate": exaggerate, "limit_mouth": limit_mouth, "scale": not own, "translation": not own, "limit_pose": not own}
-        return Driver(self._model, self.profile, self._calibration.reference, **options)
+        return Driver(self._model, self.profile, self._driven_by.reference, **options)
 
     def _place(self, time_s: float) -> int:
         """Which of the target's frames is played now: there and back, at its own rate."""

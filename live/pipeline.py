@@ -11,13 +11,12 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from live.engine import HeadEngine, LiveFrame
 
-# Stages that share a thread: no group takes longer than the tracker, but for the generator where there is no GPU.
-GROUPS = (("track",), ("fit", "drive"), ("condition",), ("synthesise",), ("blend",))
 SWITCH_S = 0.0005  # after which Python's lock goes to another thread; the default of 5 ms would add that to every stage
 RECENT_S = 5.0  # seconds that the statistics look back
 
@@ -114,10 +113,8 @@ class Pipeline:
         self._engine, self._output = engine, output
         self._error: BaseException | None = None
         self._statistics = Statistics()
-        stages = dict(engine.stages)
-        parts = [[(name, stages[name]) for name in group] for group in GROUPS]
-        self._slots = [Slot(newest) for _ in range(len(parts) + 1)]
-        steps = [self._stage_runner(part) for part in parts] + [self._put_out]
+        steps = [partial(engine.run_stage, *stage) for stage in engine.stages] + [self._put_out]
+        self._slots = [Slot(newest) for _ in steps]
         followers = [*self._slots[1:], None]
         self._threads = [
             threading.Thread(target=self._work, args=each, name=f"head2head {i}", daemon=True)
@@ -156,13 +153,6 @@ class Pipeline:
     def statistics(self) -> Figures:
         """Rate, delay and stages of the last seconds."""
         return self._statistics.figures(sum(slot.dropped for slot in self._slots))
-
-    def _stage_runner(self, stages) -> Callable[[LiveFrame], None]:
-        def run(frame: LiveFrame) -> None:
-            for name, function in stages:
-                self._engine.run_stage(name, function, frame)
-
-        return run
 
     def _put_out(self, frame: LiveFrame) -> None:
         self._output(frame)

@@ -44,7 +44,7 @@ def test_the_head_follows_after_a_second(engine):
     assert set(states[:driving]) == {"calibrating"} and set(states[driving:]) == {"driving"}
     assert driving == round(FIRST_S * FPS)
     assert all(frame.image.shape == (SIZE, SIZE, 3) and frame.image.dtype == np.uint8 for frame in came)
-    assert list(came[-1].stages_ms) == ["track", "fit", "drive", "condition", "synthesise", "blend"]
+    assert list(came[-1].stages_ms) == ["track", "fit", "refine", "drive", "condition", "synthesise", "blend"]
     columns = np.array([head_place(frame) for frame in came[driving:]])
     assert np.corrcoef(columns, np.arange(len(columns)))[0, 1] > 0.95
     assert head_place(came[0]) == pytest.approx(head_place(came[driving - 1]))  # at rest until then
@@ -209,9 +209,9 @@ def test_easing_follows_its_source_at_once_and_changes_it_softly():
 
 def test_calibration_begins_again_where_there_is_no_face(engine):
     calibration = Calibration(engine._model, 256)
-    assert not any(calibration.begin(np.zeros((478, 3), np.float32), i / 20) for i in range(21))
+    assert not any(calibration.begin(np.zeros((478, 3), np.float32), nobody(), i / 20) for i in range(21))
     frame = engine.step(driver_frames(1)[0], 0.0)
-    known = [calibration.begin(frame.landmarks, 5 + i / 20) for i in range(30)]
+    known = [calibration.begin(frame.landmarks, frame.driver, 5 + i / 20) for i in range(30)]
     assert known.index(True) == round(FIRST_S * 20)
     assert calibration.reference.lids.min() > 0 and from_dense(frame.landmarks).shape == (70, 2)
 
@@ -271,3 +271,19 @@ def test_errors_reach_the_caller(engine):
             pipeline.put(rgb)
             time.sleep(0.02)
     assert not [t for t in threading.enumerate() if t.name.startswith("head2head ") and t.name != "head2head backdrop"]
+
+
+def test_fits_are_refined_by_the_skin_unless_it_is_switched_off(folder):
+    """The refined camera differs from that of the landmarks alone, and by little; it is switched on and off while the engine runs."""
+    with HeadEngine.load(folder, backend="torch", gpu_ids="-1", settings=Settings(refine=False)) as engine:
+        plain = steps(engine, driver_frames(40, step_px=0.5))[-1]
+        engine.settings = replace(engine.settings, refine=True)
+        refined = steps(engine, driver_frames(10, step_px=0.5, start=40), since=40)[-1]
+        engine.settings = replace(engine.settings, refine=False)
+        again = steps(engine, driver_frames(10, step_px=0.5, start=50), since=50)[-1]
+        landmarks = [engine._fitter._cameras[-1]]
+    assert plain.state == refined.state == again.state == "driving"
+    assert np.array_equal(again.fit.camera.translation, landmarks[0].translation)
+    between = (plain.fit.camera.translation + again.fit.camera.translation) / 2
+    assert 0 < np.abs(refined.fit.camera.translation - between).max() < 4
+    assert refined.fit.camera.scale == pytest.approx(float(again.fit.camera.scale), rel=0.06)

@@ -153,7 +153,7 @@ def followed(model, truth, frames, seen, causal, learnt, colours=None):
     """Angles in degrees from the truth, and cameras, of the frames after those that were learnt from."""
     regions = [HeadRegion.of(frame, dense) for frame, dense in zip(frames, seen)]
     refiner = LiveRefiner(model, truth.identity, regions[:learnt], [one_fit(causal, i) for i in range(learnt)], colours)
-    fits = [refiner.step(one_fit(causal, i), regions[i], seen[i], 1 / 30) for i in range(learnt, len(frames))]
+    fits = [refiner.step(one_fit(causal, i), regions[i], seen[i], i / 30) for i in range(learnt, len(frames))]
     cameras = Cameras(*(np.stack([getattr(f.camera, key) for f in fits]) for key in ("scale", "rotation", "translation")))
     return angle_between_deg(cameras.rotation, truth.cameras.rotation[learnt:]), cameras
 

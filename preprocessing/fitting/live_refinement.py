@@ -8,6 +8,7 @@ skull, to which the model is fitted again.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -23,6 +24,7 @@ from util.geometry import Cameras
 SIDE = 192  # pixels of the region of the head that is looked at
 REGION = 1.5  # its side, in the larger side of the box of the landmarks
 REGION_UP = 0.15  # by which its middle lies above that box's, in the same unit: the forehead has no landmarks
+MIN_STEP_S, MAX_STEP_S = 0.001, 1.0  # between two frames: cameras may repeat time stamps, and pause
 OVER_RELAXATION = 1.4  # factor on the flow, which is too short between a blurred texture and a frame
 
 
@@ -90,18 +92,21 @@ class LiveRefiner:
         head.reduce(model.triangles[shown], tracked)
         self._look = head.looker((learnt if colours is None else colours)[shown])
         self._fitter = FrameFitter(model, identity, surface=tracked)
+        self._time_s = -math.inf  # of the last frame
         self._turn, self._growth, self._shift = np.eye(3), 1.0, np.zeros(3)  # by which the last fit was changed; the shift in model units
 
-    def step(self, fit: FrameFit, region: HeadRegion, landmarks: np.ndarray, dt_s: float) -> FrameFit:
+    def step(self, fit: FrameFit, region: HeadRegion, landmarks: np.ndarray, time_s: float) -> FrameFit:
         """The refined fit of the next frame.
 
-        fit: by the landmarks [478, 2 or more], pixels of the frame; region: of the frame, with them. dt_s: seconds since the frame before.
+        fit: by the landmarks [478, 2 or more], pixels of the frame; region: of the frame, with them. time_s: of the frame.
         """
+        since_s = min(max(time_s - self._time_s, MIN_STEP_S), MAX_STEP_S)
+        self._time_s = time_s
         found = fit.camera
         guess = Cameras(found.scale * self._growth, self._turn @ found.rotation, found.translation + found.scale * self._shift)
         placed = self._head.model.in_image(np.zeros(1), fit.expression[None], region.camera(guess).as_batch())[0]
         places = region.in_frame(self._look(region.image, placed, OVER_RELAXATION).places)
-        refined = self._fitter.step(np.concatenate([landmarks[:, :2], places]), dt_s)
+        refined = self._fitter.step(np.concatenate([landmarks[:, :2], places]), since_s)
         camera = refined.camera
         self._turn, self._growth = camera.rotation @ found.rotation.T, float(camera.scale / found.scale)
         self._shift = (camera.translation - found.translation) / found.scale
