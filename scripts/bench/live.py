@@ -32,7 +32,7 @@ from live.engine import HeadEngine, LiveFrame, Settings
 from live.pipeline import Pipeline
 from live.view import View
 from scripts.bench.untrained_run import add_run_options, make_untrained_run
-from util.cli import UserError, run, say
+from util.cli import UserError, add_flag, run, say
 from util.image_io import write_bytes
 from util.video.reading import probe, read_frames
 
@@ -47,6 +47,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     p.add_argument("--seconds", type=float, default=20, help="of each measurement (default: 20)")
     p.add_argument("--gpu_ids", default="auto")
     p.add_argument("--paste_back", type=Path, metavar="VIDEO", help="blend into this video, the one the person was learnt from")
+    add_flag(p, "refine", True, "correct the fit by the driver's skin")
     o = p.parse_args(argv)
     if not (o.fps > 0 and o.seconds > 0):
         raise UserError("--fps and --seconds must be above 0")
@@ -62,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if o.untrained:
             make_untrained_run(Path(folder), o.video, loadSize=o.size)
         began_s = time.monotonic()
-        settings = Settings(paste_back=bool(o.paste_back))
+        settings = Settings(paste_back=bool(o.paste_back), refine=o.refine)
         engine = HeadEngine.load(o.run or folder, backend=o.backend, gpu_ids=o.gpu_ids, settings=settings, video=o.paste_back)
     with engine:
         figures = {"start_s": round(time.monotonic() - began_s, 2), "backend": engine.backend, "camera_fps": o.fps}
