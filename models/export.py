@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from models.backends.network import GAZE, IMAGE, NMFC, PREVIOUS, FrameNetwork, Inputs
+from models.backends.openvino_core import openvino_core
 from models.checkpoints import PUBLISHED_OPTIONS, load_generator
 from models.networks import build_generator
 from util import VERSION
@@ -117,9 +118,7 @@ def _difference(network: FrameNetwork, size: int, format: str, path: Path) -> di
             return session.run([IMAGE], dict(zip(network.inputs.names(), given)))[0]
 
     else:
-        import openvino
-
-        model = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        model = openvino_core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
 
         def draw(given: list[np.ndarray]) -> np.ndarray:
             return model(given)[0]

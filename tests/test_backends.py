@@ -2,6 +2,8 @@
 
 import builtins
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from models.backends.openvino_engine import has_bf16
 from models.synthesis import load_synthesizer
 from util.cli import UserError
 from util.face.appearance import CELLS, Appearance
+from util.layout import root
 from util.user_cache import cached_bytes, user_cache
 
 LEAN = {"prev_output": False, "conditioning_frames": 1, "appearance": True, "margin": 8}
@@ -238,3 +241,32 @@ def test_the_recorded_graph_draws_what_pytorch_draws(tmp_path, name):
             assert difference(*zip(*steps)).mean() < close
             for k in range(1, 4):  # what was given back is not overwritten
                 assert (steps[k][1] != steps[0][1]).any()
+
+
+def test_ctrl_c_is_borne_after_generators_are_gone(tmp_path):
+    """Also when the one that was loaded first goes first: each of OpenVINO's cores leaves a stack for signals behind."""
+    pytest.importorskip("openvino")
+    code = """
+import gc, os, signal
+import numpy as np
+from openvino import Model, opset13 as ops
+from models.backends.openvino_core import openvino_core
+from models.backends.openvino_engine import has_bf16
+
+def compiled(size):
+    given = ops.parameter([1, size], np.float32)
+    return openvino_core().compile_model(Model([ops.relu(given)], [given]), "CPU").create_infer_request()
+
+has_bf16()
+first, second = compiled(4), compiled(5)
+for _ in range(2):
+    del first
+    gc.collect()
+    first, second = second, compiled(6)
+del first, second
+gc.collect()
+signal.signal(signal.SIGINT, lambda *_: print("handled"))
+os.kill(os.getpid(), signal.SIGINT)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=root(), capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr

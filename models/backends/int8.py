@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from models.backends.openvino_core import openvino_core
+
 if TYPE_CHECKING:
     import openvino
 
@@ -25,17 +27,16 @@ def quantize(model: openvino.Model, examples: list[list[np.ndarray]]) -> openvin
     examples: what the generator is given for some frames, a list for each.
     Raises: ValueError when the frames differ from the given model's by more than MAX_DIFFERENCE.
     """
-    import openvino
     from openvino import opset13 as ops
 
-    core, images = openvino.Core(), len(model.outputs)
+    images = len(model.outputs)
     made = model.clone()
     convolutions = [op for op in made.get_ordered_ops() if op.get_type_name() == "Convolution"][1:-1]
     inputs = [op.input(0).get_source_output() for op in convolutions]
     reductions = (ops.reduce_min, ops.reduce_max)
     probes = [ops.result(reduce(x, np.arange(4), keep_dims=False)) for x in inputs for reduce in reductions]
     made.add_results(probes)
-    seen = list(_runs(core, made, examples))
+    seen = list(_runs(made, examples))
     frames = [run[0] for run in seen]
     ranges = np.array([run[images:] for run in seen], np.float64).reshape(len(seen), len(inputs), 2)
     for probe in probes:
@@ -53,15 +54,15 @@ def quantize(model: openvino.Model, examples: list[list[np.ndarray]]) -> openvin
         most = np.maximum(np.abs(values).max((1, 2, 3), keepdims=True), 1e-8)
         op.input(1).replace_source_output(ops.fake_quantize(ops.constant(values), -most, most, -most, most, 255).output(0))
     made.validate_nodes_and_infer_types()
-    away = [np.abs(run[0].astype(int) - frame).mean() for run, frame in zip(_runs(core, made, examples), frames)]
+    away = [np.abs(run[0].astype(int) - frame).mean() for run, frame in zip(_runs(made, examples), frames)]
     if np.mean(away) > MAX_DIFFERENCE:
         raise ValueError(f"in integers its frames are {np.mean(away):.1f} grey levels off")
     return made
 
 
-def _runs(core: openvino.Core, model: openvino.Model, examples: list[list[np.ndarray]]) -> Iterator[list[np.ndarray]]:
+def _runs(model: openvino.Model, examples: list[list[np.ndarray]]) -> Iterator[list[np.ndarray]]:
     """All outputs of the model for each example."""
-    request = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"}).create_infer_request()
+    request = openvino_core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"}).create_infer_request()
     for example in examples:
         request.infer(example)
         yield [request.get_output_tensor(i).data.copy() for i in range(len(model.outputs))]

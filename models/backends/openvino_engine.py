@@ -12,6 +12,7 @@ import torch
 
 from models.backends.int8 import quantize
 from models.backends.network import IMAGE, PREVIOUS, TRACED_SIZE, FrameNetwork
+from models.backends.openvino_core import openvino_core
 from util.hashing import sha256_of_bytes
 from util.user_cache import cached_bytes, user_cache
 
@@ -44,7 +45,7 @@ class OpenVinoBackend:
 
         precision = {torch.float32: "f32", torch.bfloat16: "bf16"}[dtype]
         self.name = f"openvino {'int8' if examples else precision.replace('f32', 'fp32')}"
-        core, hints = openvino.Core(), {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": precision}
+        core, hints = openvino_core(), {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": precision}
         if threads is not None:
             hints["INFERENCE_NUM_THREADS"] = threads
 
@@ -81,9 +82,7 @@ class OpenVinoBackend:
 
 def has_bf16() -> bool:
     """Whether OpenVINO computes in bfloat16 on this processor."""
-    import openvino
-
-    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return "BF16" in openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def convert(network: FrameNetwork, height: int, width: int) -> openvino.Model:
