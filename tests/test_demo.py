@@ -208,7 +208,9 @@ def test_ctrl_c_ends_the_published_command_line_with_a_whole_file(home, tmp_path
     out = tmp_path / "out.mp4"
     command = ["bash", ROOT / "scripts/demo/run_demo_on_target.sh", "ann", "fake", "--checkpoints_dir", home / "checkpoints"]
     command += ["--source", home / "driver.mp4", "--loop", "--output", out, "--no_window", "--gpu_ids", "-1", "--backend", "torch"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+    # as in a terminal: commands in the background of a shell, as this suite may be, inherit that Ctrl-C is ignored
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, cwd=tmp_path, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL), **pipes)
     try:
         wait_for(lambda: list(tmp_path.glob(".out.mp4*.part")))  # it writes
         time.sleep(0.5)
