@@ -187,6 +187,8 @@ def test_regions_keep_their_place(model, video):
         soft = cv2.GaussianBlur(frame, (0, 0), max(0.5 / region.factor, 0.3))
         again = cv2.remap(soft, x.astype(np.float32), y.astype(np.float32), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         assert np.abs(again.astype(int) - region.image).mean() < 12
+    for far in ((4000, 0), (0, -4000), (-300, 4000)):  # wherever a tracker may say that a head is
+        assert HeadRegion.of(frames[0], seen + far).image.shape == HeadRegion.of(frames[0], seen * 1e4).image.shape == (SIDE, SIDE, 3)
     camera = region.camera(Cameras(np.float64(2), FRONTAL, np.array([30.0, 40, 0])))
     assert camera.scale == 2 * region.factor and np.allclose(region.in_frame(camera.translation[None, :2]), [[30, 40]])
 

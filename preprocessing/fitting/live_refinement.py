@@ -25,6 +25,7 @@ SIDE = 192  # pixels of the region of the head that is looked at
 REGION = 1.5  # its side, in the larger side of the box of the landmarks
 REGION_UP = 0.15  # by which its middle lies above that box's, in the same unit: the forehead has no landmarks
 MIN_STEP_S, MAX_STEP_S = 0.001, 1.0  # between two frames: cameras may repeat time stamps, and pause
+MOST = 3  # largest side of a region, in the frame's larger side
 OVER_RELAXATION = 1.4  # factor on the flow, which is too short between a blurred texture and a frame
 
 
@@ -41,13 +42,13 @@ class HeadRegion:
         """frame: uint8 [H, W, 3]; what lies outside of it is as its edge. landmarks: [478, 2 or more], pixels."""
         low, high = landmarks[:, :2].min(0), landmarks[:, :2].max(0)
         unit = float((high - low).max())
-        side = max(round(REGION * unit), 8)
+        side = min(max(round(REGION * unit), 8), MOST * max(frame.shape))
         left, top = np.round((low + high) / 2 - np.array([0, REGION_UP * unit]) - side / 2).astype(int)
-        height, width = frame.shape[:2]
-        part = frame[max(top, 0) : max(top + side, 0), max(left, 0) : max(left + side, 0)]
-        out = [max(-top, 0), max(top + side - height, 0), max(-left, 0), max(left + side - width, 0)]
-        if any(out):
-            part = cv2.copyMakeBorder(part, *out, cv2.BORDER_REPLICATE)
+        if min(left, top) >= 0 and left + side <= frame.shape[1] and top + side <= frame.shape[0]:
+            part = frame[top : top + side, left : left + side]
+        else:
+            rows, columns = (np.clip(np.arange(at, at + side), 0, most - 1) for at, most in zip((top, left), frame.shape))
+            part = frame[rows[:, None], columns]
         how = cv2.INTER_AREA if side > SIDE else cv2.INTER_LINEAR
         return cls(cv2.resize(part, (SIDE, SIDE), interpolation=how), np.array([left, top], float), SIDE / side)
 
