@@ -47,10 +47,11 @@ def crop(frame: np.ndarray, box: Sequence[int], size: int) -> np.ndarray:
     """Cut `box` out of a frame, uint8 [H, W, 3], and resize it to [size, size, 3]; outside the frame its border repeats."""
     left, top, right, bottom = box
     height, width = frame.shape[:2]
-    part = frame[max(0, top) : max(0, bottom), max(0, left) : max(0, right)]
-    outside = [max(0, -top), max(0, bottom - height), max(0, -left), max(0, right - width)]
-    if any(outside):
-        part = cv2.copyMakeBorder(part, *outside, cv2.BORDER_REPLICATE)
+    if left >= 0 and top >= 0 and right <= width and bottom <= height:
+        part = frame[top:bottom, left:right]
+    else:  # not by OpenCV's copyMakeBorder, which crashes where the box lies beside the frame
+        rows, columns = np.clip(np.arange(top, bottom), 0, height - 1), np.clip(np.arange(left, right), 0, width - 1)
+        part = frame[rows[:, None], columns]
     if part.shape[0] == size:
         return part
     return cv2.resize(part, (size, size), interpolation=cv2.INTER_AREA if part.shape[0] > size else cv2.INTER_CUBIC)

@@ -12,7 +12,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 
 from preprocessing.face_models.morphable import MorphableModel
@@ -20,6 +19,7 @@ from preprocessing.fitting.frame import FrameFit, FrameFitter
 from preprocessing.fitting.textured_head import MIN_POINTS, TexturedHead, surface_points
 from preprocessing.fitting.video import Fit
 from util.geometry import Cameras
+from util.image_io import crop
 
 SIDE = 192  # pixels of the region of the head that is looked at
 REGION = 1.5  # its side, in the larger side of the box of the landmarks
@@ -44,13 +44,8 @@ class HeadRegion:
         unit = float((high - low).max())
         side = min(max(round(REGION * unit), 8), MOST * max(frame.shape))
         left, top = np.round((low + high) / 2 - np.array([0, REGION_UP * unit]) - side / 2).astype(int)
-        if min(left, top) >= 0 and left + side <= frame.shape[1] and top + side <= frame.shape[0]:
-            part = frame[top : top + side, left : left + side]
-        else:
-            rows, columns = (np.clip(np.arange(at, at + side), 0, most - 1) for at, most in zip((top, left), frame.shape))
-            part = frame[rows[:, None], columns]
-        how = cv2.INTER_AREA if side > SIDE else cv2.INTER_LINEAR
-        return cls(cv2.resize(part, (SIDE, SIDE), interpolation=how), np.array([left, top], float), SIDE / side)
+        image = crop(frame, (left, top, left + side, top + side), SIDE)
+        return cls(image, np.array([left, top], float), SIDE / side)
 
     def camera(self, camera: Cameras) -> Cameras:
         """A frame's camera, in this region's pixels."""
