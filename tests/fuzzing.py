@@ -14,7 +14,7 @@ import numpy as np
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-LONGEST_S = 20  # for one input: beyond, the parser hangs
+LONGEST_S = 20  # of the processor, for one input: beyond, the parser hangs. Not of the clock: a busy machine stops processes for longer
 MOST_MEMORY = 2 << 30  # bytes that one input of a few kB may have a parser reserve
 SECONDS = float(os.environ.get("FUZZ_SECONDS", 0))  # of each test; 0: a few dozen inputs, always the same
 
@@ -145,15 +145,15 @@ def bounded():
     def stop(*_):
         raise TimeoutError(f"longer than {LONGEST_S} s")
 
-    handler = signal.signal(signal.SIGALRM, stop)
-    signal.alarm(LONGEST_S)
+    handler = signal.signal(signal.SIGPROF, stop)
+    signal.setitimer(signal.ITIMER_PROF, LONGEST_S)
     resource.setrlimit(resource.RLIMIT_AS, (used + MOST_MEMORY, before[1]))
     try:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_AS, before)
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, handler)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, handler)
 
 
 def fuzz(inputs, parse, *errors, examples=40):

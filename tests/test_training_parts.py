@@ -14,7 +14,7 @@ from fake_dataset import make_dataset
 
 from data.clip_stream import ClipStream
 from data.clips import VideoDataset
-from models.checkpoints import read_tensors, save_weights
+from models.checkpoints import read_tensors, save_weights, write_tensors
 from models.training.beginning import check_pretrained
 from models.training.checkpoint_writer import CheckpointWriter
 from models.training.clock import Clock
@@ -187,13 +187,31 @@ def disk_free(folder):
 
 
 @pytest.mark.skipif(shutil.which("mount") is None, reason="no mount here")
-def test_full_disk_at_the_first_checkpoint_tells_how_to_go_on(tmp_path):
-    for ballast, rest in ((disk_free, "nothing of this run is saved yet"), (lambda _: 0, "add --continue_train then")):
-        with small_disk(tmp_path / rest[:3], "100k") as disk:
+def test_full_disk_at_the_first_checkpoint_leaves_nothing(tmp_path):
+    for ballast in (disk_free, lambda _: 0):
+        with small_disk(tmp_path / str(ballast(tmp_path)), "100k") as disk:
             (disk / "ballast").write_bytes(bytes(ballast(disk)))
-            with pytest.raises(DiskFull, match=rest):
+            with pytest.raises(DiskFull, match="nothing of this run is saved yet"):
                 with CheckpointWriter(Run(disk, disk)) as writer:
                     writer.write(large(1))
+            assert not list(disk.glob("*.p*"))
+
+
+@pytest.mark.parametrize("written", [1, 2])
+def test_a_run_killed_in_its_first_checkpoint_goes_on(tmp_path, monkeypatch, written):
+    """After so many files: the state is among them."""
+    count = itertools.count()
+
+    def write(path, tensors):
+        if next(count) == written:
+            raise KeyboardInterrupt  # what comes after it does not happen
+        write_tensors(path, tensors)
+
+    monkeypatch.setattr("models.training.checkpoint_writer.write_tensors", write)
+    run = Run(tmp_path, tmp_path)
+    with pytest.raises(KeyboardInterrupt), CheckpointWriter(run) as writer:
+        writer.write(state(1))
+    assert read_tensors(run.state_path)["progress"]["epoch"] == 1  # from which the networks are written anew
 
 
 def test_damaged_files_are_set_aside_and_never_over_another(tmp_path):

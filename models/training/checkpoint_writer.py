@@ -40,8 +40,6 @@ class CheckpointWriter:
             rest = "nothing of this run is saved yet"
             if self._files.state_path.is_file():
                 rest = "the checkpoint before is whole, and training goes on from it"
-            elif self._files.network_path("G").is_file():
-                rest = "the networks are saved, their optimisers are not: add --continue_train then"
             raise type(e)(f"{e} ({rest})") from None
 
     def write(self, state: dict[str, Any], epoch: int | None = None, outdated: Sequence[int] = ()) -> None:
@@ -55,6 +53,11 @@ class CheckpointWriter:
 
     def _write(self, state: dict[str, Any], epoch: int | None, outdated: Sequence[int]) -> None:
         networks = latest_networks(state)
+        # The state alone says where the run stands, and is complete in itself: last, so that all files agree. But first where there is none:
+        # networks without one are taken for somebody's, and the same command does not go on from them.
+        is_first = not self._files.state_path.is_file()
+        if is_first:
+            write_tensors(self._files.state_path, state)
         for name in ("latest",) if epoch is None else ("latest", epoch):
             for label, weights in networks.items():
                 write_tensors(self._files.network_path(label, name), weights)
@@ -62,5 +65,5 @@ class CheckpointWriter:
             for label in networks:
                 self._files.network_path(label, old).unlink(missing_ok=True)
         write_iteration(self._files, state)
-        # Last: it alone says where the run stands, and it is complete in itself.
-        write_tensors(self._files.state_path, state)
+        if not is_first:
+            write_tensors(self._files.state_path, state)

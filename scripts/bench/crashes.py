@@ -44,7 +44,7 @@ TRAINING += " --save_latest_freq 1 --gpu_ids -1 --move_heads 0 --ema 0.9 --lambd
 # Fields of JSON files, and attributes of pages, that tell when or how long, or what the file system says of a file.
 _VOLATILE = {"made", "seconds", "stamp", "checkpoint_made", "frames_per_s", "frames_per_s_written"}
 _DATES = re.compile(rb"\d{4}-\d\d-\d\d[ T]\d\d:\d\d(:\d\d)?( UTC|Z)?|[\d.]+ (s|ms|minutes|frames/s)\b|data:video[^\"]*|(?<=\?)\d{9,}")
-_BY_THE_CLOCK = ("web",)  # folders of what is shown of a training every few seconds
+_BY_THE_CLOCK = ("web", "digests")  # folders of what is shown of a training every few seconds, and of digests of files that are old enough
 _FRAMES = 30  # of the demo clip
 _LONGEST_S = 600  # of a step that nobody disturbs; beyond, it hangs
 
