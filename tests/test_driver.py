@@ -119,3 +119,19 @@ def test_the_filter_of_size_and_place_is_causal_and_can_be_reset(model, pair):
         fits = [SimpleNamespace(expression=source.expression[0], camera=c) for c in (camera, *[larger] * round(0.2 * fps))]
         scales = [driver.step(f, source.landmarks[0], dt_s=1 / fps).camera.scale for f in fits]
         assert (scales[-1] / scales[0] - 1) / 0.03 == pytest.approx(1 - np.exp(-1), abs=1e-6)
+
+
+def test_eyes_go_where_they_are_seen_beside_the_mesh(model, pair):
+    """What a detector shifts an eye by beyond what is usual arrives on the target, in its own size, and nothing else of it moves."""
+    source, target = pair
+    reference = DriverReference.of(model, source)
+    before = drive(model, target, read_motion(model, source, reference))
+    shift, eye = np.array([2.0, -1.5]), [*range(36, 42), 68]  # pixels; the right eye and its pupil
+    moved = source.landmarks.copy()
+    moved[10, eye] += shift
+    after = drive(model, target, read_motion(model, replace(source, landmarks=moved), reference))
+    away = after.landmarks - before.landmarks
+    size = before.cameras.scale[10] / source.cameras.scale[10]
+    np.testing.assert_allclose(away[10, [36, 39, 68]].mean(0), size * shift, atol=0.25)
+    away[10, eye] = 0
+    np.testing.assert_allclose(away, 0, atol=1e-3)
