@@ -33,7 +33,8 @@ TIME_NAME = re.compile(
 FRAME_NAME = re.compile(r"(?:(?:video)?(?:frame|sample|row|line)s?)?(?:index|idx|number|num|no|id|nr|count)?|unnamed\d*")
 # [date] [hours:]minutes:seconds[:frames[.part of a frame] or .decimals] [zone]
 TIMECODE = re.compile(
-    r"(?:\d+[-/.]\d+[-/.]\d+[T ]+)?(?:(\d{1,9})[:;])?(\d{1,9})[:;](\d{1,9})(?:([:;.,])(\d{1,18})(?:[.,](\d{1,18}))?)?\s*(?:Z|UTC|[+-]\d\d:?\d\d)?"
+    r"(?:\d+[-/.]\d+[-/.]\d+[T ]+)?(?:(\d{1,9})[:;])?(\d{1,9})[:;](\d{1,9})"
+    r"(?:([:;.,])(\d{1,18})(?:[.,](\d{1,18}))?)?\s*(?:Z|UTC|[+-]\d\d:?\d\d)?"
 )
 
 
