@@ -346,6 +346,9 @@ def test_rows_out_of_order_and_without_a_time(check, take):
     assert check(text([*take[:50], take[49], *take[50:]])) == ""  # written twice
     warnings = check(text(timed(take, "seconds", lambda k: "" if k in (5, 6) else "late" if k == 50 else f"{k / RATE:.5f}")))
     assert "rows without a readable time: 3 (first: line 7)" in warnings
+    counts = {50: "1e308", 60: "-1e308"}
+    warnings = check(text(timed(take, "seconds", lambda k: counts.get(k, f"{k / RATE:.5f}"))))
+    assert "rows without a readable time: 2 (first: line 52)" in warnings
     hours = {50: "9" * 30}  # with them nothing else has an exact time
     warnings = check(text(timed(take, "Timecode", lambda k: f"{hours.get(k, '00')}:00:{k // RATE:02}:{k % RATE:02}")))
     assert "rows without a readable time: 1 (first: line 52)" in warnings

@@ -13,6 +13,7 @@ from preprocessing.driving.tables import brief, number
 COMMON_RATES = (24, 25, 30, 48, 50, 60, 120)  # frames/s that cameras record at
 ASSUMED_RATE = 60.0  # frames/s of numbered frames: what ARKit tracks faces at
 PAUSE_S = 10.0  # the clock goes on by more between two rows: recording was paused, or the clock was set
+MOST_COUNT = 1e20  # of whatever a clock counts: nanoseconds since 1970 are 2e18
 MOST_UNREADABLE = 0.1  # share of the rows whose time may be unreadable, or go back
 
 UNITS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ticks": 1e-7, "ns": 1e-9}  # seconds
@@ -32,7 +33,8 @@ TIME_NAME = re.compile(
 FRAME_NAME = re.compile(r"(?:(?:video)?(?:frame|sample|row|line)s?)?(?:index|idx|number|num|no|id|nr|count)?|unnamed\d*")
 # [date] [hours:]minutes:seconds[:frames[.part of a frame] or .decimals] [zone]
 TIMECODE = re.compile(
-    r"(?:\d+[-/.]\d+[-/.]\d+[T ]+)?(?:(\d{1,9})[:;])?(\d{1,9})[:;](\d{1,9})(?:([:;.,])(\d+)(?:[.,](\d+))?)?\s*(?:Z|UTC|[+-]\d\d:?\d\d)?"
+    r"(?:\d+[-/.]\d+[-/.]\d+[T ]+)?(?:(\d{1,9})[:;])?(\d{1,9})[:;](\d{1,9})"
+    r"(?:([:;.,])(\d{1,18})(?:[.,](\d{1,18}))?)?\s*(?:Z|UTC|[+-]\d\d:?\d\d)?"
 )
 
 
@@ -82,7 +84,7 @@ def _value(stamp: str) -> float | None:
         value = number(stamp)
     except ValueError:
         return None
-    return value if np.isfinite(value) else None
+    return value if abs(value) < MOST_COUNT else None
 
 
 def _code(stamp: str) -> tuple[str, ...] | None:
