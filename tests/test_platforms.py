@@ -52,6 +52,7 @@ def test_only_these_places_use_what_windows_lacks():
         ("util/locks.py", "fcntl"),
         ("util/workers.py", "signal.pthread_sigmask"),
         *(("scripts/bench/crashes.py", name) for name in ("os.fork", "os.killpg", "os.setpgid", "os.waitpid", "signal.SIGKILL")),
+        *(("scripts/bench/load.py", name) for name in ("os.getloadavg", "os.killpg", "os.nice", "os.sysconf", "signal.SIGKILL")),
         ("scripts/bench/paste_back.py", "resource"),
         ("scripts/bench/streaming.py", "resource"),
     }
