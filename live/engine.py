@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import cv2
 import numpy as np
 from threadpoolctl import threadpool_limits
 
@@ -153,6 +154,8 @@ class HeadEngine:
         # BLAS' own threads wait for work by spinning, some 20 ms after every small product, on the cores that the generator needs: on two
         # cores it then takes twice as long.
         self._blas = threadpool_limits(1, user_api="blas")
+        self._opencv_threads = cv2.getNumThreads()
+        cv2.setNumThreads(1)  # every stage has a thread already
         self.profile, self.size = profile, size
         self.origin = Provenance(profile.name, driver_kind="camera")
         self.backend = synthesizer.reason
@@ -186,6 +189,7 @@ class HeadEngine:
     def close(self) -> None:
         """Release what the engine holds."""
         self._blas.restore_original_limits()
+        cv2.setNumThreads(self._opencv_threads)
         self._face.close()
         if self._backdrop:
             self._backdrop.close()
