@@ -19,6 +19,7 @@ import numpy as np
 from live.web.persons import Person
 from live.web.uploads import NEARLY_FULL, SPARE_BYTES, Upload, read_motion_file
 from live.web.wire import decode_jpeg, encode_jpeg, pack, unpack
+from util.ahead import usable_cores
 from util.cli import UserError, collecting
 from util.image_io import write_bytes
 from util.layout import Dataset, PageFiles, Run
@@ -33,6 +34,7 @@ SPACE_S = 2.0  # between two looks at what is left of the disk
 LEAST_STEP_S = 1e-4  # between two pictures: clocks jump
 MOST_STAMPS = 100  # of pictures on their way
 STALE_S = 2.0  # a camera's time stamps may be that old; older ones are taken for now
+REFINE_ABOVE_CORES = 2  # on so few, with the browser on them too, refinement costs more pictures than it is worth
 VIDEO_SIDE_PX = 960  # frames of uploaded videos are shrunk to this: tracking needs no more
 NEUTRAL = np.zeros((1, 1, 3), np.uint8)  # in place of a driver's picture where there is no driver
 
@@ -77,9 +79,10 @@ class Studio:
         self._engine, self._key = None, ()
 
     def _open(self, person: Person, backend: str, video: Path | None = None) -> HeadEngine:
-        from live.engine import HeadEngine
+        from live.engine import HeadEngine, Settings
 
-        return HeadEngine.load(person.folder, name=person.name, backend=backend, gpu_ids=self._gpu_ids, video=video)
+        settings = Settings(refine=usable_cores() > REFINE_ABOVE_CORES)
+        return HeadEngine.load(person.folder, name=person.name, backend=backend, gpu_ids=self._gpu_ids, settings=settings, video=video)
 
     def _draw_picture(self, person: Person, engine: HeadEngine) -> None:
         place = person.picture(self._files)
