@@ -10,6 +10,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -300,7 +301,8 @@ class HeadEngine:
         calibration = frame.calibration
         if self.settings.refine and calibration.refiner:
             region = HeadRegion.of(frame.driver, frame.landmarks)
-            frame.fit = calibration.refiner.step(frame.fit, region, frame.landmarks, frame.time_s)
+            with suppress(ValueError):  # what cannot be refined stays as the landmarks say
+                frame.fit = calibration.refiner.step(frame.fit, region, frame.landmarks, frame.time_s)
         frame.landmarks70 = from_dense(frame.landmarks)
         calibration.update(frame.fit, frame.landmarks70, frame.time_s)
 
