@@ -39,7 +39,8 @@ def frontal(landmarks: np.ndarray, cameras: Cameras) -> np.ndarray:
 
 def in_eyes(landmarks: np.ndarray) -> np.ndarray:
     """The right and the left pupil from the middle between the corners of their eye: landmarks [N, 70, 2] -> [N, 2, 2]."""
-    return landmarks[:, PUPILS] - eye_places(landmarks)[:, 2:]
+    corners = [[eye.start, eye.start + 3] for eye in (RIGHT_EYE, LEFT_EYE)]
+    return landmarks[:, PUPILS] - landmarks[:, corners].mean(2)
 
 
 def gaze(model: MorphableModel, identity: np.ndarray, seen: Person | Driven) -> np.ndarray:
@@ -53,11 +54,9 @@ def gaze(model: MorphableModel, identity: np.ndarray, seen: Person | Driven) -> 
     return mesh[1] + into_head(in_eyes(seen.landmarks) - mesh[0], seen.cameras)[..., :2] * [1, -1]
 
 
-def eye_places(landmarks: np.ndarray) -> np.ndarray:
-    """The means of the right and the left eye's outline, then the middles between their corners: [N, 70, C] -> [N, 4, C]."""
-    points = [landmarks[:, eye].mean(1) for eye in (RIGHT_EYE, LEFT_EYE)]
-    points += [landmarks[:, [eye.start, eye.start + 3]].mean(1) for eye in (RIGHT_EYE, LEFT_EYE)]
-    return np.stack(points, 1)
+def middles_of_eyes(landmarks: np.ndarray) -> np.ndarray:
+    """The means of the right and the left eye's outline: [N, 70, C] -> [N, 2, C]."""
+    return np.stack([landmarks[:, eye].mean(1) for eye in (RIGHT_EYE, LEFT_EYE)], 1)
 
 
 def uncross_lids(landmarks: np.ndarray) -> np.ndarray:

@@ -141,7 +141,7 @@ def driven_landmarks(
     landmarks[:, PUPILS] += gaze + out_of_head(motion.pupils, cameras)
     if motion.eyes is not None:
         beside = out_of_head(motion.eyes, cameras)
-        landmarks[:, PUPILS] += beside[:, 2:]
+        landmarks[:, PUPILS] += beside
         for i, eye in enumerate((RIGHT_EYE, LEFT_EYE)):
             landmarks[:, eye] += beside[:, i : i + 1]
     # The lids' gap as seen should not hang on how deep the fit happens to place either lid: it is the mesh's own, in its proportion
