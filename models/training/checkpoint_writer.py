@@ -53,8 +53,8 @@ class CheckpointWriter:
 
     def _write(self, state: dict[str, Any], epoch: int | None, outdated: Sequence[int]) -> None:
         networks = latest_networks(state)
-        # The state alone says where the run stands, and is complete in itself: last, so that all files agree. But first where there is none:
-        # networks without one are taken for somebody's, and the same command does not go on from them.
+        # The state alone says where the run stands, and is complete in itself: last, so that all files agree, but first where there is
+        # none: networks without one are taken for somebody's, and the same command does not go on from them.
         is_first = not self._files.state_path.is_file()
         if is_first:
             write_tensors(self._files.state_path, state)
