@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from fractions import Fraction
+from functools import cached_property
 
 import numpy as np
 
@@ -36,7 +37,6 @@ class Calibration:
         colours: of the driver's head, uint8 [F, 3] of the model's triangles, where they are known as well."""
         self._model, self._size, self._known, self._colours = model, size, known, colours
         self.reference: DriverReference | None = None
-        self.refiner: LiveRefiner | None = None
         self.landmarks: list[np.ndarray] = []  # of the first frames
         self.regions: list[HeadRegion] = []  # of the head in them
         self._began_s: float | None = None
@@ -60,10 +60,12 @@ class Calibration:
             self._began_s = None
         return self.reference is not None
 
-    def finish(self) -> None:
-        """Learn what refines the fits to come from the first frames, if they show enough of the head, and forget the frames."""
-        self.refiner = self._learn_refiner()
+    @cached_property
+    def refiner(self) -> LiveRefiner | None:
+        """What refines the fits to come, learnt from the first frames when first asked for; None: they show too little of the head."""
+        refiner = self._learn_refiner()
         self.landmarks, self.regions = [], []
+        return refiner
 
     def _learn_refiner(self) -> LiveRefiner | None:
         fitter = FrameFitter(self._model, self.reference.identity)

@@ -34,7 +34,7 @@ from preprocessing.driving.people import load_profile
 from preprocessing.driving.profile import TargetProfile
 from preprocessing.driving.retarget import place_head, retarget
 from preprocessing.face_models.dense_points import from_dense
-from preprocessing.fitting.frame import FrameFit, FrameFitter
+from preprocessing.fitting.frame import FrameFit, FrameFitter, step_s
 from preprocessing.fitting.live_refinement import HeadRegion
 from util.cli import UserError
 from util.face.appearance import Appearance
@@ -45,7 +45,6 @@ from util.results.origin import provenance_of_run
 
 MODES = ("head", "face")
 LEAST_SIDE = 32  # pixels; smaller frames show no face, and an empty one ends MediaPipe's graph
-MIN_STEP_S, MAX_STEP_S = 0.001, 1.0  # between two frames, for the fit: cameras may repeat time stamps, and pause
 GAZE_CM = (0.35, 0.25)  # how far pupils go to the side and up at a gaze of 1: about 20 and 15 degrees of an eye of 1.2 cm radius
 
 
@@ -277,18 +276,16 @@ class HeadEngine:
             self._calibration = Calibration(self._model, frame.driver.shape[0], self._known_driver, self._known_colours)
             self._fitter = None
         frame.calibration = calibration = self._calibration
-        step_s = min(max(frame.time_s - self._fitted_s, MIN_STEP_S), MAX_STEP_S)
-        self._fitted_s = frame.time_s
+        since_s, self._fitted_s = step_s(frame.time_s, self._fitted_s), frame.time_s
         if self._fitter is None:
             frame.state = "calibrating"
             if frame.landmarks is None or not calibration.begin(frame.landmarks, frame.driver, frame.time_s):
                 return
             self._face.remember(calibration.landmarks)
-            calibration.finish()
             self._fitter = FrameFitter(self._model, calibration.reference.identity)
             self._fitted = False
         try:
-            frame.fit = self._fitter.step(frame.landmarks, step_s)
+            frame.fit = self._fitter.step(frame.landmarks, since_s)
             self._fitted = True
         except ValueError:  # landmarks that are no face
             frame.landmarks = None

@@ -22,7 +22,13 @@ from util.geometry import Cameras
 FIRST_ROUNDS, ROUNDS = 8, 2  # Gauss-Newton rounds for a first frame, and for a frame with earlier ones
 SWEEPS = 8  # sweeps of coordinate descent over the expression, per round
 FORGET_S = 0.5  # seconds without landmarks after which earlier frames are ignored
+MIN_STEP_S, MAX_STEP_S = 0.001, 1.0  # between two frames of a stream: cameras may repeat time stamps, and pause
 JUMP_IOD = 0.5  # inter-ocular distances; landmarks that move farther on average restart the fit
+
+
+def step_s(time_s: float, before_s: float) -> float:
+    """Seconds between two frames of a stream, for FrameFitter.step; before_s: time of the earlier one, -inf for none."""
+    return min(max(time_s - before_s, MIN_STEP_S), MAX_STEP_S)
 
 
 @dataclass(frozen=True)

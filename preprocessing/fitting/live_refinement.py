@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from preprocessing.face_models.morphable import MorphableModel
-from preprocessing.fitting.frame import FrameFit, FrameFitter
+from preprocessing.fitting.frame import FrameFit, FrameFitter, step_s
 from preprocessing.fitting.textured_head import MIN_POINTS, TexturedHead, surface_points
 from preprocessing.fitting.video import Fit
 from util.geometry import Cameras
@@ -24,7 +24,6 @@ from util.image_io import crop
 SIDE = 192  # pixels of the region of the head that is looked at
 REGION = 1.5  # its side, in the larger side of the box of the landmarks
 REGION_UP = 0.15  # by which its middle lies above that box's, in the same unit: the forehead has no landmarks
-MIN_STEP_S, MAX_STEP_S = 0.001, 1.0  # between two frames: cameras may repeat time stamps, and pause
 MOST = 3  # largest side of a region, in the frame's larger side
 OVER_RELAXATION = 1.4  # factor on the flow, which is too short between a blurred texture and a frame
 
@@ -96,8 +95,7 @@ class LiveRefiner:
 
         fit: by the landmarks [478, 2 or more], pixels of the frame; region: of the frame, with them. time_s: of the frame.
         """
-        since_s = min(max(time_s - self._time_s, MIN_STEP_S), MAX_STEP_S)
-        self._time_s = time_s
+        since_s, self._time_s = step_s(time_s, self._time_s), time_s
         found = fit.camera
         guess = Cameras(found.scale * self._growth, self._turn @ found.rotation, found.translation + found.scale * self._shift)
         placed = self._head.model.in_image(np.zeros(1), fit.expression[None], region.camera(guess).as_batch())[0]
