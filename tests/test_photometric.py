@@ -193,6 +193,22 @@ def test_regions_keep_their_place(model, video):
     assert camera.scale == 2 * region.factor and np.allclose(region.in_frame(camera.translation[None, :2]), [[30, 40]])
 
 
+@pytest.mark.parametrize("factor", [0.4, 1.7, 3, 5])
+def test_regions_are_taken_without_a_shift(model, video, factor):
+    """Whatever a region is shrunk or enlarged by, a slope keeps its values, to a grey level."""
+    truth, _ = video
+    dense = factor * truth.cameras.project(model.landmarks(truth.identity, truth.expression))[0, :, :2]
+    side = round(factor * SIZE)
+    slope = np.linspace(20, 230, side)
+    frame = np.stack(np.broadcast_arrays(slope, slope[:, None], 128), -1).round().astype(np.uint8)
+    region = HeadRegion.of(frame, dense)
+    places = region.in_frame(np.repeat(np.arange(SIDE)[:, None] + 0.5, 2, 1)) - 0.5  # middles of its pixels
+    inside = ((places > 0) & (places < side - 1)).all(1)
+    for axis, line in enumerate((region.image[SIDE // 2, :, 0], region.image[:, SIDE // 2, 1])):
+        expected = np.interp(places[:, axis], np.arange(side), slope)
+        assert inside.sum() > SIDE / 2 and np.abs(line - expected)[inside].max() < 1.1
+
+
 def test_too_little_of_a_head_is_not_learnt_from(model, video):
     truth, frames = video
     seen, _, fit = detected(model, truth)

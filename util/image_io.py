@@ -47,11 +47,13 @@ def crop(frame: np.ndarray, box: Sequence[int], size: int) -> np.ndarray:
     """Cut `box` out of a frame, uint8 [H, W, 3], and resize it to [size, size, 3]; outside the frame its border repeats."""
     left, top, right, bottom = box
     height, width = frame.shape[:2]
-    if left >= 0 and top >= 0 and right <= width and bottom <= height:
-        part = frame[top:bottom, left:right]
-    else:  # not by OpenCV's copyMakeBorder, which crashes where the box lies beside the frame
+    part = frame[max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)]
+    if not part.size:  # the box lies beside the frame, where OpenCV's copyMakeBorder crashes
         rows, columns = np.clip(np.arange(top, bottom), 0, height - 1), np.clip(np.arange(left, right), 0, width - 1)
         part = frame[rows[:, None], columns]
+    elif part.shape[:2] != (bottom - top, right - left):
+        above, below, before, behind = (max(int(side), 0) for side in (-top, bottom - height, -left, right - width))
+        part = cv2.copyMakeBorder(part, above, below, before, behind, cv2.BORDER_REPLICATE)
     if part.shape[0] == size:
         return part
     return cv2.resize(part, (size, size), interpolation=cv2.INTER_AREA if part.shape[0] > size else cv2.INTER_CUBIC)
