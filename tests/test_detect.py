@@ -324,6 +324,9 @@ def test_crop_repeats_the_border_outside():
     image = crop(frame, [-5, 0, 35, 40], 40)
     assert np.array_equal(image[:, 5:35], frame) and np.array_equal(image[:, :5], np.repeat(frame[:, :1], 5, axis=1))
     assert np.array_equal(image[:, 35:], np.repeat(frame[:, -1:], 5, axis=1))
+    for left, top in ((-7, -9), (12, 25), (-60, 3), (4, 90), (5, 6)):  # over edges, beside the frame, within
+        rows, columns = (np.clip(np.arange(first, first + 20), 0, most) for first, most in ((top, 39), (left, 29)))
+        assert np.array_equal(crop(frame, [left, top, left + 20, top + 20], 20), frame[rows][:, columns])
 
 
 @pytest.mark.parametrize("frames", [1, 2, 3, 4, 50, 99, 200])
