@@ -5,7 +5,6 @@ So no frame waits in a queue: the delay is the stages' own time, whatever the ra
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 from collections import deque
@@ -16,8 +15,8 @@ from functools import partial
 import numpy as np
 
 from live.engine import HeadEngine, LiveFrame
+from util.threads import short_turns
 
-SWITCH_S = 0.0005  # after which Python's lock goes to another thread; the default of 5 ms would add that to every stage
 RECENT_S = 5.0  # seconds that the statistics look back
 
 
@@ -122,8 +121,8 @@ class Pipeline:
         ]
 
     def __enter__(self) -> Pipeline:
-        self._switch_s = sys.getswitchinterval()
-        sys.setswitchinterval(SWITCH_S)
+        self._turns = short_turns()
+        self._turns.__enter__()
         for thread in self._threads:
             thread.start()
         return self
@@ -133,7 +132,7 @@ class Pipeline:
             slot.close()
         for thread in self._threads:
             thread.join()
-        sys.setswitchinterval(self._switch_s)
+        self._turns.__exit__(None, None, None)
 
     def put(self, rgb: np.ndarray, time_s: float | None = None) -> None:
         """A captured frame, see HeadEngine.begin. Raises: what a stage or the output raised."""

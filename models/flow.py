@@ -32,6 +32,7 @@ from util.caches.flow import Estimate
 from util.cli import UserError, say, warn_once
 from util.hashing import sha256_of
 from util.layout import flownet2_checkpoint
+from util.threads import one_opencv_thread
 
 FLOW_METHODS = ("dis", "flownet2")
 # Squared RGB distance, in -1..1 units and summed over the channels, under which a warped pixel counts as the same point.
@@ -123,13 +124,8 @@ class DISFlow:
         self._of_thread = threading.local()  # an OpenCV estimator keeps buffers, so each thread has its own
 
     def estimate(self, pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> Iterator[np.ndarray]:
-        threads = cv2.getNumThreads()
-        cv2.setNumThreads(1)  # a thread a pair is enough: on many cores OpenCV's own threads get into one another's way
-        try:
-            with ThreadPoolExecutor(self._threads) as pool:
-                yield from pool.map(self._of_pair, pairs)
-        finally:
-            cv2.setNumThreads(threads)
+        with one_opencv_thread(), ThreadPoolExecutor(self._threads) as pool:  # a thread a pair is enough
+            yield from pool.map(self._of_pair, pairs)
 
     def _of_pair(self, pair: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
         if not hasattr(self._of_thread, "dis"):

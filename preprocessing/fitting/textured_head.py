@@ -20,6 +20,7 @@ from preprocessing.render import create_renderer
 from util.ahead import map_ahead, usable_cores
 from util.compiled import compiled
 from util.geometry import Cameras
+from util.threads import one_opencv_thread
 
 MAX_POINTS, MIN_POINTS = 200, 20  # tracked points of the surface; with fewer there is no refinement
 OFFSET_PRIOR = 0.1  # (px/cm)^2 a frame: holds points to the model's surface while the head hardly turns
@@ -135,13 +136,9 @@ class TexturedHead:
     ) -> list[Look]:
         """Find where frames show the head. vertices: of frames 0, 1, ..."""
         look = self.looker(colours)
-        threads = cv2.getNumThreads()
-        cv2.setNumThreads(1)  # frames are shared out to threads already
-        try:
+        with one_opencv_thread():
             frames = enumerate(vertices)
             return list(map_ahead(lambda x: look(frame_at(x[0]), x[1], over_relaxation), frames, threads=_threads(), depth=2 * _threads()))
-        finally:
-            cv2.setNumThreads(threads)
 
 
 def surface_points(model: MorphableModel, seen: np.ndarray) -> np.ndarray:

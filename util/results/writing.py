@@ -10,12 +10,14 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol
 
+import cv2
 import numpy as np
 
 from util.cli import progress
 from util.image_io import write_image
 from util.metrics import MEASURES, face_mask, frame_measures, heatmap, mean_measures
 from util.results.folder import Results
+from util.threads import one_opencv_thread, short_turns
 
 _WRITERS = min(16, os.cpu_count() or 4)  # threads
 # Frames handed to the writers at once, and how many may be unwritten when the next frame is synthesised. Beside a GPU, both
@@ -61,7 +63,7 @@ def write_results(
     at_once, unwritten = _ON_GPU if on_gpu else _ON_PROCESSOR
     spent_s, begun = 0.0, time.perf_counter()
 
-    with ThreadPoolExecutor(_WRITERS) as pool:
+    with short_turns(), one_opencv_thread(), ThreadPoolExecutor(_WRITERS) as pool:
 
         def write(unwritten: int) -> None:
             """Hand the finished frames to the writers and wait until at most `unwritten` are not written."""
@@ -106,7 +108,7 @@ def write_frame(
     if self_reenactment:
         measures = frame_measures(frame.image, fake, frame.nmfc, frame.landmarks)
         images["heatmap"] = heatmap(frame.image, fake)
-        images["masked_heatmap"] = images["heatmap"] * face_mask(frame.nmfc)[..., None]
+        images["masked_heatmap"] = cv2.copyTo(images["heatmap"], face_mask(frame.nmfc).view(np.uint8))
     for kind, image in images.items():
         write_image(results.path(kind, frame.number), image)
     return measures, images
