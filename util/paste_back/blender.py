@@ -126,7 +126,6 @@ class Blender:
         rows, columns = slice(max(0, top), min(height, bottom)), slice(3 * max(0, left), 3 * min(width, right))
         within = slice(rows.start - top, rows.stop - top), slice(columns.start - 3 * left, columns.stop - 3 * left)
         result = frame.copy()
-        _lay_function()(*(a.reshape(len(a), -1)[part] for a, part in (
-            (result, (rows, columns)), (fake, within), (cv2.cvtColor(mask, cv2.COLOR_GRAY2RGB), within)
-        )))
+        below, fake, mask = (image.reshape(len(image), -1) for image in (result, fake, cv2.cvtColor(mask, cv2.COLOR_GRAY2RGB)))
+        _lay_function()(below[rows, columns], fake[within], mask[within])
         return result

@@ -54,8 +54,8 @@ class ColourMatch:
         self._field: np.ndarray | None = None  # [_COARSE, _COARSE, 3]
 
     def __call__(self, fake: np.ndarray, own: Colours, original: Colours, trust: np.ndarray) -> np.ndarray:
-        """fake: uint8 [S, S, 3]. own: its colours. trust: [C, C], 0..1, where they should agree. Where the faces of both are known, the same
-        face in different poses, they are matched besides.
+        """fake: uint8 [S, S, 3]. own: its colours. trust: [C, C], 0..1, where they should agree. Where the faces of both are known, the
+        same face in different poses, they are matched besides.
 
         Returns: uint8 [S, S, 3].
         """
