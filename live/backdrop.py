@@ -14,13 +14,13 @@ from preprocessing.driving.conditioner import Conditioner
 from preprocessing.driving.profile import TargetProfile
 from preprocessing.face_models.morphable import MorphableModel
 from util.cli import UserError
-from util.paste_back.blender import Blender
+from util.paste_back.blender import Blender, Original
 from util.video.reading import probe, read_frames
 
 SECONDS = 20  # of the target's video, which are held as JPEGs: about 100 MB at 720p
 QUALITY = 95  # of the JPEGs, 0..100: no visible loss
 
-Prepared = Future  # of a target's frame and the NMFC image of the head in it, uint8 [H, W, 3] and [S, S, 3]
+Prepared = Future  # of a target's frame, util.paste_back.blender.Original
 
 
 class Backdrop:
@@ -44,7 +44,7 @@ class Backdrop:
         self._frame_size = (info.height, info.width)
         self._blenders = {aligned: Blender(profile.crop_box, self._frame_size, self._fps, aligned) for aligned in (False, True)}
         self._heads = Conditioner(model, profile.identity, size, "cpu", profile.size)
-        self._neutral, self._eyes = np.zeros(len(model.expression_names)), np.zeros((70, 2))
+        self._size, self._neutral = size, np.zeros(len(model.expression_names))
         self._pictures: list[np.ndarray] = []
         self._worker = ThreadPoolExecutor(1, "head2head backdrop")
         self._place, self._prepared = -1, Future()  # of the last call of `prepare`
@@ -74,18 +74,17 @@ class Backdrop:
         image, nmfc: uint8 [S, S, 3]. prepared: of that frame. aligned: the crop shows the head in that frame's pose.
         Returns: uint8 [H, W, 3] RGB.
         """
-        picture, own = prepared.result()
-        return self._blenders[aligned](picture, image, nmfc, None if aligned else own)
+        return self._blenders[aligned].blend(prepared.result(), image, nmfc)
 
     def close(self) -> None:
         self._closed = True
         self._reader.join()
         self._worker.shutdown()
 
-    def _unpack(self, place: int) -> tuple[np.ndarray, np.ndarray]:
+    def _unpack(self, place: int) -> Original:
         picture = cv2.cvtColor(cv2.imdecode(self._pictures[place], cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
-        own, _ = self._heads.step(self._neutral, self._profile.cameras[place], self._eyes)
-        return picture, own
+        own = self._heads.nmfc(self._neutral, self._profile.cameras[place])
+        return self._blenders[False].prepare(picture, self._size, own)
 
     def _read(self, video: str | Path, info, numbers: np.ndarray) -> None:
         try:

@@ -20,8 +20,8 @@ from util.hashing import sha256_of
 from util.image_io import crop, read_image, write_image
 from util.layout import Dataset, Pair, Record
 from util.paste_back.blender import Blender
-from util.paste_back.colour import ColourMatch
-from util.paste_back.masks import fill, soft_mask, widen
+from util.paste_back.colour import ColourMatch, Colours
+from util.paste_back.masks import Head, fill, soft_mask
 from util.paste_back.plan import make_plan, source_index
 from util.paste_back.writing import write_paste_back
 from util.provenance import PROVENANCE
@@ -315,7 +315,9 @@ def test_the_match_does_not_flicker():
     whole = crop(scene(7)[0], BOX, 96)
     match = ColourMatch(0.08)
     trust = np.ones((96, 96), np.float32)
-    out = [match(np.clip(whole * g, 0, 255).astype(np.uint8), whole, trust).mean() / g for g in 0.8 + 0.04 * rng.standard_normal(60)]
+    gains = 0.8 + 0.04 * rng.standard_normal(60)
+    fakes = [np.clip(whole * g, 0, 255).astype(np.uint8) for g in gains]
+    out = [match(fake, Colours.of(fake), Colours.of(whole), trust).mean() / g for fake, g in zip(fakes, gains)]
     assert np.std(out[20:]) < 0.3 * np.std(whole.mean() * 0.04 / 0.8 * rng.standard_normal(60))
 
 
@@ -324,13 +326,13 @@ def test_masks():
     mask[40:80, 40:60] = True
     mask[60:66, 46:54] = False  # an open mouth
     assert fill(mask)[40:80, 40:60].all() and fill(mask).sum() == 40 * 20
-    wide = widen(fill(mask))
+    wide = Head(fill(mask)).with_hair
     rows, columns = np.flatnonzero(wide.any(1)), np.flatnonzero(wide.any(0))
     assert (rows[0], rows[-1], columns[0], columns[-1]) == (31, 80, 36, 63)  # 9 above, 1 below, 4 beside
-    soft = soft_mask([fill(mask)])
+    soft = soft_mask([Head(fill(mask))])
     assert (soft[wide] == 1).all() and soft.dtype == np.float32 and 0 <= soft.min() and soft[0, 0] == 0
     assert np.abs(np.diff(soft, axis=0)).max() < 0.5  # falls over 4 pixels
-    empty = soft_mask([np.zeros((50, 50), bool)])
+    empty = soft_mask([Head(np.zeros((50, 50), bool))])
     assert not empty.any()
 
 

@@ -100,7 +100,7 @@ def pixel_distance(real: np.ndarray, fake: np.ndarray) -> np.ndarray:
 
 def face_mask(nmfc: np.ndarray) -> np.ndarray:
     """bool [H, W]: where an NMFC image, uint8 [H, W, 3], shows the face."""
-    return (nmfc[..., 0] | nmfc[..., 1] | nmfc[..., 2]) != 0  # ten times as fast as any(-1)
+    return cv2.inRange(nmfc, (0, 0, 0), (0, 0, 0)) == 0  # a tenth of the time of any(-1)
 
 
 def frame_measures(real: np.ndarray, fake: np.ndarray, nmfc: np.ndarray, landmarks: np.ndarray) -> dict[str, float]:

@@ -39,9 +39,13 @@ class Conditioner:
         expression: [K_exp]. camera: of this frame, as `cameras[i]`. landmarks70: [70, 2], pixels of the crop.
         Raises: ValueError for coefficients, a camera or landmarks that are no finite numbers.
         """
+        gaze = draw_eye_gaze((landmarks70 * (self._size / self._crop_size)).astype(np.float32), self._size)
+        return self.nmfc(expression, camera), gaze
+
+    def nmfc(self, expression: np.ndarray, camera: Cameras) -> np.ndarray:
+        """The NMFC image alone, as in `step`."""
         vertices = self._person.in_image(np.zeros(1), np.asarray(expression)[None], camera.as_batch())[0]
-        nmfc = resize_nmfc(self._renderer.draw(vertices), self._size)
-        return nmfc, draw_eye_gaze((landmarks70 * (self._size / self._crop_size)).astype(np.float32), self._size)
+        return resize_nmfc(self._renderer.draw(vertices), self._size)
 
 
 def draw_frames(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 
 from preprocessing.driving.heads import Driven, Person
-from preprocessing.face_models.dense_points import from_dense
 from preprocessing.face_models.morphable import MorphableModel
 from util.face.landmarks import LEFT_EYE, LEFT_PUPIL, RIGHT_EYE, RIGHT_PUPIL
 from util.geometry import FRONTAL, Cameras
@@ -15,7 +14,7 @@ PUPILS = [RIGHT_PUPIL, LEFT_PUPIL]
 
 def mesh_landmarks(model: MorphableModel, identity: np.ndarray, expression: np.ndarray, cameras: Cameras) -> np.ndarray:
     """The 70 landmarks of fitted or driven meshes: float64 [N, 70, 2], pixels."""
-    return from_dense(cameras.project(model.landmarks(identity, expression))).astype(np.float64)
+    return cameras.project(model.landmarks70(identity, expression))[..., :2].astype(np.float64)
 
 
 def into_head(offsets: np.ndarray, cameras: Cameras) -> np.ndarray:
@@ -56,18 +55,18 @@ def gaze(model: MorphableModel, identity: np.ndarray, seen: Person | Driven) -> 
 
 def middles_of_eyes(landmarks: np.ndarray) -> np.ndarray:
     """The means of the right and the left eye's outline: [N, 70, C] -> [N, 2, C]."""
-    return np.stack([landmarks[:, eye].mean(1) for eye in (RIGHT_EYE, LEFT_EYE)], 1)
+    both = landmarks[:, RIGHT_EYE.start : LEFT_EYE.stop]
+    return both.reshape(len(both), 2, -1, both.shape[2]).mean(2)
 
 
 def uncross_lids(landmarks: np.ndarray) -> np.ndarray:
     """Landmarks [N, 70, 2] in which no upper lid lies below the lower one: such pairs meet half way."""
-    out = landmarks.copy()
-    for eye in (RIGHT_EYE, LEFT_EYE):
-        a = eye.start
-        across = out[:, a + 3] - out[:, a]
-        down = np.stack([-across[:, 1], across[:, 0]], -1) / np.maximum(np.linalg.norm(across, axis=1), 1e-9)[:, None]
-        for upper, lower in ((a + 1, a + 5), (a + 2, a + 4)):
-            overlap = np.maximum(0, -((out[:, lower] - out[:, upper]) * down).sum(1))[:, None] * down / 2
-            out[:, upper] -= overlap
-            out[:, lower] += overlap
+    out, first = landmarks.copy(), np.array([RIGHT_EYE.start, LEFT_EYE.start])
+    upper, lower = first[:, None] + [1, 2], first[:, None] + [5, 4]
+    across = out[:, first + 3] - out[:, first]  # [N, 2, 2]
+    down = across[..., ::-1] * [-1, 1] / np.maximum(np.linalg.norm(across, axis=2), 1e-9)[..., None]
+    down = down[:, :, None]
+    overlap = np.maximum(0, -((out[:, lower] - out[:, upper]) * down).sum(3))[..., None] * down / 2  # [N, 2, 2, 2]: eyes, pairs of points
+    out[:, upper] -= overlap
+    out[:, lower] += overlap
     return out

@@ -14,7 +14,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from util.geometry import FRONTAL, Cameras, rotation_matrix
+from util.geometry import FRONTAL, Cameras
 
 ANGLES = ("yaw", "pitch", "roll")
 # Model units (cm): where a head turns about, if nothing else is known. Fitted to the cameras of six videos it came out at
@@ -59,9 +59,11 @@ class Motion:
 
 def from_angles(yaw_deg: np.ndarray, pitch_deg: np.ndarray, roll_deg: np.ndarray) -> np.ndarray:
     """Head rotations [..., 3, 3] from angles [...] in degrees; signs and order stand in the module's text."""
-    axes = np.eye(3)
-    yaw, pitch, roll = (np.deg2rad(np.asarray(a, np.float64))[..., None] for a in (yaw_deg, pitch_deg, roll_deg))
-    return rotation_matrix(yaw * axes[1]) @ rotation_matrix(-pitch * axes[0]) @ rotation_matrix(roll * axes[2])
+    angles = [np.deg2rad(np.asarray(a, np.float64)) for a in (yaw_deg, pitch_deg, roll_deg)]
+    (a, b, c), (x, y, z) = (np.cos(angle) for angle in angles), (np.sin(angle) for angle in angles)
+    # the product multiplied out
+    rows = (a * c - x * y * z, -a * z - x * y * c, x * b), (b * z, b * c, y), (-x * c - a * y * z, x * z - a * y * c, a * b)
+    return np.stack([np.stack(np.broadcast_arrays(*row), -1) for row in rows], -2)
 
 
 def to_angles(rotation: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -60,5 +60,5 @@ def lid_gaps(landmarks: np.ndarray, cameras: Cameras) -> np.ndarray:
     """Gaps between the lids of the right and the left eye as seen, along the head's way up, [N, 2], model units."""
     up = cameras.rotation[:, :2, 1] * cameras.scale[:, None]  # in the image: what one unit upwards becomes
     up /= np.maximum((up**2).sum(1), (cameras.scale / 2) ** 2)[:, None]  # beyond 60 degrees of nodding lids are not seen so well
-    gaps = [landmarks[:, upper].mean(1) - landmarks[:, lower].mean(1) for upper, lower, *_ in LIDS]
-    return np.stack([(gap * up).sum(1) for gap in gaps], 1)
+    upper, lower = ([lid[k] for lid in LIDS] for k in (0, 1))
+    return ((landmarks[:, upper].mean(2) - landmarks[:, lower].mean(2)) * up[:, None]).sum(2)

@@ -80,7 +80,7 @@ def place_head(
         moved = (target.place + adapted[:, 1:]) * scales[:, None]
     else:
         moved = (motion.placement.centre + shift) * own[:, None]
-    return Cameras(scales, FRONTAL @ rotation, np.pad(moved, ((0, 0), (0, 1))))
+    return Cameras(scales, FRONTAL @ rotation, np.concatenate([moved, np.zeros((len(moved), 1))], 1))
 
 
 # ---- expression ----
@@ -137,7 +137,7 @@ def driven_landmarks(
     own = [k for lid in gaps[:2] for k in (lid.closes, lid.opens)]
     looking[:, own] = motion.expression[:, own]
     gaze = in_eyes(mesh_landmarks(model, target.identity, looking, cameras)) - in_eyes(landmarks)
-    landmarks += out_of_head(np.tile(target.offsets, (len(cameras), 1, 1)), cameras)
+    landmarks += out_of_head(target.offsets, cameras)
     landmarks[:, PUPILS] += gaze + out_of_head(motion.pupils, cameras)
     if motion.eyes is not None:
         beside = out_of_head(motion.eyes, cameras)

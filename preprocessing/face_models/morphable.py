@@ -12,7 +12,7 @@ from functools import cached_property, lru_cache
 
 import numpy as np
 
-from preprocessing.face_models.dense_points import INNER_LIPS
+from preprocessing.face_models.dense_points import DENSE_INDICES, INNER_LIPS
 from util.compiled import compiled
 from util.geometry import Cameras
 
@@ -110,6 +110,16 @@ class MorphableModel:
         mean, id_basis, exp_basis = self._contiguous_landmark_model
         person = mean + np.tensordot(np.asarray(identity, np.float32), id_basis, 1)
         return person + np.tensordot(np.asarray(expression, np.float32), exp_basis, 1)
+
+    @cached_property
+    def _model_of_70(self) -> list[np.ndarray]:
+        return [part[..., DENSE_INDICES, :].reshape(*part.shape[:-2], -1) for part in self.landmark_model]
+
+    def landmarks70(self, identity: np.ndarray, expression: np.ndarray) -> np.ndarray:
+        """The 70 landmarks of all 478 dense points, [N, 70, 3]; else as `landmarks`."""
+        mean, id_basis, exp_basis = self._model_of_70
+        flat = mean + np.asarray(identity, np.float32) @ id_basis + np.asarray(expression, np.float32) @ exp_basis
+        return flat.reshape(*flat.shape[:-1], -1, 3)
 
     def with_points(self, triangles: np.ndarray, first_id: int) -> tuple[MorphableModel, np.ndarray]:
         """The model with the middles of triangles [P, 3] embedded as well, as dense points first_id, first_id + 1, ...; and those ids."""

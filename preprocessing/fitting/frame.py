@@ -11,12 +11,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 
 from preprocessing.face_models.dense_points import N_POINTS
 from preprocessing.face_models.morphable import MorphableModel
-from preprocessing.fitting.kernel import EXPRESSION_SMOOTHNESS, EXPRESSION_STEP, HUBER, Kernel, bend_weights, descend_function
+from preprocessing.fitting.kernel import EXPRESSION_SMOOTHNESS, HUBER, Kernel, follow_function
 from util.geometry import Cameras
 
 FIRST_ROUNDS, ROUNDS = 8, 2  # Gauss-Newton rounds for a first frame, and for a frame with earlier ones
@@ -59,6 +58,7 @@ class FrameFitter:
         self._kernel = Kernel(model, self._points)
         self._person = self._kernel.person(np.asarray(identity, np.float64))
         self._bounds = np.ascontiguousarray(self._kernel.bounds.T)
+        self._across = np.ascontiguousarray(self._kernel.expression.flat.T)
         self.reset()
 
     def reset(self) -> None:
@@ -109,12 +109,8 @@ class FrameFitter:
         rows = kernel.rows((seen[None] - centre) / unit)
         camera = kernel.affine_cameras(rows, rest)
         self._expression = np.zeros((2, kernel.expression.count))  # of the last and the present frame
-        nothing = np.zeros(6)
-        for _ in range(FIRST_ROUNDS):
-            step = self._solve_expression(rows, camera, np.zeros((6, 6)), nothing, tied=0.0)
-            camera = _moved(camera, np.linalg.solve(step.blocks[0], step.pull[0])[None])
+        self._known = self._solve(rows, camera, np.zeros((0, 0)), FIRST_ROUNDS, tied=0.0)
         self._cameras = _scaled(camera, unit, centre)
-        self._known = np.zeros((6, 6)) + step.blocks[0]
         self._step_s = 0.0
 
     def _go_on(self, seen: np.ndarray, fast: bool) -> None:
@@ -127,74 +123,25 @@ class FrameFitter:
         centre = seen.mean(0)
         rows = kernel.rows((seen[None] - centre) / unit)
         past = _scaled(self._cameras, 1 / unit, -centre / unit)
-        count = len(past)
-        old, new = slice(0, 6 * count), slice(6 * count, 6 * count + 6)
-        pace = self._since_s / self._step_s if count > 1 else 1.0  # the present time step in units of the last one
+        pace = self._since_s / self._step_s if len(past) > 1 else 1.0  # the present time step in units of the last one
         slower = max(1.0, pace)  # within a longer time step, jitter is larger
-        going_on = pace * _difference(past[1:], past[:-1]) if count > 1 else 0.0
-        stencil = np.concatenate([pace * np.eye(6), -(1 + pace) * np.eye(6), np.eye(6)], 1)  # [6, 18]
-        camera, change = past[-1:], np.zeros(6 * count)  # of the earlier cameras
         self._expression[0] = self._expression[1]
-        if fast:
-            camera = kernel.affine_cameras(rows, kernel.shapes(self._person, self._expression[1:])[0])
-        for i in range(ROUNDS):
-            normal, right = np.zeros((new.stop, new.stop)), np.zeros(new.stop)
-            normal[old, old] = self._known
-            if count > 1 and i > 0:  # the first round locates the camera without smoothness
-                bend = (_difference(camera, past[1:]) - going_on)[0]  # with the earlier cameras as they were
-                weight = bend_weights((bend + stencil[:, old] @ change)[None] / slower)[0] / slower**2
-                normal += stencil.T @ (weight[:, None] * stencil)
-                right -= stencil.T @ (weight * bend)
-            # eliminate the earlier cameras
-            share = np.linalg.solve(normal[old, old], np.concatenate([normal[old, new], right[old, None]], 1))
-            tie, pull = normal[new, new] - normal[new, old] @ share[:, :6], right[new] - normal[new, old] @ share[:, 6]
-            step = self._solve_expression(rows, camera, tie, pull, EXPRESSION_SMOOTHNESS / slower)
-            turn = np.linalg.solve(step.blocks[0] + tie, step.pull[0] + pull)
-            change = share[:, 6] - share[:, :6] @ turn
-            camera = _moved(camera, turn[None])
-        if count > 1:  # eliminate the older camera
-            normal = normal[6:, 6:] - normal[6:, :6] @ np.linalg.solve(normal[:6, :6], normal[:6, 6:])
-        normal[-6:, -6:] += step.blocks[0]
-        self._known = normal
-        both = Cameras(*(np.concatenate(pair) for pair in zip(_arrays(_moved(past[-1:], change[None, -6:])), _arrays(camera))))
-        self._cameras = _scaled(both, unit, centre)
+        start = kernel.affine_cameras(rows, kernel.shapes(self._person, self._expression[1:])[0]) if fast else past[-1:]
+        cameras = past.followed_by(start)
+        self._known = self._solve(rows, cameras, self._known, ROUNDS, EXPRESSION_SMOOTHNESS / slower, pace, slower)
+        self._cameras = _scaled(cameras[-2:], unit, centre)
         self._step_s = self._since_s
 
-    def _solve_expression(self, rows, camera, tie, pull, tied):
-        """One round on the expression; the camera is eliminated. Returns the normal equations after it, the camera's pull adapted to it."""
-        kernel = self._kernel
-        now = self._expression[1:]
-        step = kernel.linearise(rows, camera, self._person, now, np.ones(1))
-        blocks, own = step.blocks[0] + tie, step.pull[0] + pull
-        root = np.linalg.cholesky(blocks)
-        reduced = np.linalg.solve(root, np.concatenate([step.cross[0], own[:, None]], 1))
-        before = now.copy()
-        twice = [np.concatenate([a, a]) for a in (step.metric, step.slope, reduced[None, :, :-1], reduced[None, :, -1])]
-        descend_function()(
-            *(kernel.expression.gram, *twice, kernel.prior, tied, EXPRESSION_STEP, *self._bounds),
-            *(np.array([False, tied > 0]), np.array([1]), SWEEPS, self._expression),
+    def _solve(self, rows, cameras, known, rounds, tied, pace=1.0, slower=1.0) -> np.ndarray:
+        """Improve the newest camera, the one before it, and the expression in place; returns both cameras' normal matrix. See `follow`."""
+        kernel, basis = self._kernel, self._kernel.expression
+        return follow_function()(
+            *(rows, cameras.scale, cameras.rotation, cameras.translation, known, pace, slower, self._person),
+            *(basis.flat, self._across, basis.gram, (kernel.shifts, kernel.weights, kernel.prior), self._bounds, tied),
+            *(rounds, SWEEPS, self._expression),
         )
-        step.pull[0] -= step.cross[0] @ (now - before)[0]
-        return step
-
-
-def _arrays(cameras: Cameras) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    return cameras.scale, cameras.rotation, cameras.translation
 
 
 def _scaled(cameras: Cameras, factor: float, shift: np.ndarray) -> Cameras:
     """Cameras of an image enlarged by a factor, then shifted."""
     return Cameras(cameras.scale * factor, cameras.rotation, cameras.translation * factor + np.append(shift, 0.0))
-
-
-def _difference(a: Cameras, b: Cameras) -> np.ndarray:
-    """The change [N, 6] that turns cameras b into a, as `moved` takes it."""
-    turn = np.stack([cv2.Rodrigues(r)[0][:, 0] for r in a.rotation @ np.swapaxes(b.rotation, 1, 2)])
-    return np.concatenate([turn, np.log(a.scale / b.scale)[:, None], (a.translation - b.translation)[:, :2]], 1)
-
-
-def _moved(cameras: Cameras, change: np.ndarray) -> Cameras:
-    """`kernel.moved` for a single camera, change [1, 6]: OpenCV's rotation of one frame costs a hundredth of the one for many."""
-    turn, _ = cv2.Rodrigues(change[0, :3])
-    shift = np.append(change[0, 4:], 0.0)
-    return Cameras(cameras.scale * np.exp(change[:, 3]), turn @ cameras.rotation, cameras.translation + shift)

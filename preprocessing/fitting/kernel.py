@@ -173,6 +173,163 @@ def linearise_function():
     return compiled(linearise)
 
 
+@lru_cache(maxsize=1)
+def follow_function():
+    """The compiled fit of one frame to itself and those before it.
+
+    In loops, since every expression of arrays takes numba half a second to compile.
+    """
+    # What it calls are globals, not variables of this function: with those numba would keep nothing on disk. And they are in this file,
+    # since numba compiles anew when it changes.
+    global _linearise, _descend, _eliminate, _difference, _move
+    _linearise, _descend = linearise_function(), descend_function()
+
+    def eliminate(system, first, end):
+        """Eliminate unknowns first ... end - 1 from the rows below, in place: a positive matrix with right sides beside it."""
+        for p in range(first, end):
+            if not system[p, p] > 0:
+                raise ValueError("the landmarks do not say where the head is")
+            for row in range(p + 1, len(system)):
+                factor = system[row, p] / system[p, p]
+                for column in range(p, system.shape[1]):
+                    system[row, column] -= factor * system[p, column]
+
+    def difference(scale, rotation, translation, a, b, out):
+        """The change [6] that turns camera b into camera a."""
+        turn = np.zeros((3, 3))
+        for i in range(3):
+            for j in range(3):
+                for m in range(3):
+                    turn[i, j] += rotation[a, i, m] * rotation[b, j, m]
+        x, y, z = (turn[2, 1] - turn[1, 2]) / 2, (turn[0, 2] - turn[2, 0]) / 2, (turn[1, 0] - turn[0, 1]) / 2
+        sine, cosine = np.sqrt(x * x + y * y + z * z), (turn[0, 0] + turn[1, 1] + turn[2, 2] - 1) / 2
+        factor = np.arctan2(sine, cosine) / sine if sine > 1e-12 else 1.0
+        out[0], out[1], out[2], out[3] = factor * x, factor * y, factor * z, np.log(scale[a] / scale[b])
+        out[4], out[5] = translation[a, 0] - translation[b, 0], translation[a, 1] - translation[b, 1]
+
+    def move(scale, rotation, translation, n, change, at):
+        """Camera n after the step change[at : at + 6], in place: see `moved`."""
+        x, y, z = change[at], change[at + 1], change[at + 2]
+        angle = np.sqrt(x * x + y * y + z * z)
+        first = np.sin(angle) / angle if angle > 1e-9 else 1.0
+        second = 2 * (np.sin(angle / 2) / angle) ** 2 if angle > 1e-9 else 0.5
+        rows = (  # Rodrigues' formula
+            (1 - second * (y * y + z * z), second * x * y - first * z, second * x * z + first * y),
+            (second * x * y + first * z, 1 - second * (x * x + z * z), second * y * z - first * x),
+            (second * x * z - first * y, second * y * z + first * x, 1 - second * (x * x + y * y)),
+        )
+        for j in range(3):
+            before = rotation[n, 0, j], rotation[n, 1, j], rotation[n, 2, j]
+            for i in range(3):
+                rotation[n, i, j] = rows[i][0] * before[0] + rows[i][1] * before[1] + rows[i][2] * before[2]
+        scale[n] *= np.exp(change[at + 3])
+        translation[n, 0] += change[at + 4]
+        translation[n, 1] += change[at + 5]
+
+    _eliminate, _difference, _move = compiled(eliminate), compiled(difference), compiled(move)
+
+    def follow(
+        seen, scale, rotation, translation, known, pace, slower, person, flat, across, gram, constants, bounds, tied, rounds, sweeps,
+        expression,
+    ):  # fmt: skip
+        """Fit the newest of 1 to 3 cameras (scale [C], rotation [C, 3, 3], translation [C, 3]), the one before it, and the expression, in
+        place.
+
+        seen [1, R, 2]. known [6 (C - 1), 6 (C - 1)]: normal matrix of the earlier cameras. pace: the present time step in units of the
+        last one; slower: factor of jitter. person [3 R]; flat [K, 3 R], across: its transpose; gram [6, K, K]. constants: shifts [R],
+        weights [R], prior [K]. bounds [2, K]. tied: weight of the expression's change. expression [2, K]: of the last and of this frame.
+        Returns: the normal matrix of the newest two cameras. Raises: ValueError when the landmarks are no face.
+        """
+        shifts, weights, prior = constants
+        count, k, rows = len(scale) - 1, len(flat), len(shifts)
+        old, new = 6 * count, 6 * count + 6
+        stencil = (pace, -1 - pace, 1.0)
+        going_on, bend, change = np.zeros(6), np.zeros(6), np.zeros(new)  # the last: of all cameras
+        if count > 1:
+            _difference(scale, rotation, translation, 1, 0, going_on)
+        joined, order, trust = np.array([False, tied > 0]), np.array([1]), np.ones(1)
+        metric, slope, cross, pull = np.empty((2, 6)), np.empty((2, k)), np.empty((2, 6, k)), np.empty((2, 6))
+        turned, top = np.empty((1, rows, 3)), np.empty((1, 2, 3))
+        blocks, own, in_model = np.empty((1, 6, 6)), np.empty((1, 6)), np.empty((1, 7, 3 * rows))
+        system, both, normal = np.empty((new, new + 1)), np.empty((6, 7 + k)), np.empty((new, new))  # the first two with right sides
+        for i in range(rounds):
+            for a in range(new):
+                for b in range(new + 1):
+                    system[a, b] = known[a, b] if a < old and b < old else 0.0
+            if count > 1 and i > 0:  # the first round locates the camera without smoothness
+                _difference(scale, rotation, translation, 2, 1, bend)  # with the earlier cameras as they were
+                for first, end in ((0, 3), (3, 4), (4, 6)):  # as bend_weights
+                    size = 0.0
+                    for u in range(first, end):
+                        bend[u] -= pace * going_on[u]
+                        size += ((bend[u] + stencil[0] * change[u] + stencil[1] * change[6 + u]) / slower / CAMERA_STEPS[u]) ** 2
+                    for u in range(first, end):
+                        weight = 1 / (1 + size / MAX_JITTER_STEPS**2) ** 2 / (CAMERA_STEPS[u] * slower) ** 2
+                        for a in range(3):
+                            system[6 * a + u, new] -= stencil[a] * weight * bend[u]
+                            for b in range(3):
+                                system[6 * a + u, 6 * b + u] += stencil[a] * weight * stencil[b]
+            for a in range(new):
+                for b in range(new):
+                    normal[a, b] = system[a, b]
+            _eliminate(system, 0, old)  # the earlier cameras
+            # one round on the expression, the camera eliminated
+            for a in range(2):
+                for b in range(3):
+                    top[0, a, b] = scale[count] * rotation[count, a, b]
+            shape = np.dot(expression[1], flat)
+            for row in range(rows):
+                at = 3 * row
+                x, y, z = shape[at] + person[at], shape[at + 1] + person[at + 1], shape[at + 2] + person[at + 2]
+                for a in range(3):
+                    turn = rotation[count, a]
+                    turned[0, row, a] = scale[count] * (turn[0] * x + turn[1] * y + turn[2] * z)
+            _linearise(seen, turned, top, translation[count:], shifts, weights, trust, HUBER, blocks, own, in_model)
+            products = np.dot(in_model[0], across)  # [7, K]
+            for pair in range(6):
+                a, b = _PAIRS[pair]
+                metric[1, pair] = top[0, 0, a] * top[0, 0, b] + top[0, 1, a] * top[0, 1, b]
+            for a in range(6):
+                system[old + a, new] += own[0, a]
+                both[a, 6 + k] = system[old + a, new]
+                for b in range(6):
+                    system[old + a, old + b] += blocks[0, a, b]
+                    both[a, b] = system[old + a, old + b]
+                for m in range(k):
+                    both[a, 6 + m] = products[a, m]
+            _eliminate(both, 0, 6)
+            for m in range(k):
+                slope[1, m] = products[6, m]
+                for a in range(6):
+                    cross[1, a, m] = both[a, 6 + m] / np.sqrt(both[a, a])
+                    system[old + a, new] += products[a, m] * expression[1, m]
+            for a in range(6):
+                pull[1, a] = both[a, 6 + k] / np.sqrt(both[a, a])
+            _descend(
+                gram, metric, slope, cross, pull, prior, tied, EXPRESSION_STEP, bounds[0], bounds[1], joined, order, sweeps, expression
+            )
+            for m in range(k):  # the camera's pull, adapted to the new expression
+                for a in range(6):
+                    system[old + a, new] -= products[a, m] * expression[1, m]
+            _eliminate(system, old, new)
+            for a in range(new - 1, -1, -1):
+                change[a] = system[a, new]
+                for b in range(a + 1, new):
+                    change[a] -= system[a, b] * change[b]
+                change[a] /= system[a, a]
+            _move(scale, rotation, translation, count, change, old)
+        if count:
+            _move(scale, rotation, translation, count - 1, change, old - 6)
+        first = 6 if count > 1 else 0
+        _eliminate(normal, 0, first)  # the older camera
+        for a in range(6):
+            for b in range(6):
+                normal[old + a, old + b] += blocks[0, a, b]
+        return normal[first:, first:].copy()
+
+    return compiled(follow)
+
+
 class Kernel:
     """One model on one choice of dense points. Image space here is centred and in iod; arrays are float64."""
 

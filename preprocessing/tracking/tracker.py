@@ -101,8 +101,22 @@ class Tracker:
         self._seen = self._seen or bool(faces)
         if not faces:
             return None
-        points = np.array([(p.x, p.y, p.z) for p in faces[0].landmark], np.float32)
+        points = _coordinates(faces[0])
         return points * np.float32([width, height, width])  # z has the unit of x
+
+
+# A landmark of MediaPipe's list as protocol buffers write it: bytes that say what follows, and three floats.
+_LANDMARK_BYTES, _TAGS, _FLOATS = 17, {0: 0x0A, 1: 15, 2: 0x0D, 7: 0x15, 12: 0x1D}, (3, 8, 13)
+
+
+def _coordinates(face) -> np.ndarray:
+    """MediaPipe's list of landmarks as float32 [N, 3]; from its bytes, a tenth of the time of going through them one by one."""
+    data = np.frombuffer(face.SerializeToString(), np.uint8)
+    if data.size % _LANDMARK_BYTES == 0:
+        rows = data.reshape(-1, _LANDMARK_BYTES)
+        if (rows[:, list(_TAGS)] == list(_TAGS.values())).all():
+            return np.concatenate([rows[:, k : k + 4] for k in _FLOATS], 1).view("<f4")
+    return np.array([(p.x, p.y, p.z) for p in face.landmark], np.float32)  # with other fields, as of another version
 
 
 def _box(points: np.ndarray) -> np.ndarray:

@@ -57,9 +57,15 @@ def head_width(head: np.ndarray) -> float:
     return float(columns[-1] - columns[0] + 1) if columns.size else head.shape[1] / 3
 
 
-def widen(head: np.ndarray, room: tuple[float, float, float] = HAIR_ROOM) -> np.ndarray:
-    """A head's mask, bool [H, W], with room above, beside and below, in parts of its width; bool [H, W]."""
-    return _to_size(_widened(_coarse(head), room), head.shape, cv2.INTER_LINEAR) > 0.5
+class Head:
+    """A head in a crop, and what blending needs of it.
+
+    mask: bool [H, W], filled. coarse: the same in an image of at most COARSE a side. with_hair: bool, coarse, with HAIR_ROOM around it.
+    """
+
+    def __init__(self, mask: np.ndarray) -> None:
+        self.mask, self.coarse = mask, _coarse(mask)
+        self.with_hair = _widened(self.coarse, HAIR_ROOM)
 
 
 def _coarse(mask: np.ndarray) -> np.ndarray:
@@ -68,12 +74,6 @@ def _coarse(mask: np.ndarray) -> np.ndarray:
         return mask
     height, width = (max(1, round(n * COARSE / max(mask.shape))) for n in mask.shape)
     return cv2.resize(mask.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA) > 0.5
-
-
-def _to_size(image: np.ndarray, size: tuple[int, ...], way: int) -> np.ndarray:
-    """Resize to (height, width); float32."""
-    image = image.astype(np.float32)
-    return image if image.shape == size else cv2.resize(image, size[::-1], interpolation=way)
 
 
 def _widened(head: np.ndarray, room: tuple[float, float, float]) -> np.ndarray:
@@ -87,10 +87,10 @@ def _widened(head: np.ndarray, room: tuple[float, float, float]) -> np.ndarray:
     return grown > 0
 
 
-def soft_mask(heads: Sequence[np.ndarray], room: tuple[float, float, float] = HAIR_ROOM) -> np.ndarray:
+def soft_mask(heads: Sequence[Head], room: tuple[float, float, float] = HAIR_ROOM) -> np.ndarray:
     """float32 [H, W], 0..1: 1 on all heads and the room around them, falling smoothly to 0 over FEATHER of the head's width."""
-    coarse = [_coarse(h) for h in heads]
-    core = np.logical_or.reduce([_widened(h, room) for h in coarse])
+    core = np.logical_or.reduce([h.with_hair if room == HAIR_ROOM else _widened(h.coarse, room) for h in heads])
     feather = min(FEATHER, 2 * room[0])
     distance = cv2.distanceTransform((~core).astype(np.uint8), cv2.DIST_L2, 5)
-    return _to_size(smoothstep(1 - distance / (feather * head_width(coarse[0]))), heads[0].shape, cv2.INTER_LINEAR)
+    soft, size = smoothstep(1 - distance / (feather * head_width(heads[0].coarse))), heads[0].mask.shape
+    return soft if soft.shape == size else cv2.resize(soft, size[::-1], interpolation=cv2.INTER_LINEAR)
