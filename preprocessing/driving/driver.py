@@ -11,7 +11,7 @@ import numpy as np
 
 from preprocessing.driving.edits import Edit
 from preprocessing.driving.heads import DrivenFrame, Person
-from preprocessing.driving.landmarks import in_eyes, into_head, mesh_landmarks, middles_of_eyes
+from preprocessing.driving.landmarks import in_eyes, into_head, mesh_landmarks, outlines
 from preprocessing.driving.motion import Motion, Placement, head_rotation
 from preprocessing.driving.openings import Opening, lid_gaps, openings
 from preprocessing.driving.profile import TargetProfile
@@ -32,7 +32,7 @@ class DriverReference:
     identity: np.ndarray  # float64 [K_id]
     placement: Placement  # mean size and place in the driver's frames
     pupils: np.ndarray  # float64 [2, 3]: pupils as seen less the fitted mesh's, mean, model units in the head's axes
-    eyes: np.ndarray  # float64 [2, 3]: the same of the eyes as a whole
+    eyes: np.ndarray  # float64 [12, 3]: the same of the points of the eyes' outlines
     lids: np.ndarray  # float64 [2]: gaps between the lids as seen, medians, model units
     lips: Opening
     fps: Fraction  # of the frames that it was measured in
@@ -79,24 +79,24 @@ class DriverReference:
         if known is None:
             return found
         lids = known.usual_gaps * known.seen_gaps / known.mean_gaps  # the median as seen
-        return replace(found, pupils=in_eyes(known.offsets[None])[0], eyes=middles_of_eyes(known.offsets[None])[0], lids=lids)
+        return replace(found, pupils=in_eyes(known.offsets[None])[0], eyes=outlines(known.offsets[None])[0], lids=lids)
 
     def usual_values(self, model: MorphableModel, fit: FrameFit, landmarks70: np.ndarray) -> np.ndarray:
-        """What one frame says of the values that may change with time: float64 [17], in the order of `with_usual`. See `Driver.step`."""
+        """What one frame says of the values that may change with time: float64 [47], in the order of `with_usual`. See `Driver.step`."""
         one = _one_frame(self, fit, landmarks70)
         centre = one.cameras.translation[0, :2] / one.cameras.scale[0]
         pupils, eyes = _eyes(model, one)
         return np.concatenate([one.cameras.scale, centre, pupils.ravel(), eyes.ravel(), lid_gaps(one.landmarks, one.cameras)[0]])
 
     def as_usual(self) -> np.ndarray:
-        """The values that `with_usual` replaces, [17]."""
+        """The values that `with_usual` replaces, [47]."""
         return np.concatenate([[self.placement.scale], self.placement.centre, self.pupils.ravel(), self.eyes.ravel(), self.lids])
 
     def with_usual(self, values: np.ndarray) -> DriverReference:
-        """The same person with other usual values: [17], scale, centre (2), pupils (6), eyes (6), lids (2)."""
+        """The same person with other usual values: [47], scale, centre (2), pupils (6), eyes (36), lids (2)."""
         placement = replace(self.placement, scale=float(values[0]), centre=values[1:3])
-        pupils, eyes = values[3:15].reshape(2, 2, 3)
-        return replace(self, placement=placement, pupils=pupils, eyes=eyes, lids=values[15:])
+        pupils, eyes = np.split(values[3:45].reshape(14, 3), [2])
+        return replace(self, placement=placement, pupils=pupils, eyes=eyes, lids=values[45:])
 
 
 def _one_frame(reference: DriverReference, fit: FrameFit, landmarks70: np.ndarray) -> Person:
@@ -112,9 +112,9 @@ def _one_frame(reference: DriverReference, fit: FrameFit, landmarks70: np.ndarra
 
 
 def _eyes(model: MorphableModel, person: Person) -> list[np.ndarray]:
-    """Where pupils are seen in their eye, and where eyes, less where the fitted mesh has them: each [N, 2, 3], model units, head's axes."""
+    """Pupils in their eye as seen, [N, 2, 3], and the eyes' outlines, [N, 12, 3], less the fitted mesh's; model units, head's axes."""
     fitted = mesh_landmarks(model, person.identity, person.expression, person.cameras)
-    return [into_head(part(person.landmarks) - part(fitted), person.cameras) for part in (in_eyes, middles_of_eyes)]
+    return [into_head(part(person.landmarks) - part(fitted), person.cameras) for part in (in_eyes, outlines)]
 
 
 def read_motion(model: MorphableModel, person: Person, reference: DriverReference | None = None) -> Motion:

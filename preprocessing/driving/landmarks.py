@@ -10,6 +10,7 @@ from util.face.landmarks import LEFT_EYE, LEFT_PUPIL, RIGHT_EYE, RIGHT_PUPIL
 from util.geometry import FRONTAL, Cameras
 
 PUPILS = [RIGHT_PUPIL, LEFT_PUPIL]
+OUTLINES = slice(RIGHT_EYE.start, LEFT_EYE.stop)  # of both eyes
 
 
 def mesh_landmarks(model: MorphableModel, identity: np.ndarray, expression: np.ndarray, cameras: Cameras) -> np.ndarray:
@@ -38,8 +39,7 @@ def frontal(landmarks: np.ndarray, cameras: Cameras) -> np.ndarray:
 
 def in_eyes(landmarks: np.ndarray) -> np.ndarray:
     """The right and the left pupil from the middle between the corners of their eye: landmarks [N, 70, 2] -> [N, 2, 2]."""
-    corners = [[eye.start, eye.start + 3] for eye in (RIGHT_EYE, LEFT_EYE)]
-    return landmarks[:, PUPILS] - landmarks[:, corners].mean(2)
+    return landmarks[:, PUPILS] - between_corners(outlines(landmarks))
 
 
 def gaze(model: MorphableModel, identity: np.ndarray, seen: Person | Driven) -> np.ndarray:
@@ -53,10 +53,14 @@ def gaze(model: MorphableModel, identity: np.ndarray, seen: Person | Driven) -> 
     return mesh[1] + into_head(in_eyes(seen.landmarks) - mesh[0], seen.cameras)[..., :2] * [1, -1]
 
 
-def middles_of_eyes(landmarks: np.ndarray) -> np.ndarray:
-    """The means of the right and the left eye's outline: [N, 70, C] -> [N, 2, C]."""
-    both = landmarks[:, RIGHT_EYE.start : LEFT_EYE.stop]
-    return both.reshape(len(both), 2, -1, both.shape[2]).mean(2)
+def outlines(landmarks: np.ndarray) -> np.ndarray:
+    """The outlines of the right and the left eye: [N, 70, C] -> [N, 12, C]."""
+    return landmarks[:, OUTLINES]
+
+
+def between_corners(outlines: np.ndarray) -> np.ndarray:
+    """The middle between the corners of each eye: [N, 12, C] -> [N, 2, C]."""
+    return (outlines[:, [0, 6]] + outlines[:, [3, 9]]) / 2
 
 
 def uncross_lids(landmarks: np.ndarray) -> np.ndarray:

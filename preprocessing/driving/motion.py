@@ -43,7 +43,8 @@ class Motion:
     # float64 [N, 2, 3]: where the right and the left pupil are seen in their eye, less where the fitted mesh has them, less the mean
     # of that; model units in the head's axes
     pupils: np.ndarray
-    # the same of the eyes as a whole, which are seen a little beside the fitted mesh's, and not always by as much; None: not known
+    # [N, 12, 3], the same of the eyes' outlines, whose points are seen a little beside the fitted mesh's, and not always by as much;
+    # None: not known
     eyes: np.ndarray | None = field(default=None, kw_only=True)
     # What is open in the source, as seen; None: as the expressions say.
     lids: np.ndarray | None = None  # float64 [N, 2], right and left eye; 1 is usual for the source, 0 shut

@@ -21,13 +21,12 @@ import numpy as np
 from preprocessing.driving.edits import Edit, edit_cameras, edit_expression
 from preprocessing.driving.filters import moving_average
 from preprocessing.driving.heads import Driven
-from preprocessing.driving.landmarks import PUPILS, in_eyes, mesh_landmarks, out_of_head, uncross_lids
+from preprocessing.driving.landmarks import OUTLINES, PUPILS, between_corners, in_eyes, mesh_landmarks, out_of_head, uncross_lids
 from preprocessing.driving.limits import FREE_PLACE, ease_lips, ease_place, ease_size, ease_turns, limit_expression, opening_shapes
 from preprocessing.driving.motion import Motion, turning_shift
 from preprocessing.driving.openings import LIDS, Opening, lid_gaps, openings
 from preprocessing.driving.profile import TargetProfile
 from preprocessing.face_models.morphable import MorphableModel
-from util.face.landmarks import LEFT_EYE, RIGHT_EYE
 from util.geometry import FRONTAL, Cameras
 
 Openings = tuple[Opening, Opening, Opening]  # right lids, left lids, lips
@@ -141,9 +140,8 @@ def driven_landmarks(
     landmarks[:, PUPILS] += gaze + out_of_head(motion.pupils, cameras)
     if motion.eyes is not None:
         beside = out_of_head(motion.eyes, cameras)
-        landmarks[:, PUPILS] += beside
-        for i, eye in enumerate((RIGHT_EYE, LEFT_EYE)):
-            landmarks[:, eye] += beside[:, i : i + 1]
+        landmarks[:, OUTLINES] += beside
+        landmarks[:, PUPILS] += between_corners(beside)
     # The lids' gap as seen should not hang on how deep the fit happens to place either lid: it is the mesh's own, in its proportion
     # to what is seen of the target.
     seen = lid_gaps(landmarks, cameras)
