@@ -38,8 +38,8 @@ def frontal(landmarks: np.ndarray, cameras: Cameras) -> np.ndarray:
 
 def in_eyes(landmarks: np.ndarray) -> np.ndarray:
     """The right and the left pupil from the middle between the corners of their eye: landmarks [N, 70, 2] -> [N, 2, 2]."""
-    corners = [[eye.start, eye.start + 3] for eye in (RIGHT_EYE, LEFT_EYE)]
-    return landmarks[:, PUPILS] - landmarks[:, corners].mean(2)
+    outer, inner = ([eye.start + k for eye in (RIGHT_EYE, LEFT_EYE)] for k in (0, 3))
+    return landmarks[:, PUPILS] - (landmarks[:, outer] + landmarks[:, inner]) / 2
 
 
 def gaze(model: MorphableModel, identity: np.ndarray, seen: Person | Driven) -> np.ndarray:
