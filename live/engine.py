@@ -184,7 +184,9 @@ class HeadEngine:
             ("synthesise", self._synthesise),
             ("blend", self._blend),
         )
-        self.draw(Pose())  # whatever is compiled or chosen at the first frame
+        # whatever is compiled or chosen at the first frame
+        self.draw(Pose())
+        self._warm_up_fit()
 
     def close(self) -> None:
         """Release what the engine holds."""
@@ -334,6 +336,14 @@ class HeadEngine:
     def _blend(self, frame: LiveFrame) -> None:
         if frame.backdrop:
             frame.image = self._backdrop.blend(frame.image, frame.nmfc, frame.backdrop, aligned=frame.aligned)
+
+    def _warm_up_fit(self) -> None:
+        """Fit the person at rest: the first fit compiles, and must not do so while the driver waits."""
+        model, identity = self._model, self.profile.identity
+        points = self._rest.camera.as_batch().project(model.landmarks(identity, self._rest.expression[None]))[0]
+        fitter = FrameFitter(model, identity, points=model.landmark_ids)
+        for _ in range(2):  # a first frame, and one with an earlier one
+            fitter.step(points)
 
     # ---- poses ----
 

@@ -13,7 +13,7 @@ from preprocessing.detect_landmarks70 import main
 from preprocessing.face_models.dense_points import DENSE_INDICES, from_dense
 from preprocessing.steps import landmarks70
 from preprocessing.tracking.dlib_landmarks import DLIB_FILE, dlib_box
-from preprocessing.tracking.tracker import Tracker, track_frames
+from preprocessing.tracking.tracker import Tracker, _coordinates, track_frames
 from util.cli import UserError
 from util.face import landmarks as groups
 from util.image_io import read_image, write_image
@@ -50,6 +50,15 @@ def fresh_detect(image):
 def turned(image, angle_deg):
     matrix = cv2.getRotationMatrix2D((128, 128), angle_deg, 1)
     return cv2.warpAffine(image, matrix, (256, 256), borderValue=(128, 128, 128)), matrix
+
+
+@pytest.mark.parametrize("more", [{}, {"visibility": 0.5}])
+def test_a_list_of_landmarks_is_read_whatever_else_it_holds(more):
+    from mediapipe.framework.formats.landmark_pb2 import NormalizedLandmark, NormalizedLandmarkList
+
+    points = np.random.default_rng(0).normal(size=(478, 3)).astype(np.float32)
+    face = NormalizedLandmarkList(landmark=[NormalizedLandmark(x=x, y=y, z=z, **more) for x, y, z in points])
+    np.testing.assert_array_equal(_coordinates(face), points)
 
 
 def test_points_lie_where_a_person_sees_them():

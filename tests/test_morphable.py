@@ -69,6 +69,7 @@ def test_one_and_many_shapes_agree(model):
     np.testing.assert_allclose(many[1], by_hand, atol=1e-4)
     np.testing.assert_allclose(model.shape(identity, e[1]), many[1], atol=1e-4)
     np.testing.assert_allclose(model.landmarks(identity, e), model.at_landmarks(many), atol=1e-4)
+    np.testing.assert_allclose(model.landmarks70(identity, e), model.landmarks(identity, e)[:, DENSE_INDICES], atol=1e-5)
 
 
 def test_vertices_frame_by_frame_are_those_of_all_frames(model):

@@ -70,6 +70,8 @@ def test_angles_have_the_documented_signs():
     assert (from_angles(0, 0, 20) @ up)[0] < -0.3  # the crown to the picture's left: counter-clockwise
     angles = np.array([[10, -20, 30], [-70, 60, -45], [0, 0, 0.0]]).T
     np.testing.assert_allclose(to_angles(from_angles(*angles)), angles, atol=1e-9)
+    one = from_angles(10, 0, 0) @ from_angles(0, -20, 0) @ from_angles(0, 0, 30)
+    np.testing.assert_allclose(from_angles(*angles)[0], one, atol=1e-12)
 
 
 def test_a_take_is_read_in_time(tmp_path, names):

@@ -321,6 +321,13 @@ def test_the_match_does_not_flicker():
     assert np.std(out[20:]) < 0.3 * np.std(whole.mean() * 0.04 / 0.8 * rng.standard_normal(60))
 
 
+def test_percentiles_of_a_face_are_those_of_its_pixels():
+    whole = crop(scene(7)[0], BOX, 96)
+    face = cv2.circle(np.zeros((96, 96), np.uint8), (40, 50), 20, 1, cv2.FILLED) > 0
+    np.testing.assert_allclose(Colours.of(whole, face).face.T, np.percentile(whole[face], np.arange(10, 100, 10), axis=0), atol=1e-9)
+    assert Colours.of(whole, face & (np.arange(96) < 22)).face is None  # too few of them
+
+
 def test_masks():
     mask = np.zeros((100, 100), bool)
     mask[40:80, 40:60] = True

@@ -42,6 +42,8 @@ def ease_turns(rotation: np.ndarray, covered_deg: np.ndarray) -> np.ndarray:
     angles = np.stack(to_angles(rotation), 1)
     eased = ease(angles, covered_deg[:, 0] - FREE_DEG, covered_deg[:, 1] + FREE_DEG, MOST_DEG - FREE_DEG)
     inside = (eased == angles).all(1)
+    if inside.all():
+        return rotation
     return np.where(inside[:, None, None], rotation, from_angles(*eased.T))
 
 
