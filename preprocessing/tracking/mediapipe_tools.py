@@ -7,7 +7,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
-from typing import Any
 
 from util.cli import UserError
 from util.installation import TRACKER, this_interpreter
@@ -42,23 +41,3 @@ def load_solutions() -> ModuleType:
         if not this_interpreter().has_tracker():
             fix = f"{TRACKER} has no package for {this_interpreter()}: take Python 3.10 to 3.12 on macOS, or on x86-64 Linux or Windows"
         raise UserError(f"MediaPipe cannot be used ({e}); {fix}") from None
-
-
-def face_mesh(threads: int = 1, **options: Any) -> Any:
-    """A started mediapipe.solutions.face_mesh.FaceMesh. threads: that compute the mesh of one frame; any number finds the same.
-
-    Raises: UserError as load_solutions.
-    """
-    plain = load_solutions().face_mesh.FaceMesh
-    if threads == 1:
-        return plain(**options)
-    from mediapipe.calculators.tensor.inference_calculator_pb2 import InferenceCalculatorOptions
-
-    class FaceMesh(plain):
-        def _modify_calculator_options(self, graph: Any, parameters: Any) -> None:  # MediaPipe has no option for this
-            super()._modify_calculator_options(graph, parameters)
-            for node in graph.node:
-                if node.name.startswith("facelandmarkcpu") and node.calculator.startswith("InferenceCalculator"):
-                    node.options.Extensions[InferenceCalculatorOptions.ext].delegate.xnnpack.num_threads = threads
-
-    return FaceMesh(**options)

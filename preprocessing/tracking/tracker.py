@@ -15,7 +15,7 @@ import numpy as np
 
 from preprocessing.face_models.dense_points import N_POINTS
 from preprocessing.tracking.detectors import overlap
-from preprocessing.tracking.mediapipe_tools import face_mesh, silent_stderr
+from preprocessing.tracking.mediapipe_tools import load_solutions, silent_stderr
 from util.cli import progress
 
 RETRY_CONFIDENCE = 0.3  # 0..1, MediaPipe's least confidence in a face when the tracker has lost it; its default is 0.5
@@ -30,9 +30,8 @@ class Tracker:
     Raises: UserError when MediaPipe cannot be used.
     """
 
-    def __init__(self, threads: int = 1) -> None:
-        """threads: for one frame."""
-        self._threads = threads
+    def __init__(self) -> None:
+        self._create = load_solutions().face_mesh.FaceMesh
         self._tracker = self._start(static_image_mode=False)
         self._single = None  # for frames in which the tracker loses the face; made when the first one comes
         self._seen = False
@@ -66,7 +65,7 @@ class Tracker:
 
     def _start(self, **options):
         with silent_stderr():
-            graph = face_mesh(self._threads, max_num_faces=1, refine_landmarks=True, **options)
+            graph = self._create(max_num_faces=1, refine_landmarks=True, **options)
             graph.process(np.zeros((64, 64, 3), np.uint8))  # the first image starts the graph, which prints remarks too
         return graph
 
