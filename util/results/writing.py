@@ -19,7 +19,7 @@ from util.metrics import MEASURES, face_mask, frame_measures, heatmap, mean_meas
 from util.results.folder import Results
 from util.threads import one_opencv_thread, short_turns
 
-_WRITERS = min(16, os.cpu_count() or 4)  # threads
+_WRITERS = min(8, os.cpu_count() or 4)  # threads; more wait for Python's lock, and let the synthesis wait
 # Frames handed to the writers at once, and how many may be unwritten when the next frame is synthesised. Beside a GPU, both
 # work side by side. A network on the processor wants all cores for itself: they take turns.
 _ON_GPU, _ON_PROCESSOR = (1, 16), (8, 0)
