@@ -21,12 +21,13 @@ import numpy as np
 from preprocessing.driving.edits import Edit, edit_cameras, edit_expression
 from preprocessing.driving.filters import moving_average
 from preprocessing.driving.heads import Driven
-from preprocessing.driving.landmarks import OUTLINES, PUPILS, between_corners, in_eyes, mesh_landmarks, out_of_head, uncross_lids
+from preprocessing.driving.landmarks import OUTLINES, PUPILS, between_corners, mesh_landmarks, out_of_head, uncross_lids
 from preprocessing.driving.limits import FREE_PLACE, ease_lips, ease_place, ease_size, ease_turns, limit_expression, opening_shapes
 from preprocessing.driving.motion import Motion, turning_shift
 from preprocessing.driving.openings import LIDS, Opening, lid_gaps, openings
 from preprocessing.driving.profile import TargetProfile
 from preprocessing.face_models.morphable import MorphableModel
+from util.face.landmarks import EYES
 from util.geometry import FRONTAL, Cameras
 
 Openings = tuple[Opening, Opening, Opening]  # right lids, left lids, lips
@@ -131,13 +132,13 @@ def driven_landmarks(
     also by the motion's own, less what is usual for the source. So eyes lie where the driven face has them, in any pose.
     """
     landmarks = mesh_landmarks(model, target.identity, expression, cameras)
-    # The lids' own shapes move the corners of the eyes a little: as the source's they belong to its gaze, as the target's not.
+    # The lids' own shapes move the eyes' corners a little: as the source's, as which the motion was seen, not as the target's.
     looking = expression.copy()
     own = [k for lid in gaps[:2] for k in (lid.closes, lid.opens)]
     looking[:, own] = motion.expression[:, own]
-    gaze = in_eyes(mesh_landmarks(model, target.identity, looking, cameras)) - in_eyes(landmarks)
+    landmarks[:, EYES] = mesh_landmarks(model, target.identity, looking, cameras)[:, EYES]
     landmarks += out_of_head(target.offsets, cameras)
-    landmarks[:, PUPILS] += gaze + out_of_head(motion.pupils, cameras)
+    landmarks[:, PUPILS] += out_of_head(motion.pupils, cameras)
     if motion.eyes is not None:
         beside = out_of_head(motion.eyes, cameras)
         landmarks[:, OUTLINES] += beside
