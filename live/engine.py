@@ -10,6 +10,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -134,8 +135,11 @@ class HeadEngine:
         profile, options = load_profile(path), read_run_options(run)
         appearance = Appearance.read(run.appearance_path(path.stem)) if options["appearance"] else None
         made = {"backend": backend, "gpu_ids": gpu_ids, "examples": lambda: example_images(profile, options["loadSize"])}
-        synthesizer = load_synthesizer(run, options, appearance=appearance, **made)
-        engine = cls(profile, options["loadSize"], synthesizer, settings, video, driver, own_placement)
+        with ThreadPoolExecutor(1) as beside:
+            compiled = beside.submit(compile_fit, profile)
+            synthesizer = load_synthesizer(run, options, appearance=appearance, **made)
+            engine = cls(profile, options["loadSize"], synthesizer, settings, video, driver, own_placement)
+            compiled.result()
         if driver and appearance and driver.name == profile.name:
             engine._known_colours = appearance.image(engine._model.nmfc_colours()[None])[0]
         engine.origin = provenance_of_run(run, options, profile.name, "", "camera")
@@ -184,9 +188,7 @@ class HeadEngine:
             ("synthesise", self._synthesise),
             ("blend", self._blend),
         )
-        # whatever is compiled or chosen at the first frame
-        self.draw(Pose())
-        self._warm_up_fit()
+        self.draw(Pose())  # whatever is compiled or chosen at the first frame
 
     def close(self) -> None:
         """Release what the engine holds."""
@@ -337,14 +339,6 @@ class HeadEngine:
         if frame.backdrop:
             frame.image = self._backdrop.blend(frame.image, frame.nmfc, frame.backdrop, aligned=frame.aligned)
 
-    def _warm_up_fit(self) -> None:
-        """Fit the person at rest: the first fit compiles, and must not do so while the driver waits."""
-        model, identity = self._model, self.profile.identity
-        points = self._rest.camera.as_batch().project(model.landmarks(identity, self._rest.expression[None]))[0]
-        fitter = FrameFitter(model, identity, points=model.landmark_ids)
-        for _ in range(2):  # a first frame, and one with an earlier one
-            fitter.step(points)
-
     # ---- poses ----
 
     def _make_driver(self, exaggerate: float, limit_mouth: bool) -> Driver:
@@ -379,3 +373,12 @@ class HeadEngine:
         cameras = place_head(motion, profile)
         driven = retarget(self._model, openings(self._model, profile.identity), profile, motion, cameras)
         return DrivenFrame(driven.expression[0], driven.cameras[0], driven.landmarks[0])
+
+
+def compile_fit(profile: TargetProfile) -> None:
+    """Fit a person at rest: the first fit ever is compiled, for seconds, in which no driver should have to wait."""
+    model = profile.load_model()
+    rest = model.landmarks(profile.identity, np.zeros((1, len(model.expression_names))))
+    fitter = FrameFitter(model, profile.identity, points=model.landmark_ids)
+    for _ in range(2):  # a first frame, and one with an earlier one
+        fitter.step(profile.cameras[:1].project(rest)[0])

@@ -153,6 +153,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "n_scales_temporal": 0,
         "lambda_warp": 0.0,
         "vgg": False,
+        # Twice the published rate for networks that are a third as wide: cleaner outlines, and as good after half of the frames.
+        "lr": 4e-4,
         "n_frames_total": 4,
         "niter": 1600,
         "niter_decay": 800,
