@@ -14,7 +14,7 @@ import math
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -101,81 +101,77 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     if options.paste_back:
         make_plan(wanted, options.datasets_dir, options.audio)  # raises an error before the synthesis if something is missing
     with locked(results.folder.with_name(f".{results.folder.name}.lock"), f"{results.folder}"):
-        write(options, files, run_options, appearance, sequence, dataset, results, wanted)
+        Work(options, files, run_options, appearance, sequence, dataset, results, wanted).write()
     return None
 
 
-def write(
-    options: TestOptions,
-    files: Run,
-    run_options: dict[str, Any],
-    appearance: Appearance | None,
-    sequence: DrivingSequence,
-    dataset: Dataset,
-    results: Results,
-    wanted: dict[str, Any],
-) -> None:
-    """Write all that the options ask for and that is not there yet. wanted: what complete.json is to say."""
-    facts = results.read()
-    if facts is not None and facts["key"] == wanted["key"]:
-        say(f"already complete: {results.folder}")
-    else:
-        synthesise(options, files, run_options, appearance, sequence, dataset, results, wanted)
-    _print_measures(results)
-    say(f"frames: {results.folder}")
-    if options.paste_back:
-        from preprocessing.tracking.person_matte import create_person_mask
+@dataclass(frozen=True)
+class Work:
+    """A test that was checked: what is read, and what is written where."""
 
-        say(f"pasted back: {write_paste_back(results, options.datasets_dir, options.audio, create_person_mask())}")
-    if options.report:
-        from util.report.result_page import write_report
+    options: TestOptions
+    files: Run
+    run_options: dict[str, Any]
+    appearance: Appearance | None
+    sequence: DrivingSequence
+    dataset: Dataset
+    results: Results
+    facts: dict[str, Any]  # what complete.json is to say
 
-        say(f"report: {write_report(results, files, run_options, options.datasets_dir)}")
+    def write(self) -> None:
+        """Write all that the options ask for and that is not there yet."""
+        options, results = self.options, self.results
+        there = results.read()
+        if there is not None and there["key"] == self.facts["key"]:
+            say(f"already complete: {results.folder}")
+        else:
+            self.synthesise()
+        _print_measures(results)
+        say(f"frames: {results.folder}")
+        if options.paste_back:
+            from preprocessing.tracking.person_matte import create_person_mask
 
+            say(f"pasted back: {write_paste_back(results, options.datasets_dir, options.audio, create_person_mask())}")
+        if options.report:
+            from util.report.result_page import write_report
 
-def synthesise(
-    options: TestOptions,
-    files: Run,
-    run_options: dict[str, Any],
-    appearance: Appearance | None,
-    sequence: DrivingSequence,
-    dataset: Dataset,
-    results: Results,
-    facts: dict[str, Any],
-) -> None:
-    """Synthesise all frames of a sequence and write them, with the measures if there is a truth; complete or not at all."""
-    import torch
+            say(f"report: {write_report(results, self.files, self.run_options, options.datasets_dir)}")
 
-    from models.synthesis import load_synthesizer
+    def synthesise(self) -> None:
+        """Synthesise all frames of the sequence and write them, with the measures if there is a truth; complete or not at all."""
+        import torch
 
-    synthesizer = load_synthesizer(
-        files,
-        {**run_options, "loadSize": facts["size"]},
-        options.which_epoch,
-        appearance=appearance,
-        backend=options.backend,
-        gpu_ids=options.gpu_ids,
-        precision=options.precision,
-    )
-    say(f"back end: {synthesizer.reason}")
-    find_sealer()  # raises an error before the synthesis if the user's certificate is of no use
-    results.begin()
-    with PanelVideo(results, facts, options.datasets_dir) if options.report else nullcontext() as video:
-        facts["kinds"], facts["frames_per_s"], facts["frames_per_s_written"] = write_results(
-            results,
-            sequence,
-            len(sequence),
-            synthesizer.step,
-            on_gpu=synthesizer.on_gpu,
-            self_reenactment=options.source_id is None,
-            eye_gaze=run_options["eye_gaze"],
-            left_out=frozenset(facts["left_out"]),
-            show=video and video.write,
+        from models.synthesis import load_synthesizer
+
+        options, results, facts = self.options, self.results, dict(self.facts)
+        synthesizer = load_synthesizer(
+            self.files,
+            {**self.run_options, "loadSize": facts["size"]},
+            options.which_epoch,
+            appearance=self.appearance,
+            backend=options.backend,
+            gpu_ids=options.gpu_ids,
+            precision=options.precision,
         )
-    facts |= {"device": synthesizer.device, "backend": synthesizer.backend, "precision": synthesizer.precision}
-    facts |= {"head2head": VERSION, "torch": torch.__version__}
-    seal_frames(results, facts, dataset)
-    results.finish(facts)
+        say(f"back end: {synthesizer.reason}")
+        find_sealer()  # raises an error before the synthesis if the user's certificate is of no use
+        results.begin()
+        with PanelVideo(results, facts, options.datasets_dir) if options.report else nullcontext() as video:
+            facts["kinds"], facts["frames_per_s"], facts["frames_per_s_written"] = write_results(
+                results,
+                self.sequence,
+                len(self.sequence),
+                synthesizer.step,
+                on_gpu=synthesizer.on_gpu,
+                self_reenactment=options.source_id is None,
+                eye_gaze=self.run_options["eye_gaze"],
+                left_out=frozenset(facts["left_out"]),
+                show=video and video.write,
+            )
+        facts |= {"device": synthesizer.device, "backend": synthesizer.backend, "precision": synthesizer.precision}
+        facts |= {"head2head": VERSION, "torch": torch.__version__}
+        seal_frames(results, facts, self.dataset)
+        results.finish(facts)
 
 
 def _origin(dataset: Dataset, target: str, source: str | None, run_options: dict[str, Any]) -> dict[str, Any]:

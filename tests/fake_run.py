@@ -34,6 +34,7 @@ def load_command(path):
     """Import a command file that no package holds (test.py would be taken for the standard library's `test`)."""
     spec = importlib.util.spec_from_file_location("command_" + Path(path).stem, ROOT / path)
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where its dataclasses look for their types
     before = list(sys.path)
     spec.loader.exec_module(module)
     sys.path[:] = before  # a command puts the repository in the place of its own folder, here that of the tests
