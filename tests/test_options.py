@@ -30,7 +30,7 @@ PUBLISHED = LITERAL | {
 DEFAULT = PUBLISHED | {
     "preset": "default", "margin": 0, "change_expressions": 0.6, "ngf": 24, "n_blocks": 6, "prev_output": False, "appearance": True,
     "conditioning_frames": 1, "half": True, "ndf": 32,
-    "n_scales_temporal": 0, "lambda_warp": 0.0, "vgg": False, "n_frames_total": 4, "niter": 1600,
+    "n_scales_temporal": 0, "lambda_warp": 0.0, "vgg": False, "lr": 0.0004, "n_frames_total": 4, "niter": 1600,
     "niter_decay": 800, "niter_step": 100000, "save_latest_freq": 5000, "save_epoch_freq": 800,
 }  # fmt: skip
 PREVIEW = LITERAL | {
