@@ -135,11 +135,8 @@ class HeadEngine:
         profile, options = load_profile(path), read_run_options(run)
         appearance = Appearance.read(run.appearance_path(path.stem)) if options["appearance"] else None
         made = {"backend": backend, "gpu_ids": gpu_ids, "examples": lambda: example_images(profile, options["loadSize"])}
-        with ThreadPoolExecutor(1) as beside:
-            compiled = beside.submit(compile_fit, profile)
-            synthesizer = load_synthesizer(run, options, appearance=appearance, **made)
-            engine = cls(profile, options["loadSize"], synthesizer, settings, video, driver, own_placement)
-            compiled.result()
+        synthesizer = load_synthesizer(run, options, appearance=appearance, **made)
+        engine = cls(profile, options["loadSize"], synthesizer, settings, video, driver, own_placement)
         if driver and appearance and driver.name == profile.name:
             engine._known_colours = appearance.image(engine._model.nmfc_colours()[None])[0]
         engine.origin = provenance_of_run(run, options, profile.name, "", "camera")
@@ -188,10 +185,13 @@ class HeadEngine:
             ("synthesise", self._synthesise),
             ("blend", self._blend),
         )
+        self._beside = ThreadPoolExecutor(1, "head2head compiler")
+        self._compiled = self._beside.submit(self._compile_fit)
         self.draw(Pose())  # whatever is compiled or chosen at the first frame
 
     def close(self) -> None:
         """Release what the engine holds."""
+        self._beside.shutdown()
         self._blas.restore_original_limits()
         cv2.setNumThreads(self._opencv_threads)
         self._face.close()
@@ -240,6 +240,7 @@ class HeadEngine:
     def step(self, rgb: np.ndarray, time_s: float | None = None) -> LiveFrame:
         """All stages for the next frame of a stream, in the caller's thread; see `begin`."""
         frame = self.begin(rgb, time_s)
+        self._compiled.result()
         for name, function in self.stages:
             self.run_stage(name, function, frame)
         return frame
@@ -283,8 +284,9 @@ class HeadEngine:
         since_s, self._fitted_s = step_s(frame.time_s, self._fitted_s), frame.time_s
         if self._fitter is None:
             frame.state = "calibrating"
-            if frame.landmarks is None or not calibration.begin(frame.landmarks, frame.driver, frame.time_s):
+            if frame.landmarks is None or not self._compiled.done() or not calibration.begin(frame.landmarks, frame.driver, frame.time_s):
                 return
+            self._compiled.result()
             self._face.remember(calibration.landmarks)
             self._fitter = FrameFitter(self._model, calibration.reference.identity)
             self._fitted = False
@@ -339,6 +341,14 @@ class HeadEngine:
         if frame.backdrop:
             frame.image = self._backdrop.blend(frame.image, frame.nmfc, frame.backdrop, aligned=frame.aligned)
 
+    def _compile_fit(self) -> None:
+        """Fit the person at rest: the first fit ever is compiled, for seconds, while the head rests."""
+        model, profile = self._model, self.profile
+        rest = model.landmarks(profile.identity, np.zeros((1, len(model.expression_names))))
+        fitter = FrameFitter(model, profile.identity, points=model.landmark_ids)
+        for _ in range(2):  # a first frame, and one with an earlier one
+            fitter.step(profile.cameras[:1].project(rest)[0])
+
     # ---- poses ----
 
     def _make_driver(self, exaggerate: float, limit_mouth: bool) -> Driver:
@@ -373,12 +383,3 @@ class HeadEngine:
         cameras = place_head(motion, profile)
         driven = retarget(self._model, openings(self._model, profile.identity), profile, motion, cameras)
         return DrivenFrame(driven.expression[0], driven.cameras[0], driven.landmarks[0])
-
-
-def compile_fit(profile: TargetProfile) -> None:
-    """Fit a person at rest: the first fit ever is compiled, for seconds, in which no driver should have to wait."""
-    model = profile.load_model()
-    rest = model.landmarks(profile.identity, np.zeros((1, len(model.expression_names))))
-    fitter = FrameFitter(model, profile.identity, points=model.landmark_ids)
-    for _ in range(2):  # a first frame, and one with an earlier one
-        fitter.step(profile.cameras[:1].project(rest)[0])
