@@ -185,13 +185,13 @@ class HeadEngine:
             ("synthesise", self._synthesise),
             ("blend", self._blend),
         )
-        self._beside = ThreadPoolExecutor(1, "head2head compiler")
-        self._compiled = self._beside.submit(self._compile_fit)
+        beside = ThreadPoolExecutor(1, "head2head compiler")
+        self._compiled = beside.submit(self._compile_fit)
+        beside.shutdown(wait=False)
         self.draw(Pose())  # whatever is compiled or chosen at the first frame
 
     def close(self) -> None:
         """Release what the engine holds."""
-        self._beside.shutdown()
         self._blas.restore_original_limits()
         cv2.setNumThreads(self._opencv_threads)
         self._face.close()
