@@ -50,7 +50,7 @@ export class Stream {
     const recent = this.delays.slice(-60).sort((a, b) => a - b)
     const span = this.times[this.times.length - 1] - this.times[0]
     return {
-      fps: this.times.length > 1 ? 1000 * (this.times.length - 1) / span : NaN,
+      fps: span > 500 ? 1000 * (this.times.length - 1) / span : NaN, // not of a first burst
       delay: recent.length ? recent[recent.length >> 1] : NaN,
     }
   }
