@@ -1,11 +1,14 @@
-"""util/ahead.py: results computed ahead of the consumer."""
+"""util/ahead.py and util/threads.py: results computed ahead of the consumer, and how threads share the processor."""
 
 import itertools
+import sys
 import threading
 
+import cv2
 import pytest
 
 from util.ahead import map_ahead, read_ahead
+from util.threads import TURN_S, one_opencv_thread, short_turns
 
 
 @pytest.mark.parametrize("threads", [1, 3])
@@ -53,3 +56,11 @@ def test_reading_ahead_is_bounded_and_passes_exceptions_on():
     assert [next(found), next(found), next(found)] == [4, 6, 12]
     with pytest.raises(ZeroDivisionError):
         next(found)
+
+
+def test_settings_of_threads_hold_inside_and_come_back_after_an_error():
+    before = sys.getswitchinterval(), cv2.getNumThreads()
+    with pytest.raises(ValueError), short_turns(), one_opencv_thread():
+        assert (sys.getswitchinterval(), cv2.getNumThreads()) == (pytest.approx(TURN_S), 1)
+        raise ValueError
+    assert (sys.getswitchinterval(), cv2.getNumThreads()) == before
