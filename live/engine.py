@@ -11,11 +11,10 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import cv2
 import numpy as np
 from threadpoolctl import threadpool_limits
 
@@ -43,6 +42,7 @@ from util.geometry import nearest_rotation
 from util.layout import Run
 from util.provenance import Provenance
 from util.results.origin import provenance_of_run
+from util.threads import one_opencv_thread
 
 MODES = ("head", "face")
 LEAST_SIDE = 32  # pixels; smaller frames show no face, and an empty one ends MediaPipe's graph
@@ -154,9 +154,9 @@ class HeadEngine:
     ) -> None:
         # BLAS' own threads wait for work by spinning, some 20 ms after every small product, on the cores that the generator needs: on two
         # cores it then takes twice as long.
-        self._blas = threadpool_limits(1, user_api="blas")
-        self._opencv_threads = cv2.getNumThreads()
-        cv2.setNumThreads(1)  # every stage has a thread already
+        self._limits = ExitStack()
+        self._limits.enter_context(threadpool_limits(1, user_api="blas"))
+        self._limits.enter_context(one_opencv_thread())  # every stage has a thread already
         self.profile, self.size = profile, size
         self.origin = Provenance(profile.name, driver_kind="camera")
         self.backend = synthesizer.reason
@@ -192,8 +192,7 @@ class HeadEngine:
 
     def close(self) -> None:
         """Release what the engine holds."""
-        self._blas.restore_original_limits()
-        cv2.setNumThreads(self._opencv_threads)
+        self._limits.close()
         self._face.close()
         if self._backdrop:
             self._backdrop.close()

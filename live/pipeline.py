@@ -9,6 +9,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 
@@ -121,8 +122,8 @@ class Pipeline:
         ]
 
     def __enter__(self) -> Pipeline:
-        self._turns = short_turns()
-        self._turns.__enter__()
+        self._turns = ExitStack()
+        self._turns.enter_context(short_turns())
         for thread in self._threads:
             thread.start()
         return self
@@ -132,7 +133,7 @@ class Pipeline:
             slot.close()
         for thread in self._threads:
             thread.join()
-        self._turns.__exit__(None, None, None)
+        self._turns.close()
 
     def put(self, rgb: np.ndarray, time_s: float | None = None) -> None:
         """A captured frame, see HeadEngine.begin. Raises: what a stage or the output raised."""
