@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from data.augmentation.expressions import random_expressions
 from data.augmentation.head_motion import HeadMotion, head_fields, move_points, no_motion, random_head_motion
-from data.augmentation.mesh_motion import Fit, HeadMesh, change_mesh
+from data.augmentation.mesh_motion import Fit, HeadMesh, change_mesh, head_directions
 from data.augmentation.transforms import jitter_landmarks, jitter_nmfc, random_jitter, resize_image
 from data.frames import Frames, frames_nbytes, read_frames
 from data.heads import (
@@ -44,6 +44,8 @@ class FlowReader(Protocol):
     def __call__(self, sequence: FrameSequence, part: slice) -> dict[int, np.ndarray]:
         """A sequence's optical flow among its frames `part`: step -> float16 [frames - step, 2, h, w]."""
 
+
+_FILMED_DEG = 3.0  # a head that looks this near to where it looks in a frame counts as filmed
 
 # By an identity's name.
 PersonReader = Callable[[str], Persons]
@@ -143,6 +145,7 @@ class VideoDataset:
         # by identity
         self._person_cache: OnceCache[str, Person] = OnceCache(budget)
         self._appearance_cache: OnceCache[str, Appearance] = OnceCache(budget)
+        self._directions: OnceCache[str, np.ndarray] = OnceCache(budget)
 
     @property
     def lengths(self) -> list[int]:
@@ -212,13 +215,16 @@ class VideoDataset:
             motion |= {"filmed": frames.nmfcs[own], "colours": self.appearance(name).colours}
         count = len(masks)
         drawn = random_head_motion(rng) if rng.random() < self._move_heads else None
+        if drawn is not None and fit is not None and self._is_filmed(name, fit, drawn):
+            # the video itself shows how the head looks there, and shows it better: turned frames would contradict it
+            drawn = replace(drawn, turn=np.zeros(2))
         heads = no_motion(count) if drawn is None else head_fields(drawn, shapes, size)
         motion["frames"] = (heads * shapes.fade[..., None])[own]
         if drawn is None or not motion["frames"].any():  # a clip without a face stays as well
             if fit is None:
                 motion["nmfcs"] = no_motion(count)[rows]
             else:
-                motion["sources"] = np.zeros((count - own.start, size // 2, size // 2, 3), np.float32)
+                motion["sources"] = np.zeros((count - own.start, size // 2, size // 2, 4), np.float32)
             return frames.nmfcs, frames.landmarks, motion
         if fit is None:
             motion["nmfcs"] = heads[rows]
@@ -244,6 +250,17 @@ class VideoDataset:
         nmfcs = np.stack([resize_nmfc(x, self.load_size) for x in changed.nmfcs])
         landmarks = (frames.landmarks + changed.moved * self.load_size).astype(np.float32)
         return nmfcs, landmarks, motion | {"sources": changed.sources}
+
+    def _is_filmed(self, name: str, fit: Fit, motion: HeadMotion) -> bool:
+        """Whether an identity's frames show the head looking nearly where the motion turns it, from its fit in frames of a clip."""
+
+        def read() -> np.ndarray:
+            whole = read_fit(self._dataset, name, self._frames_of(name))
+            return np.empty((0, 2)) if whole is None else head_directions(whole.cameras)
+
+        filmed = self._directions.get_or_make(name, read, lambda _: 0)  # small, and many files
+        away = filmed - (head_directions(fit.cameras).mean(0) + motion.turn)
+        return bool((np.linalg.norm(away, axis=1) < np.radians(_FILMED_DEG)).any())
 
     def appearance(self, name: str) -> Appearance:
         """The colours of an identity."""

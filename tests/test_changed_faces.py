@@ -12,9 +12,10 @@ from fake_dataset import make_dataset, make_fitted, texture
 import util.cli
 from data.appearance import measure_appearance
 from data.augmentation.expressions import _CHANGES, _PERIOD, _UNEVEN, random_expressions
+from data.augmentation.head_geometry import grid_points
 from data.augmentation.head_motion import HeadMotion, head_fields, look_up, move_heads, random_head_motion
 from data.augmentation.head_shapes import head_shapes
-from data.augmentation.mesh_motion import Fit, change_mesh, moved_cameras
+from data.augmentation.mesh_motion import Fit, _extend, change_mesh, head_directions, moved_cameras
 from data.clip_stream import ClipStream
 from data.clips import ClipIndex, VideoDataset
 from data.heads import find_appearance, read_fit
@@ -294,9 +295,11 @@ def true_table():
     ],
 )
 def test_the_moved_picture_is_that_of_the_changed_mesh(mesh, model, weights, motion):
-    """Known geometry: a face painted by its places, moved, is the changed mesh painted by its places, mostly to a grey level."""
+    """Known geometry: a face painted by its places, moved, is the changed mesh painted by its places, mostly to a grey level.
+
+    But for its edge, where it is stretched."""
     filmed, moved, truth, ids = paint_and_move(mesh, model, expression_of(mesh, **weights), motion, true_table())
-    face = away_from_edges(ids >= 0)
+    face = away_from_edges(ids >= 0, 4)
     error, before = (np.abs(x.astype(int) - truth).max(-1)[face] for x in (moved, filmed))
     assert face.sum() > 2000 and np.median(error) <= 1 and np.percentile(error, 90) <= 4 and np.percentile(error, 98) <= 16
     assert np.percentile(before, 90) > 10
@@ -326,6 +329,38 @@ def test_skin_that_was_filmed_is_not_painted_however_coarse_the_mesh(mesh, model
     _, moved, truth, ids = paint_and_move(mesh, model, expression_of(mesh, browInnerUp_L=0.7, mouthSmile_R=0.5), motion, table)
     face = away_from_edges((ids >= 0) & (mesh.mouth.parts[ids] == 0))
     assert face.sum() > 2000 and (np.abs(moved.astype(int) - truth).max(-1)[face] > 30).mean() < 0.003
+
+
+def test_where_the_mesh_tears_the_picture_is_stretched():
+    """Two plates, the left one before the right one and moved by 6 pixels, with edges seen from the side: but at mouth and eyes."""
+    count, size = 64, 128
+    cells, places = np.arange(count), grid_points(size, count)
+    there = (cells > 11) & (cells < 52)
+    filmed = np.zeros((count, count, 3), np.float32)
+    filmed[np.ix_(there, there)] = (0, 0, 1)
+    filmed[..., 0][np.ix_(there, there & (cells < 32))] = -6
+    filmed[12, 12:52, 1], filmed[51, 12:52, 1] = (np.random.default_rng(0).uniform(-4, 4, 40) for _ in range(2))
+    exact = np.zeros((count, count), np.uint8)
+    exact[28:36, 24:40] = 1
+    found = filmed.copy()
+    _extend(found, np.ones((GRID, GRID), np.float32), exact, places, size)
+    weight, middle = found[..., 2], np.ix_(abs(cells - 32) < 14, abs(abs(cells - 32) - 12) < 3)
+    np.testing.assert_array_equal(found[exact > 0], filmed[exact > 0])
+    np.testing.assert_allclose(found[middle], filmed[middle], atol=1e-4)
+    assert (weight[filmed[..., 2] > 0] == 1).all() and 0 < weight[32, 53] < 1 and weight[32, -1] == 0
+    free = np.where((weight > 0) & (cv2.dilate(exact, np.ones((15, 15), np.uint8)) == 0), 0, np.nan)[..., None] + found[..., :2]
+    assert max(np.nanmax(np.abs(np.diff(free, axis=axis))) for axis in range(2)) < 2.1  # pixels; 6 and 8 before
+
+
+@pytest.mark.parametrize("turn", [(0.2, 0.0), (-0.2, 0.0), (0.0, 0.2), (0.0, -0.2)])
+def test_nothing_is_painted_but_mouth_and_eyes(mesh, model, turn):
+    table, fit, motion = true_table(), fit_with(mesh, model, yaw=0.6), HeadMotion(np.eye(2, 3), np.array(turn))
+    table.colours[:] = MARK
+    _, moved, _, _ = paint_and_move(mesh, model, fit.expression, motion, table, fit)
+    cameras = moved_cameras(fit.cameras, motion, mesh.landmarks(fit.expression, fit.cameras).mean((0, 1)), SIZE)
+    parts = mesh.landmarks(fit.expression, cameras)[0, 36:68, :2]
+    painted = np.argwhere(np.abs(moved.astype(int) - MARK).max(-1) < 60)[:, ::-1]
+    assert not len(painted) or np.linalg.norm(painted[:, None] - parts, axis=-1).min(1).max() < 8
 
 
 def test_lips_that_part_a_little_show_the_mouths_inside(mesh, model):
@@ -544,7 +579,7 @@ def test_clips_bring_what_changed_faces_need(root):
         "frames": (torch.float32, (4, GRID, GRID, 2)),
         "masks": (torch.uint8, (4, 32, 32)),
         "background": (torch.uint8, (64, 64, 4)),
-        "sources": (torch.float32, (4, 32, 32, 3)),
+        "sources": (torch.float32, (4, 32, 32, 4)),
         "filmed": (torch.uint8, (4, 64, 64, 3)),
         "colours": (torch.uint8, (CELLS**3, 3)),
     }
@@ -589,6 +624,25 @@ def test_without_changed_expressions_the_pose_alone_changes(root):
     assert torch.equal(posed["motion"]["frames"], changed["motion"]["frames"]) and not torch.equal(posed["nmfc"], changed["nmfc"])
     away = (posed["landmarks"] - changed["landmarks"]).abs().numpy()
     assert away[:, 27:31].max() < 0.3 and away[:, 48:68].max() > 0.6  # ridge of the nose; mouth
+
+
+def test_heads_turn_to_where_they_were_not_filmed_alone(root, monkeypatch):
+    """Where the video shows the head itself, turned frames would contradict it."""
+    turned = []
+
+    def record(mesh, fit, expression, motion, *rest):
+        turned.append((head_directions(fit.cameras).mean(0), motion.turn))
+        return change_mesh(mesh, fit, expression, motion, *rest)
+
+    monkeypatch.setattr("data.clips.change_mesh", record)
+    data = open_videos(root)
+    filmed = head_directions(read_fit(Dataset.open("fake", root), "Ann", train_frames(Dataset.open("fake", root))).cameras)
+    for seed in range(60):
+        assert data[ClipIndex(seed % 2, 2, 4, seed)]["motion"]["frames"].any()  # moved, if not turned
+    own, turns = (np.array(x) for x in zip(*turned))
+    nearest = np.linalg.norm(filmed - (own + turns)[:, None], axis=-1).min(1)
+    still = ~turns.any(1)
+    assert 0.1 < still.mean() < 0.9 and np.degrees(nearest[~still]).min() >= 3
 
 
 @pytest.mark.parametrize("meshes", [True, False])

@@ -97,7 +97,7 @@ def move_heads(batch: dict[str, Any]) -> dict[str, Any]:
         masks       uint8 [B, T, any, any], 255 where the person is
         background  uint8 [B, H, H, 4] (util.caches)
     with, where the face model's mesh is known, `nmfc` as it is to be, and
-        sources     float32 [B, T, g, g, 3], as data.augmentation.mesh_motion.ChangedMesh
+        sources     float32 [B, T, g, g, 4], as data.augmentation.mesh_motion.ChangedMesh
         filmed      uint8 [B, T, H, H, 3], the NMFC images of the frames as filmed
         colours     uint8 [B, CELLS ** 3, 3], the person's (util.face.appearance)
     and else
@@ -119,7 +119,7 @@ def move_heads(batch: dict[str, Any]) -> dict[str, Any]:
     unseen = painted = None
     if "sources" in motion:
         backwards = _with_mesh(backwards, motion["sources"].flatten(0, 1), size)
-        unseen, painted = _unseen(batch["nmfc"][:, -count:], motion["filmed"], motion["colours"], backwards)
+        unseen, painted = _unseen(batch["nmfc"][:, -count:], motion["filmed"], motion["colours"], motion["sources"], backwards)
     else:
         nmfc = batch["nmfc"].flatten(0, 1).movedim(-1, 1).float()
         source = _sources(_inverse(motion["nmfcs"].movedim(-1, 2).flatten(0, 1), size), size, size)
@@ -156,7 +156,9 @@ def _with_mesh(backwards: torch.Tensor, sources: torch.Tensor, size: int) -> tor
     return torch.lerp(away, mesh, weight)
 
 
-def _unseen(nmfc: torch.Tensor, filmed: torch.Tensor, colours: torch.Tensor, backwards: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _unseen(
+    nmfc: torch.Tensor, filmed: torch.Tensor, colours: torch.Tensor, sources: torch.Tensor, backwards: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Where the frame as filmed does not show the place of the head that is to be seen, [N, 1, H, H] in 0..1; and its colour there.
 
     NMFC images tell: the same place of the head has the same colour in both.
@@ -174,7 +176,8 @@ def _unseen(nmfc: torch.Tensor, filmed: torch.Tensor, colours: torch.Tensor, bac
     away = torch.maximum(low - nmfc, nmfc - high).amax(1, keepdim=True)
     other = (away > _SAME_PLACE) & nmfc.any(1, keepdim=True) & then.any(1, keepdim=True)
     # soft as a lens makes it, and without single pixels
-    return ((_blurred(other.float(), _SOFT * size) - _SPECK) / (1 - 2 * _SPECK)).clamp(0, 1), painted
+    here = F.interpolate(sources[..., 3].flatten(0, 1)[:, None], size=(size, size), mode="bilinear", align_corners=False)
+    return here * ((_blurred(other.float(), _SOFT * size) - _SPECK) / (1 - 2 * _SPECK)).clamp(0, 1), painted
 
 
 def _lay_over(

@@ -13,10 +13,15 @@ from data.augmentation.head_geometry import grid_points
 from data.augmentation.head_motion import HeadMotion
 from util.compiled import compiled
 from util.face.appearance import MouthParts
+from util.face.landmarks import LEFT_EYE, MOUTH, RIGHT_EYE
 from util.geometry import Cameras
 from util.numeric import smoothstep
 
 _REACH = 0.08  # of the image's side: how far beyond the mesh's edge what is there goes with it
+_RIM = 0.016  # of the image's side: so near to its edge the mesh is seen too much from the side to be followed
+_STEEP = 0.5  # pixels by which the motion may change over a pixel
+_SMOOTH = 0.016  # of the image's side, either way: reach of the box that blurs what is carried on, twice
+_EXACT = 0.025  # of the image's side, around mouth and eyes
 
 
 class HeadMesh(Protocol):
@@ -58,8 +63,9 @@ class ChangedMesh:
 
     nmfcs: np.ndarray  # uint8 [N, H, H, 3]
     moved: np.ndarray  # float64 [N, 70, 2]: by how much the landmarks are elsewhere, in parts of the image's side
-    # float32 [M, g, g, 3] of the last M frames: where what is seen at the middle of a cell was as filmed, less that place, x and y in parts
-    # of the side; and how far that holds: 1 on the mesh, 0 away from it
+    # float32 [M, g, g, 4] of the last M frames: where what is seen at the middle of a cell was as filmed, less that place, x and y in parts
+    # of the side; and how far that holds: 1 on the mesh, 0 away from it;
+    # and 1 at mouth and eyes, which show what was not seen
     sources: np.ndarray
 
 
@@ -80,6 +86,11 @@ def moved_cameras(cameras: Cameras, motion: HeadMotion, centre: np.ndarray, size
     return Cameras(cameras.scale * scale, rotation @ cameras.rotation, scale * (cameras.translation - centre) @ rotation.T + shift)
 
 
+def head_directions(cameras: Cameras) -> np.ndarray:
+    """Where the head looks in N frames: float64 [N, 2], to the right and down in the picture, sines of the angles; 0 into the camera."""
+    return cameras.rotation[:, :2, 2]
+
+
 def change_mesh(mesh: HeadMesh, fit: Fit, expression: np.ndarray, motion: HeadMotion, fade: np.ndarray, count: int) -> ChangedMesh:
     """Draw N frames with other expressions [N, K] and the head moved.
 
@@ -96,32 +107,62 @@ def change_mesh(mesh: HeadMesh, fit: Fit, expression: np.ndarray, motion: HeadMo
     ids = [mesh.draw_ids(vertices) for vertices in drawn]
     places = grid_points(size, count)
     at = places[0, :, 0].astype(np.int64)  # the pixel in the middle of each cell
-    sources = np.empty((len(fade), count, count, 3), np.float32)
-    for found, seen, vertices, then, follows in zip(sources, ids[own], drawn[own], filmed, fade):
+    sources = np.empty((len(fade), count, count, 4), np.float32)
+    features = (before[..., :2] / size + moved)[own] * count - 0.5
+    for found, seen, vertices, then, follows, points in zip(sources, ids[own], drawn[own], filmed, fade, features):
         _source_function()(seen, at, vertices, then, mesh.triangles, found)
-        _extend(found, follows, places, size)
+        exact = _exact(points, count)
+        found[..., 3] = exact
+        _extend(found[..., :3], follows, exact, places, size)
     sources[..., :2] /= size
     return ChangedMesh(np.stack([mesh.paint(x) for x in ids]), moved, sources)
 
 
-def _extend(sources: np.ndarray, fade: np.ndarray, places: np.ndarray, size: int) -> None:
+def _exact(landmarks: np.ndarray, count: int) -> np.ndarray:
+    """Mouth and eyes, uint8 [count, count], 1 there; of landmarks [70, 2] in cells."""
+    exact = np.zeros((count, count), np.uint8)
+    for part in (MOUTH, RIGHT_EYE, LEFT_EYE):
+        cv2.fillConvexPoly(exact, cv2.convexHull(landmarks[part].round().astype(np.int32)), 1)
+    return cv2.dilate(exact, _box(_EXACT * count))
+
+
+def _box(reach: float) -> np.ndarray:
+    """A square of ones that reaches so far from its middle."""
+    return np.ones((2 * round(reach) + 1,) * 2, np.uint8)
+
+
+def _extend(sources: np.ndarray, fade: np.ndarray, exact: np.ndarray, places: np.ndarray, size: int) -> None:
     """Carry the mesh's motion, in pixels, some way beyond its edge, and let the weight fade with distance and along the neck; in place.
 
-    places: the middles of the cells, in pixels.
+    At the mesh's edge, and where one part of it hides another, the motion changes so fast that the picture would tear: there, but not at
+    mouth and eyes, the picture is stretched instead. exact: uint8 [g, g], 1 at mouth and eyes. places: the middles of the cells, in pixels.
     """
-    shown = sources[..., 2] > 0
-    if not shown.any():
+    count, shift = len(sources), np.ascontiguousarray(sources[..., :2])
+    shown = sources[..., 2].astype(np.uint8)
+    change = cv2.dilate(shift, _box(1)) - cv2.erode(shift, _box(1))
+    calm = np.maximum(change[..., 0], change[..., 1]) < 2 * _STEEP * size / count
+    sure = shown & (cv2.erode(shown, _box(_RIM * count)) & calm | exact)
+    if not sure.any():
+        sources[..., 2] = 0
         return
-    reach = _REACH * len(sources)
-    away, labels = cv2.distanceTransformWithLabels((~shown).astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
-    cells, labels = sources.reshape(-1, 3), labels.ravel()
-    on_mesh, beyond = np.flatnonzero(shown), np.flatnonzero((away > 0) & (away < reach))
+    reach = _REACH * count
+    away, labels = cv2.distanceTransformWithLabels(1 - sure, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
+    near = away < 2 * reach  # farther than is needed: what is blurred has neighbours
+    cells, labels, beyond = shift.reshape(-1, 2), labels.ravel(), np.flatnonzero(near & (sure == 0))
+    on_mesh = np.flatnonzero(sure)
     of_label = np.empty(labels.max() + 1, np.int64)
     of_label[labels[on_mesh]] = on_mesh
     cells[beyond] = cells[of_label[labels[beyond]]]
-    on_grid = (places + sources[..., :2]) * (fade.shape[0] / size) - 0.5
-    follows = cv2.remap(fade, on_grid, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    sources[..., 2] = follows * smoothstep(1 - away / reach)
+    blurred = np.empty((count, count, 4), np.float32)
+    blurred[..., :2], blurred[..., 2], blurred[..., 3] = shift * near[..., None], near, sure
+    for _ in range(2):
+        blurred = cv2.blur(blurred, _box(_SMOOTH * count).shape)
+    kept = np.maximum(exact & shown, np.clip(2 * blurred[..., 3] - 1, 0, 1))[..., None]
+    smooth = blurred[..., :2] / np.maximum(blurred[..., 2:3], 1e-6)
+    shift = smooth + kept * (shift - smooth)
+    follows = cv2.remap(fade, (places + shift) * (len(fade) / size) - 0.5, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    away = cv2.distanceTransform(1 - shown, cv2.DIST_L2, 5)
+    sources[..., :2], sources[..., 2] = shift, follows * smoothstep(np.maximum(1 - away / reach, 0))
 
 
 @lru_cache(maxsize=1)
