@@ -150,7 +150,7 @@ def data_key(dataset: Dataset, names: list[str], videos: VideoDataset) -> list[A
 def prepare(
     options: TrainOptions, dataset: Dataset, names: list[str], flow: FlowChoice | None, device: torch.device, processes: Processes
 ) -> None:
-    """Compute the flow, masks and head measures that are not cached yet, shared among the processes."""
+    """Compute the flow and masks that are not cached yet, shared among the processes."""
     import torch
 
     from data.preparation import Recipe, choose_workers, share_items
@@ -166,7 +166,7 @@ def prepare(
     workers = 0 if flow and flow.checkpoint else choose_workers(len(items), processes.size)
     if flow or recipe.heads:
         prepare_items(items, recipe, workers=workers, done=processes.report_alive)
-    processes.wait("preparing flow, masks and heads")
+    processes.wait("preparing flow and masks")
     if flow and device.type == "cuda":
         torch.cuda.empty_cache()  # FlowNet2's memory: the batch size is chosen by the free memory
 

@@ -14,11 +14,9 @@ from data.augmentation.mesh_motion import Fit, HeadMesh, change_mesh, head_direc
 from data.augmentation.transforms import jitter_landmarks, jitter_nmfc, random_jitter, resize_image
 from data.frames import Frames, frames_nbytes, read_frames
 from data.heads import (
-    Person,
     SequenceHeads,
     compute_sequence_heads,
     find_appearance,
-    find_outline,
     fit_nbytes,
     read_fit,
     read_sequence_heads,
@@ -143,7 +141,7 @@ class VideoDataset:
         self._stored_heads: dict[int, str] = {}  # keys of the files of those for which memory had no room
         self._storing: KeyedLocks[int] = KeyedLocks()
         # by identity
-        self._person_cache: OnceCache[str, Person] = OnceCache(budget)
+        self._person_cache: OnceCache[str, Persons] = OnceCache(budget)
         self._appearance_cache: OnceCache[str, Appearance] = OnceCache(budget)
         self._directions: OnceCache[str, np.ndarray] = OnceCache(budget)
 
@@ -315,20 +313,21 @@ class VideoDataset:
 
         def compute() -> SequenceHeads:
             frames = self._whole_sequence(sequence) or read_frames(self.sequences[sequence], numbers, self.load_size)
-            return compute_sequence_heads(frames.nmfcs, frames.landmarks, masks, person)
+            return compute_sequence_heads(frames.nmfcs, frames.landmarks, masks, person.background)
 
         kept = self._head_cache.get(sequence, need, compute)
         if kept is None:
             with self._storing[sequence]:
-                kept, key = stored_sequence_heads(self.sequences[sequence], numbers, self.load_size, masks, person)
+                kept, key = stored_sequence_heads(self.sequences[sequence], numbers, self.load_size, masks, person.background)
                 self._stored_heads[sequence] = key
         return kept[part]
 
-    def _person(self, name: str) -> Person:
-        def make() -> Person:
+    def _person(self, name: str) -> Persons:
+        """An identity's masks, and its background at load size."""
+
+        def make() -> Persons:
             found = self._persons(name)
-            outline = find_outline(self._dataset, name, self._frames_of(name), found.masks)
-            return Person(found.masks, resize_image(found.background, self.load_size), outline)
+            return Persons(found.masks, resize_image(found.background, self.load_size))
 
         return self._person_cache.get_or_make(name, make, lambda person: person.nbytes)
 

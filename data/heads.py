@@ -1,4 +1,4 @@
-"""Cached data for moving heads in training: the measures of an identity's head, and the head shapes of its frames."""
+"""Cached data for moving heads in training: an identity's colours and fits, and the head shapes of its frames."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from data.appearance import FRAMES, measure_appearance
-from data.augmentation.head_geometry import GRID, outline_depth
+from data.augmentation.grid import GRID
 from data.augmentation.head_shapes import HeadShapes, head_shapes
 from data.augmentation.mesh_motion import Fit
-from data.frames import READERS, read_frames, read_landmarks, read_square
+from data.frames import READERS, read_frames, read_square
 from util.caches.digests import file_digests
 from util.caches.frame_file import read_rows, write_rows
 from util.caches.keyed_file import read_keyed, write_keyed
@@ -24,24 +24,9 @@ from util.layout import Dataset, read_camera, read_table, usable_frames
 from util.layout import Sequence as FrameSequence
 from util.sampling import spread
 
-HEAD_VERSION = 2  # raise it when heads must be measured again
-SHAPES_VERSION = 3  # raise it when head shapes must be computed again
+SHAPES_VERSION = 4  # raise it when head shapes must be computed again
 APPEARANCE_VERSION = 2  # raise it when a person's colours must be measured again
-_HEAD_FRAMES = 100  # frames that a head is measured from: enough for all poses of a video, and read in a second
 _SHAPES = tuple(f.name for f in fields(HeadShapes))
-
-
-@dataclass(frozen=True)
-class Person:
-    """One identity: mattes of its training frames, background, and measures of the head."""
-
-    masks: np.ndarray  # uint8 [N, any, any], 255 where the person is
-    background: np.ndarray  # uint8 [H, H, 4] at load size, as in util.caches.persons
-    outline: float  # depth of the head's outline, as in data.augmentation.head_geometry
-
-    @property
-    def nbytes(self) -> int:
-        return self.masks.nbytes + self.background.nbytes
 
 
 @dataclass(frozen=True)
@@ -66,33 +51,11 @@ def fit_nbytes(count: int) -> int:
     return count * 8 * (150 + 13)
 
 
-def find_outline(dataset: Dataset, name: str, frames: Sequence[tuple[FrameSequence, int]], masks: np.ndarray) -> float:
-    """Depth of an identity's outline: from its file, if that was made from these frames, else measured now and written there.
-
-    frames: all training frames; those that do not show the person well are left out. masks: uint8 [frames, any, any], 255 where the person
-        is.
-    Raises: UserError when a file is missing or damaged.
-    """
-    good = np.flatnonzero(usable_frames(dataset.read_record(name), [number for _, number in frames]))
-    chosen = good[spread(len(good), _HEAD_FRAMES)]
-    digest = _digest(f"{HEAD_VERSION} {len(good)}", [frames[i] for i in chosen], ("nmfcs", "landmarks70"))
-    digest.update(np.ascontiguousarray(masks[chosen]))
-    path, key = dataset.heads_path(name), digest.hexdigest()
-    found = read_keyed(path, ("outline",), key)
-    if found is not None:
-        return float(found["outline"])
-    with ThreadPoolExecutor(READERS) as pool:
-        nmfcs = list(pool.map(lambda i: read_square(frames[i][0], "nmfcs", frames[i][1], None), chosen))
-    landmarks = [read_landmarks(frames[i][0], "landmarks70", frames[i][1]) for i in chosen]
-    outline = outline_depth(np.stack(nmfcs), np.stack(landmarks), masks[chosen])
-    write_keyed(path, key, outline=np.float64(outline))
-    return outline
-
-
 def find_appearance(dataset: Dataset, name: str, frames: Sequence[tuple[FrameSequence, int]], mouth: MouthParts | None) -> Appearance:
     """An identity's colours: from its file, if that was made from these frames, else measured now and written there.
 
-    frames: as in `find_outline`. mouth: None where the face model is not known. Raises: UserError when a file is missing or damaged.
+    frames: all training frames; those that do not show the person well are left out. mouth: None where the face model is not known.
+    Raises: UserError when a file is missing or damaged.
     """
     good = usable_frames(dataset.read_record(name), [number for _, number in frames])
     frames = [frame for frame, is_good in zip(frames, good) if is_good]
@@ -127,28 +90,28 @@ def read_fit(dataset: Dataset, name: str, frames: Sequence[tuple[FrameSequence, 
     return Fit(np.array(expression), Cameras(*(np.array(part) for part in zip(*cameras))))
 
 
-def compute_sequence_heads(nmfcs: np.ndarray, landmarks: np.ndarray, masks: np.ndarray, person: Person) -> SequenceHeads:
+def compute_sequence_heads(nmfcs: np.ndarray, landmarks: np.ndarray, masks: np.ndarray, background: np.ndarray) -> SequenceHeads:
     """nmfcs: uint8 [N, H, H, 3]. landmarks: [N, 70, 2] in pixels. masks: those of these frames."""
-    return SequenceHeads(masks, person.background, head_shapes(nmfcs, landmarks, masks, person.outline))
+    return SequenceHeads(masks, background, head_shapes(nmfcs, landmarks, masks))
 
 
 def stored_sequence_heads(
-    sequence: FrameSequence, numbers: Sequence[int], load_size: int, masks: np.ndarray, person: Person
+    sequence: FrameSequence, numbers: Sequence[int], load_size: int, masks: np.ndarray, background: np.ndarray
 ) -> tuple[SequenceHeads, str]:
     """The heads of a sequence from its file, if that was made from these frames; else computed now and written there. And the file's key.
 
     For what memory has no room for: reading the shapes takes a tenth of the time that computing them takes.
     """
     frames = [(sequence, number) for number in numbers]
-    digest = _digest(f"{SHAPES_VERSION} {load_size} {len(numbers)} {person.outline}", frames, ("nmfcs", "landmarks70"))
+    digest = _digest(f"{SHAPES_VERSION} {load_size} {len(numbers)}", frames, ("nmfcs", "landmarks70"))
     digest.update(np.ascontiguousarray(masks))
-    digest.update(person.background)
+    digest.update(background)
     key = digest.hexdigest()
     heads = read_sequence_heads(sequence, load_size, key)
     if heads is None:
         frames = read_frames(sequence, numbers, load_size)
-        heads = compute_sequence_heads(frames.nmfcs, frames.landmarks, masks, person)
-        write_rows(sequence.head_shapes_path(load_size), key, masks=masks, background=person.background[None], **vars(heads.shapes))
+        heads = compute_sequence_heads(frames.nmfcs, frames.landmarks, masks, background)
+        write_rows(sequence.head_shapes_path(load_size), key, masks=masks, background=background[None], **vars(heads.shapes))
     return heads, key
 
 

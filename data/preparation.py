@@ -1,4 +1,4 @@
-"""The preparation of training: optical flow, masks of persons and measures of heads, computed once per identity and cached on disk.
+"""The preparation of training: optical flow and masks of persons, computed once per identity and cached on disk.
 
 What computes flow and masks comes from outside as factories, so that this module knows neither networks nor MediaPipe.
 """
@@ -15,13 +15,12 @@ from functools import cache
 
 import cv2
 
-from data.heads import find_outline
 from data.integrity import check_steps, training_sequences
 from util.ahead import usable_cores
 from util.caches.flow import Estimate, ensure_flows
-from util.caches.persons import PersonMask, ensure_persons, require_persons
+from util.caches.persons import PersonMask, ensure_persons
 from util.cli import UserError, be_quiet, progress
-from util.layout import Dataset, usable_frames
+from util.layout import Dataset
 from util.layout import Sequence as FrameSequence
 
 NO_MEDIAPIPE = (
@@ -45,7 +44,7 @@ class Recipe:
     flow: str | None = None  # name of the method, as in the cache's path; None: no flow
     flow_made_from: str = ""  # digest of the method's checkpoint
     make_estimate: Callable[[], Estimate] | None = None  # builds the method; not called when all flow is there
-    heads: bool = False  # masks and head measures, for heads that are moved
+    heads: bool = False  # masks, for heads that are moved
     # builds the segmenter, or gives None where there is none; not called when all masks are there
     make_mask: Callable[[], PersonMask | None] = no_segmenter
 
@@ -57,11 +56,11 @@ class Item:
     dataset: Dataset
     name: str
     sequences: tuple[FrameSequence, ...]  # whose flow
-    heads: bool = True  # masks and head measures too
+    heads: bool = True  # masks too
 
 
 def share_items(dataset: Dataset, names: Sequence[str], rank: int = 0, size: int = 1) -> list[Item]:
-    """What process `rank` of `size` prepares: every size-th sequence's flow, and every size-th identity's masks and head."""
+    """What process `rank` of `size` prepares: every size-th sequence's flow, and every size-th identity's masks."""
     items, number = [], 0
     for i, name in enumerate(names):
         sequences = dataset.sequences("train", name)
@@ -101,16 +100,13 @@ def prepare(items: Sequence[Item], recipe: Recipe, *, workers: int = 0, done: Ca
 
 def prepare_item(item: Item, recipe: Recipe, done: Callable[[], object] = lambda: None) -> None:
     """Prepare one identity. Raises: UserError when its files are incomplete or damaged, or the segmenter is missing."""
-    record = check_steps(item.dataset, item.name)
-    sequences = training_sequences(item.dataset, item.name)
+    check_steps(item.dataset, item.name)
+    training_sequences(item.dataset, item.name)
     if recipe.flow and item.sequences:
         ensure_flows(item.sequences, recipe.flow, recipe.size, recipe.make_estimate, recipe.flow_made_from, done)
     if recipe.heads and item.heads:
         if not ensure_persons(item.dataset, item.name, recipe.make_mask, done):
             raise UserError(NO_MEDIAPIPE)
-        frames = [(sequence, number) for sequence, numbers in sequences for number in numbers]
-        if usable_frames(record, [number for _, number in frames]).any():
-            find_outline(item.dataset, item.name, frames, require_persons(item.dataset, item.name).masks)
         done()
 
 

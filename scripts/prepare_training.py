@@ -1,4 +1,4 @@
-"""Compute the optical flow, person masks and head measures that training needs.
+"""Compute the optical flow and person masks that training needs.
 
     python scripts/prepare_training.py --dataset_name D                     all identities, one worker process per core
     python scripts/prepare_training.py --dataset_name D --target_id T       one identity
@@ -49,7 +49,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     add_flag(parser, "--faceflow", True, "prefer FlowNet2's checkpoint that is tuned on faces")
     parser.add_argument("--flownet2_checkpoint", type=Path, metavar="FILE", help="FlowNet2's weights")
-    add_flag(parser, "--heads", True, "masks of persons and measures of heads, for train.py --move_heads")
+    add_flag(parser, "--heads", True, "masks of persons, for train.py --move_heads")
     parser.add_argument("--gpu_ids", default="auto", metavar="N", help="device of FlowNet2: auto, -1 (CPU), 0, 1, ...")
     parser.set_defaults(name=None)  # that choose_identities looks at
     args = parser.parse_args(argv)

@@ -12,7 +12,7 @@ from fake_dataset import make_dataset, make_fitted, texture
 import util.cli
 from data.appearance import measure_appearance
 from data.augmentation.expressions import _CHANGES, _PERIOD, _UNEVEN, random_expressions
-from data.augmentation.head_geometry import grid_points
+from data.augmentation.grid import grid_points
 from data.augmentation.head_motion import HeadMotion, head_fields, look_up, move_heads, random_head_motion
 from data.augmentation.head_shapes import head_shapes
 from data.augmentation.mesh_motion import Fit, _extend, change_mesh, head_directions, moved_cameras
@@ -258,7 +258,7 @@ def paint_and_move(mesh, model, expression, motion, table, fit=None, mask=None, 
     image = np.where((ids >= 0)[..., None], texture(places_seen(mesh, model, filmed, ids)), np.uint8(90))
     nmfc, changed = mesh.paint(ids), change(mesh, fit, expression, motion)
     mask = np.full((1, SIZE, SIZE), 255, np.uint8) if mask is None else mask[None]
-    shapes = head_shapes(nmfc[None], mesh.landmarks(fit.expression, fit.cameras)[..., :2], mask, 0.5)
+    shapes = head_shapes(nmfc[None], mesh.landmarks(fit.expression, fit.cameras)[..., :2], mask)
     background = np.zeros((SIZE, SIZE, 4), np.uint8) if background is None else background
     motion_part = {
         "frames": head_fields(motion, shapes, SIZE) * shapes.fade[..., None] + np.float32(1e-6),  # what does not move is left out

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from test_head_geometry import turning_ball
 
 from data.augmentation.head_motion import (
     TRANSLATION,
@@ -20,7 +19,6 @@ from util.face.landmarks import EYES
 
 SIZE = 128
 STAY = np.array([[1.0, 0, 0], [0, 1, 0]])
-OUTLINE = 0.4  # depth of the head's outline: the edge of `face`
 
 
 def shift_by(x: float, y: float) -> HeadMotion:
@@ -38,6 +36,18 @@ def face(x: float = 64, y: float = 56, radius: float = 26) -> np.ndarray:
     return np.where(inside[..., None], image, 0).astype(np.uint8)
 
 
+def turning_ball(yaw: np.ndarray, radius: float = 30) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """NMFC images of a ball that turns, landmarks, and masks that are full."""
+    along = (np.arange(SIZE) + 0.5 - 64) / radius
+    x, y = np.meshgrid(along, along)
+    z = np.sqrt(np.clip(1 - x**2 - y**2, 0, 1))
+    sine, cosine = np.sin(yaw)[:, None, None], np.cos(yaw)[:, None, None]
+    ball = np.stack([cosine * x - sine * z, np.broadcast_to(-y, (len(yaw), *y.shape)), sine * x + cosine * z], -1)
+    nmfcs = np.where((z > 0)[..., None], np.round(127.5 + 127.5 * ball), 0).astype(np.uint8)
+    landmarks = np.stack([64 + radius * np.where(np.arange(70) < 42, -0.4, 0.4), np.full(70, 64.0)], -1)
+    return nmfcs, np.stack([landmarks] * len(yaw)), np.full(nmfcs.shape[:3], 255, np.uint8)
+
+
 def points70() -> np.ndarray:
     """Landmarks of which only chin and eyes matter."""
     points = np.full((70, 2), 64.0)
@@ -49,7 +59,7 @@ def clip(motion, images, nmfcs, flows=None, mask=None, background=None):
     """A batch of one clip; the mask says that all is the person, unless another is given."""
     context = [nmfcs[0], nmfcs[0], *nmfcs]
     mask = np.full((SIZE, SIZE), 255, np.uint8) if mask is None else mask
-    shapes = head_shapes(np.stack(context), *(np.stack([x] * len(context)) for x in (points70(), mask)), OUTLINE)
+    shapes = head_shapes(np.stack(context), *(np.stack([x] * len(context)) for x in (points70(), mask)))
     heads = frames = no_motion(len(context))
     if motion:
         heads = head_fields(motion, shapes, SIZE)
@@ -127,11 +137,11 @@ def test_shoulders_stay_while_throat_and_hair_follow():
 def test_a_picture_full_of_person_has_no_shoulders():
     """Whatever lies in memory: nothing is hidden, not at the picture's edges either."""
     full, landmarks = np.full((1, SIZE, SIZE), 255, np.uint8), points70()[None]
-    first = head_shapes(face()[None], landmarks, full, OUTLINE)
+    first = head_shapes(face()[None], landmarks, full)
     for value in (0, 255):
         junk = [np.full(n, value, np.uint8) for n in (64 * 64, 68 * 68, 96 * 256, 128 * 256) for _ in range(8)]
         del junk
-        np.testing.assert_array_equal(head_shapes(face()[None], landmarks, full, OUTLINE).fade, first.fade)
+        np.testing.assert_array_equal(head_shapes(face()[None], landmarks, full).fade, first.fade)
     assert first.fade[0, 44, 16] > 0 and first.fade[0, 44, 48] > 0  # beside the throat
 
 
@@ -160,7 +170,7 @@ def test_an_unknown_background_bends_with_the_person():
 
 
 def test_what_is_near_moves_past_what_is_far():
-    shapes = head_shapes(face()[None], points70()[None], np.full((1, SIZE, SIZE), 255, np.uint8), OUTLINE)
+    shapes = head_shapes(face()[None], points70()[None], np.full((1, SIZE, SIZE), 255, np.uint8))
     heads = head_fields(HeadMotion(STAY, np.array([0.1, 0])), shapes, SIZE)
     places = np.array([[64.0, 56], [41, 56], [87, 56]])
     middle, left, right = move_points(heads[0], places, SIZE) - places
@@ -170,12 +180,21 @@ def test_what_is_near_moves_past_what_is_far():
 
 def test_depth_is_the_models_own():
     """As deep as 0.8 of the frame from the farthest to the nearest vertex, however the head is turned; from the landmarks on."""
-    nmfcs, landmarks, masks = turning_ball(np.radians([0.0, 25]), 0.6)
-    shapes = head_shapes(nmfcs, landmarks, masks, OUTLINE)
+    nmfcs, landmarks, masks = turning_ball(np.radians([0.0, 25]))
+    shapes = head_shapes(nmfcs, landmarks, masks)
     for nearer, nmfc in zip(shapes.nearer, nmfcs):
         depth = nmfc[1::2, 1::2, 2][26:38, 24:40] / 255
         at_landmarks = [nmfc[int(y), int(x), 2] / 255 for x, y in landmarks[0]]
         np.testing.assert_allclose(nearer[26:38, 24:40], 0.8 * SIZE * (depth - np.mean(at_landmarks)), atol=2.5)
+
+
+def test_hair_lies_behind_the_face_but_not_as_far_as_its_edge():
+    nmfcs, landmarks, masks = turning_ball(np.zeros(1))
+    shapes, depth = head_shapes(nmfcs, landmarks, masks), nmfcs[0, ..., 2] / 255
+    at_landmarks = np.mean([depth[int(y), int(x)] for x, y in landmarks[0]])
+    edge, mean = np.percentile(depth[depth > 0], 5), depth[depth > 0].mean()
+    hair = shapes.nearer[0, 32, [0, 8, 55, 63]] / (0.8 * SIZE) + at_landmarks
+    np.testing.assert_allclose(hair, edge + 0.6 * (mean - edge), atol=0.02)
 
 
 @pytest.mark.parametrize("shown", [np.s_[63:66, 63:66], np.s_[20:100, 63:66], np.s_[63:66, 20:100]])
@@ -183,7 +202,7 @@ def test_a_sliver_of_a_face_moves_by_no_more_than_makes_sense(shown):
     """A face at the picture's edge or from the side, of which a few points are seen: its depth is not known."""
     nmfc = np.zeros_like(face())
     nmfc[shown] = face()[shown]
-    shapes = head_shapes(nmfc[None], points70()[None], np.full((1, SIZE, SIZE), 255, np.uint8), OUTLINE)
+    shapes = head_shapes(nmfc[None], points70()[None], np.full((1, SIZE, SIZE), 255, np.uint8))
     for seed in range(20):
         heads = head_fields(random_head_motion(np.random.default_rng(seed)), shapes, SIZE)
         assert np.isfinite(heads).all() and np.abs(heads).max() < SIZE / 2

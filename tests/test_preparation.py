@@ -11,7 +11,7 @@ import torch
 from fake_dataset import make_dataset
 
 from data.clips import ClipIndex, VideoDataset
-from data.heads import find_outline, shapes_nbytes
+from data.heads import shapes_nbytes
 from data.loader import ClipOrder
 from data.preparation import Recipe, prepare, share_items
 from scripts import prepare_training
@@ -75,7 +75,7 @@ def equal(a, b):
 
 def test_everything_is_prepared_once(dataset):
     before = files(dataset)
-    assert len(before) == sum(PARTS.values()) + 2 * len(PARTS)  # flow of each sequence; masks and head of each identity
+    assert len(before) == sum(PARTS.values()) + len(PARTS)  # flow of each sequence; masks of each identity
     prepare(share_items(dataset, list(PARTS)), RECIPE)
     assert files(dataset) == before
 
@@ -96,7 +96,7 @@ def test_worker_processes_make_the_same_and_one_failure_stops_nobody(tmp_path, d
     with pytest.raises(UserError, match=r"1 of 3 identities could not be prepared \(Bob\): Bob_000001 has 8 images but 7 nmfcs"):
         prepare(share_items(own, ["Ann", "Bob", "Cid"]), RECIPE, workers=2)
     made = sorted(files(own))
-    assert [p.stem for p in made] == ["Ann_000000", "Cid_000000", "Ann", "Cid", "Ann", "Cid"]
+    assert [p.stem for p in made] == ["Ann_000000", "Cid_000000", "Ann", "Cid"]
     for path in made:
         assert (own.home / path).read_bytes() == (dataset.home / path).read_bytes()
 
@@ -114,21 +114,7 @@ def test_done_is_called_while_work_goes_on(tmp_path):
     data = make_dataset(tmp_path, parts=1, size=SIZE)
     calls = []
     prepare(share_items(data, ["Ann"]), RECIPE, done=lambda: calls.append(1))
-    assert len(calls) == 7 + 5 + 8 + 1  # pairs of frames 1 and 3 apart, frames, the head
-
-
-def test_the_head_is_measured_again_when_its_inputs_change(tmp_path, monkeypatch):
-    data = make_dataset(tmp_path, size=SIZE)
-    frames = [(s, n) for s in data.sequences("train", "Ann") for n in s.frames()]
-    masks = np.zeros((16, 32, 32), np.uint8)
-    masks[:, 4:, 8:24] = 255
-    first = find_outline(data, "Ann", frames, masks)
-    stored = data.heads_path("Ann").read_bytes()
-    with monkeypatch.context() as m:
-        m.setattr("data.heads.outline_depth", lambda *a: pytest.fail("measured again"))
-        assert find_outline(data, "Ann", frames, masks) == first
-    find_outline(data, "Ann", frames, masks // 2)
-    assert data.heads_path("Ann").read_bytes() != stored
+    assert len(calls) == 7 + 5 + 8 + 1  # pairs of frames 1 and 3 apart, frames, the identity
 
 
 def test_the_command(tmp_path, monkeypatch, capsys):
@@ -139,7 +125,7 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     prepare_training.main([*options, "--flow", "dis", "--target_id", "Bob"])
     assert {p.stem for p in files(data)} == {"Bob_000000", "Bob"} and "prepared Bob" in capsys.readouterr().out
     prepare_training.main([*options, "--flow", "none"])
-    assert sorted(p.stem for p in files(data)) == ["Ann", "Ann", "Bob", "Bob", "Bob_000000"]
+    assert sorted(p.stem for p in files(data)) == ["Ann", "Bob", "Bob_000000"]
     for wrong, message in ((["--target_id", "Cid"], "no person 'Cid'"), (["--workers", "-1"], "must not be negative")):
         with pytest.raises(UserError, match=message):
             prepare_training.main([*options, *wrong])

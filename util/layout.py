@@ -336,10 +336,6 @@ class Dataset:
         """Cache of the person mattes of the training frames, and of the background."""
         return self.folder / "train" / "persons" / f"{name}.rows"
 
-    def heads_path(self, name: str) -> Path:
-        """Cache of the measures of an identity's head."""
-        return self.folder / "train" / "heads" / f"{name}.npz"
-
     def appearance_path(self, name: str) -> Path:
         """Cache of an identity's colours (util.face.appearance)."""
         return self.folder / "train" / "appearances" / f"{name}.npz"

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
-from data.augmentation.head_geometry import GRID, grid_points
+from data.augmentation.grid import GRID, grid_points
 from data.augmentation.head_shapes import HeadShapes
 from util.face.appearance import cell_of
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from data.augmentation.head_geometry import GRID, grid_points, nearest_places, on_grid
+from data.augmentation.grid import GRID, grid_points, on_grid
 from util.face.landmarks import EYES
 from util.numeric import smoothstep
 
@@ -18,6 +18,7 @@ _FADE_RANGE = 0.04, 0.30  # distances from the NMFC, of the image's side: full m
 _NECK_FADE_RANGE = 0.0, 0.6  # the same below the chin, in distances between eyes and chin
 _SHOULDER_FADE = 0.16  # of the image's side: distance from the shoulders at which the motion is full again
 _PAD = 2  # grid cells around the picture in the shoulder test
+_OUTLINE = 0.6  # depth of the head's outline in its hair, from the mesh's edge (0) to the mean of the face (1): of three heads 0.37 to 0.76
 _MODEL_DEPTH = 0.8  # of the image's side: depth of the face model in a usual crop
 _MAX_DEPTH = 0.5  # of the image's side, before or behind the face: clips the unreliable depth of faces seen from the side
 _DEPTH_BLUR = 0.02  # of the image's side: depth jumps behind the nose, and a picture must not tear there
@@ -35,30 +36,49 @@ class HeadShapes:
         return HeadShapes(**{k: v[part] for k, v in vars(self).items()})
 
 
-def head_shapes(nmfcs: np.ndarray, landmarks: np.ndarray, masks: np.ndarray, outline: float) -> HeadShapes:
-    """nmfcs: uint8 [N, H, H, 3]. landmarks: [N, 70, 2] in pixels. masks: uint8 [N, any, any], 255 where the person is.
-
-    outline: depth of the head's outline (data.augmentation.head_geometry.outline_depth).
-    """
+def head_shapes(nmfcs: np.ndarray, landmarks: np.ndarray, masks: np.ndarray) -> HeadShapes:
+    """nmfcs: uint8 [N, H, H, 3]. landmarks: [N, 70, 2] in pixels. masks: uint8 [N, any, any], 255 where the person is."""
     size = nmfcs.shape[1]
     small, faces = on_grid(nmfcs)
+    depths = small[..., 2].astype(np.float32) / 255
+    outline = _outline(depths, faces)
     nearer, fade = np.zeros((2, len(small), GRID, GRID), np.float32)
     shapes = HeadShapes(nearer, fade, np.full((len(small), 2), np.nan, np.float32))
     places = grid_points(size, GRID)
-    for i, (face, nmfc, points, mask) in enumerate(zip(faces, small, landmarks, masks, strict=True)):
+    for i, (face, depth, points, mask) in enumerate(zip(faces, depths, landmarks, masks, strict=True)):
         if face.any():
             # from the landmarks, about whose mean the mesh turns (data.augmentation.mesh_motion), so that hair stays with it
-            near, at = _nearer(nmfc, face, outline, size), (points * (GRID / size) - 0.5).astype(np.float32)
+            near, at = _nearer(depth, face, outline, size), (points * (GRID / size) - 0.5).astype(np.float32)
             shapes.nearer[i] = near - cv2.remap(near, at[None], None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE).mean()
             shapes.fade[i] = _fade(face, points, mask, places)
             shapes.centre[i] = points.mean(0)
     return shapes
 
 
-def _nearer(nmfc: np.ndarray, face: np.ndarray, outline: float, size: int) -> np.ndarray:
-    """As in HeadShapes. nmfc: uint8 [G, G, 3]; face: bool [G, G]."""
-    colours = nmfc.astype(np.float32) / 255
-    near = (nearest_places(colours, face, outline)[..., 2] - colours[face].mean(0)[2]) * (_MODEL_DEPTH * size)
+def _outline(depths: np.ndarray, faces: np.ndarray) -> float:
+    """Depth of the head's outline in its hair, 0..1 from the farthest to the nearest vertex of the face model's mean; of all frames.
+
+    depths: float32 [N, G, G]; faces: bool [N, G, G].
+    """
+    shown = [depth[face] for depth, face in zip(depths, faces) if face.any()]
+    edge, middle = (float(np.mean([measure(x) for x in shown])) if shown else 0.0 for measure in (_edge, np.mean))
+    return edge + _OUTLINE * (middle - edge)
+
+
+def _edge(depth: np.ndarray) -> float:
+    return float(np.percentile(depth, 5))
+
+
+def _nearer(depth: np.ndarray, face: np.ndarray, outline: float, size: int) -> np.ndarray:
+    """As in HeadShapes; beyond the face as near as the nearest place on it, but not behind the head's outline.
+
+    depth: float32 [G, G], 0..1; face: bool [G, G].
+    """
+    _, labels = cv2.distanceTransformWithLabels((~face).astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
+    of_label = np.zeros(labels.max() + 1, np.float32)
+    of_label[labels[face]] = depth[face]
+    beyond = np.maximum(of_label[labels], np.float32(outline))
+    near = (np.where(face, depth, beyond) - depth[face].mean()) * (_MODEL_DEPTH * size)
     limit = _MAX_DEPTH * size
     return cv2.GaussianBlur(np.clip(near, -limit, limit).astype(np.float32), (0, 0), _DEPTH_BLUR * GRID)
 

@@ -9,7 +9,7 @@ from typing import Protocol
 import cv2
 import numpy as np
 
-from data.augmentation.head_geometry import grid_points
+from data.augmentation.grid import grid_points
 from data.augmentation.head_motion import HeadMotion
 from util.compiled import compiled
 from util.face.appearance import MouthParts

@@ -9,7 +9,7 @@ usage: bash scripts/train/train_faceforensicspp.sh [options of train.py]
 Trains on every person of datasets/faceforensicspp and writes checkpoints/faceforensicspp/head2head_faceforensicspp/.
 Needs preprocessing to be done: python scripts/preprocess.py FOLDER --dataset_name faceforensicspp (python scripts/download_dataset.py --help
 says how to get the videos). Run it again to go on after an interruption.
-Every person is learnt from equally, however long the videos are. Optical flow, masks and head measures are computed first where they
+Every person is learnt from equally, however long the videos are. Optical flow and masks are computed first where they
 are missing; on a machine without a GPU ahead of this: python scripts/prepare_training.py --dataset_name faceforensicspp
 
   GPUS=2 before the command: on two GPUs of this machine (any number)

@@ -35,6 +35,10 @@ class Persons:
     masks: np.ndarray  # uint8 [N, MASK_SIDE, MASK_SIDE]
     background: np.ndarray  # uint8 [H, W, 4]: RGB, and 255 where it is known
 
+    @property
+    def nbytes(self) -> int:
+        return self.masks.nbytes + self.background.nbytes
+
 
 def read_persons(dataset: Dataset, name: str, key: str | None = None, part: slice = slice(None)) -> Persons | None:
     """Cached mattes of an identity; None when the file is missing, damaged, or has another key (`key` None: any key will do).
