@@ -1,4 +1,4 @@
-"""Measures a person's colours (util.face.appearance) from frames; what was never seen is filled from the face model."""
+"""Measures what a person looks like (util.face.appearance) from frames; what was never seen is filled from the face model."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from scipy.ndimage import distance_transform_edt
 
 from util.face.appearance import CELLS, Appearance, MouthParts, cell_of
 
-FRAMES = 120  # that the colours are measured from: all poses of a video, read and averaged in a second
+FRAMES = 120  # that it is measured from: all poses of a video, read and averaged in a second
 _LEAST_SEEN = 4  # pixels of a cell in all frames together, below which its colour is luck
 _EDGE = 0.006  # of the image's side: so near to the lips what shows of the mouth's inside may be lips or their shadow
 _FRONT = 0.7  # of the NMFC's depth: in front of it lies the face without temples and ears
@@ -21,7 +21,7 @@ _ALBEDO = np.array([[0, 0, 0], [0.5, 0.26, 0.26], [0.72, 0.4, 0.4], [0.9, 0.82, 
 
 
 def measure_appearance(images: np.ndarray, nmfcs: np.ndarray, mouth: MouthParts | None) -> Appearance:
-    """The colours of a person from N frames, both uint8 [N, H, H, 3]; mouth: None where the face model is not known."""
+    """The looks of a person from N frames, both uint8 [N, H, H, 3]; mouth: None where the face model is not known."""
     size = images.shape[1]
     inside = np.zeros(CELLS**3, bool)
     if mouth is not None:
@@ -49,8 +49,19 @@ def measure_appearance(images: np.ndarray, nmfcs: np.ndarray, mouth: MouthParts 
         colours[own[hidden]] = _inside(mouth, colours, seen & ~inside)[hidden]
         known[own[hidden]] = True
     _fill(colours, known, inside)
-    colours[0] = 0  # the background's
-    return Appearance(np.rint(np.clip(colours, 0, 255)).astype(np.uint8))
+    colours[0] = 0  # where there is no head
+    return Appearance(np.rint(np.clip(colours, 0, 255)).astype(np.uint8), _backdrop(images, nmfcs))
+
+
+def _backdrop(images: np.ndarray, nmfcs: np.ndarray) -> np.ndarray:
+    """What the frames show on average where they show no head; of all frames where the head always is."""
+    sums, counts, every = np.zeros(images.shape[1:]), np.zeros((*images.shape[1:3], 1)), np.zeros(images.shape[1:])
+    for image, nmfc in zip(images, nmfcs):
+        around = ~nmfc.any(-1, keepdims=True)
+        sums += image * around
+        counts += around
+        every += image
+    return np.rint(np.where(counts > 0, sums / np.maximum(counts, 1), every / len(images))).astype(np.uint8)
 
 
 def _inside(mouth: MouthParts, colours: np.ndarray, skin: np.ndarray) -> np.ndarray:

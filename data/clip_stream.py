@@ -48,7 +48,7 @@ class ClipStream:
             consecutive batches, whose clips are all cut to the shortest of the round, so that all processes take the same steps.
         Yields: the dict of VideoDataset with a batch dimension B in front, on the device, heads moved where that is asked for; and
             corners, {region: int64 [B, T, 2]}: left and top of the mouth's and the eyes' windows; and, where the videos give colours,
-            appearance uint8 [B, T + context, H, W, 3]: the person drawn by the NMFC images.
+            appearance uint8 [B, T + context, H, W, 3]: the person drawn by the NMFC images, before the backdrop.
         """
         rounds = itertools.count(first, batch_size * parts)
         indices = (self._own_part(range(i, i + batch_size * parts), n_frames, batch_size, part) for i in rounds)
@@ -67,7 +67,7 @@ class ClipStream:
         batch = to_device({**batch, "corners": corners}, self._device)
         batch = move_heads(batch) if "motion" in batch else batch
         if "colours" in batch:
-            batch["appearance"] = look_up(batch.pop("colours"), batch["nmfc"])
+            batch["appearance"] = look_up(batch.pop("colours"), batch["nmfc"], batch.pop("backdrop"))
         return batch
 
     def _windows(self, landmarks: np.ndarray) -> dict[str, torch.Tensor]:

@@ -28,7 +28,7 @@ from util.caches.flow import flows_nbytes
 from util.caches.memory import Budget, KeyedLocks, OnceCache, quarter_of_memory
 from util.caches.persons import Persons
 from util.cli import UserError
-from util.face.appearance import CELLS, Appearance
+from util.face.appearance import Appearance
 from util.face.eye_gaze import draw_eye_gaze
 from util.image_io import resize_nmfc
 from util.layout import Dataset
@@ -73,6 +73,7 @@ class VideoDataset:
       motion     with `move_heads`: what move_heads (data.augmentation) needs to move the head in image, nmfc and flows;
                  gaze and landmarks are where it will be
       colours    uint8 [CELLS ** 3, 3]  with `appearance`: the person's (util.face.appearance)
+      backdrop   uint8 [H, W, 3]        likewise
       flows      {step: float16 [T - step, 2, h, w]}  with `flows` only; entry i warps frame i of the clip onto frame i + step
 
     dataset, names: whose sequences.
@@ -80,7 +81,7 @@ class VideoDataset:
     augment: jitter the conditioning (data.augmentation.transforms.random_jitter).
     move_heads: share of the clips, 0..1, in which the head is moved, in frames and conditioning alike; needs `persons`.
     change_expressions: share of the moved clips, 0..1, in which the expression changes too, where the face model is known.
-    appearance: give the person's colours with every clip.
+    appearance: give the person's colours and backdrop with every clip.
     context: frames of conditioning before a clip's first: the generator looks at one more.
     cache_gb: keep decoded frames, flow, masks and shapes of heads in memory up to this many gigabytes (None: a quarter of the memory
         there is, at most 16). Sequences beyond that are read again for every clip; their head shapes are cached on disk.
@@ -195,7 +196,9 @@ class VideoDataset:
         if motion is not None:
             item["motion"] = {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in motion.items()}
         if self._with_appearance:
-            item["colours"] = torch.from_numpy(self.appearance(self._names[sequence]).colours)
+            appearance = self.appearance(self._names[sequence])
+            item["colours"] = torch.from_numpy(appearance.colours)
+            item["backdrop"] = torch.from_numpy(appearance.backdrop_of_size(self.load_size, self.load_size))
         return item
 
     def _move(
@@ -261,13 +264,13 @@ class VideoDataset:
         return bool((np.linalg.norm(away, axis=1) < np.radians(_FILMED_DEG)).any())
 
     def appearance(self, name: str) -> Appearance:
-        """The colours of an identity."""
+        """What an identity looks like."""
 
         def make() -> Appearance:
             mesh = self._meshes(name)
             return find_appearance(self._dataset, name, self._frames_of(name), None if mesh is None else mesh.mouth)
 
-        return self._appearance_cache.get_or_make(name, make, lambda _: 3 * CELLS**3)
+        return self._appearance_cache.get_or_make(name, make, lambda made: made.colours.nbytes + made.backdrop.nbytes)
 
     def _fit(self, sequence: int, part: slice) -> Fit:
         """What the face model found in frames of a sequence."""

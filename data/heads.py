@@ -1,4 +1,4 @@
-"""Cached data for moving heads in training: an identity's colours and fits, and the head shapes of its frames."""
+"""Cached data for moving heads in training: an identity's looks and fits, and the head shapes of its frames."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from util.layout import Sequence as FrameSequence
 from util.sampling import spread
 
 SHAPES_VERSION = 4  # raise it when head shapes must be computed again
-APPEARANCE_VERSION = 2  # raise it when a person's colours must be measured again
+APPEARANCE_VERSION = 3  # raise it when a person's looks must be measured again
 _SHAPES = tuple(f.name for f in fields(HeadShapes))
 
 
@@ -52,7 +52,7 @@ def fit_nbytes(count: int) -> int:
 
 
 def find_appearance(dataset: Dataset, name: str, frames: Sequence[tuple[FrameSequence, int]], mouth: MouthParts | None) -> Appearance:
-    """An identity's colours: from its file, if that was made from these frames, else measured now and written there.
+    """What an identity looks like: from its file, if that was made from these frames, else measured now and written there.
 
     frames: all training frames; those that do not show the person well are left out. mouth: None where the face model is not known.
     Raises: UserError when a file is missing or damaged.
@@ -65,16 +65,16 @@ def find_appearance(dataset: Dataset, name: str, frames: Sequence[tuple[FrameSeq
         for array in (mouth.colours, mouth.parts, mouth.depths):
             digest.update(np.ascontiguousarray(array))
     path, key = dataset.appearance_path(name), digest.hexdigest()
-    found = read_keyed(path, ("colours",), key)
+    found = read_keyed(path, ("colours", "backdrop"), key)
     if found is not None:
-        return Appearance(found["colours"])
+        return Appearance(found["colours"], found["backdrop"])
     with ThreadPoolExecutor(READERS) as pool:
         images, nmfcs = (
             np.stack(list(pool.map(lambda frame, kind=kind: read_square(frame[0], kind, frame[1], None), frames)))
             for kind in ("images", "nmfcs")
         )
     appearance = measure_appearance(images, nmfcs, mouth)
-    write_keyed(path, key, colours=appearance.colours)
+    write_keyed(path, key, colours=appearance.colours, backdrop=appearance.backdrop)
     return appearance
 
 

@@ -53,7 +53,7 @@ def export_generator(
 
     The folder appears whole or not at all; an earlier export in its place is replaced. The file is checked against PyTorch before.
     run_options: of the run; its loadSize is the pictures' size, which is fixed in the file. format: one of FORMATS.
-    appearance, person: the colours of the person to draw, which become part of the file, and the name, for a run that needs them.
+    appearance, person: the looks of the person to draw, which become part of the file, and the name, for a run that needs them.
     Returns: what generator.json says.
     Raises: UserError when the checkpoint is missing or does not fit, there is something else in the folder, or it cannot be written.
     """
@@ -64,8 +64,8 @@ def export_generator(
         raise UserError(f"{folder} is there, and is no earlier export; choose another --output")
     generator = build_generator(run_options)
     load_generator(generator, run, which_epoch)
-    network = FrameNetwork(generator, Inputs.of(run_options), appearance if run_options["appearance"] else None).eval()
     size = run_options["loadSize"]
+    network = FrameNetwork(generator, Inputs.of(run_options), appearance if run_options["appearance"] else None).of_size(size, size).eval()
     part = begin_part(folder, is_folder=True)
     try:
         with writing(folder):

@@ -81,7 +81,7 @@ def load_synthesizer(
     run, run_options: the trained run and its options (models.checkpoints.read_run_options), whose loadSize is the pictures' size; of the
         run's folder only opt.txt and the generator's weights are read, so Run(folder, folder) will do.
     which_epoch: 'latest' or an epoch.
-    appearance: the colours of the person to draw (Appearance.read(run.appearance_path(name))), for a run whose options have `appearance`.
+    appearance: the looks of the person to draw (Appearance.read(run.appearance_path(name))), for a run whose options have `appearance`.
     backend: one of util.device.BACKENDS. 'auto' is the recorded CUDA graph where there is a GPU; else the faster of PyTorch and the
         engine for processors that is installed, OpenVINO or ONNX Runtime, each tried for a moment.
     gpu_ids, precision: as in util.device; OpenVINO's 'auto' precision is bf16 where the processor has it; ONNX Runtime knows fp32 only.
@@ -118,5 +118,5 @@ def load_synthesizer(
 def _key(run: Run, run_options: Mapping[str, Any], which_epoch: str, appearance: Appearance | None) -> str:
     """What a generator is made from, as a text."""
     options = {name: run_options[name] for name in PUBLISHED_OPTIONS}
-    colours = None if appearance is None else sha256_of_bytes(appearance.colours.tobytes())
-    return repr((sha256_of(run.network_path("G", which_epoch)), options, colours))
+    looks = None if appearance is None else sha256_of_bytes(appearance.to_bytes())
+    return repr((sha256_of(run.network_path("G", which_epoch)), options, looks))

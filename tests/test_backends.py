@@ -10,7 +10,9 @@ import pytest
 import torch
 from fake_run import SIZE, make_run
 
+from data.augmentation.head_motion import look_up
 from models.backends import choice, int8, openvino_engine
+from models.backends.network import FrameNetwork, Inputs
 from models.backends.openvino_engine import has_bf16
 from models.synthesis import load_synthesizer
 from util.cli import UserError
@@ -47,13 +49,16 @@ def load(place, backend, precision="fp32", **how):
 
 def place_of(root, changes):
     run, _, options = make_run(root, **changes)
-    colours = np.random.default_rng(1).integers(0, 256, (CELLS**3, 3), dtype=np.uint8)
-    return run, options, Appearance(colours) if options["appearance"] else None
+    rng = np.random.default_rng(1)
+    appearance = Appearance(rng.integers(0, 256, (CELLS**3, 3), np.uint8), rng.integers(0, 256, (2 * SIZE, 2 * SIZE, 3), np.uint8))
+    return run, options, appearance if options["appearance"] else None
 
 
 def pictures(count=4, height=SIZE, width=SIZE):
-    rng = np.random.default_rng(0)
-    return [rng.integers(0, 256, (2, height, width, 3), dtype=np.uint8) for _ in range(count)]
+    """NMFC and gaze images, without a head in their upper thirds."""
+    made = np.random.default_rng(0).integers(0, 256, (count, 2, height, width, 3), dtype=np.uint8)
+    made[:, :, : height // 3] = 0
+    return list(made)
 
 
 def difference(a, b):
@@ -79,6 +84,33 @@ def test_an_engine_draws_what_pytorch_draws(tmp_path, name, backend):
     if RUNS[name].get("conditioning_frames", 3) > 1:
         engine.step(*given[1])
         assert difference(engine.step(*given[0]), made[0]).mean() > 0.1  # whereas here earlier frames are seen
+
+
+@pytest.mark.parametrize("height, width", [(SIZE, SIZE), (2 * SIZE, 2 * SIZE), (SIZE // 2, SIZE + 4)])
+def test_what_the_generator_sees_of_the_person_is_what_it_saw_in_training(tmp_path, height, width):
+    """Colours by the NMFC image, and around the head the backdrop, at the size of the pictures; black in runs that have none."""
+    run, options, appearance = place_of(tmp_path, RUNS["lean"])
+    (nmfc, gaze), *_ = pictures(1, height, width)
+    seen = []
+
+    class Probe(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = torch.nn.Parameter(torch.ones(1))
+
+        def forward(self, conditioning, previous):
+            seen.append((conditioning[0, -3:] * 255).round().byte().permute(1, 2, 0))
+            return conditioning[:, :3]
+
+    tensor = torch.from_numpy(nmfc)[None, None]
+    backdrop = torch.from_numpy(appearance.backdrop_of_size(height, width))[None]
+    for looks, around in ((appearance, backdrop), (Appearance(appearance.colours), torch.zeros_like(backdrop))):
+        FrameNetwork(Probe(), Inputs.of(options), looks).of_size(height, width)(torch.from_numpy(nmfc)[None], torch.from_numpy(gaze)[None])
+        expected = look_up(torch.from_numpy(appearance.colours)[None], tensor, around)[0, 0]
+        if looks.backdrop is None:
+            expected[: height // 3] = torch.from_numpy(appearance.colours[0])
+        assert torch.equal(seen.pop(), expected)
+    assert torch.equal(expected[height // 3 :], torch.from_numpy(appearance.image(nmfc))[height // 3 :])
 
 
 @pytest.mark.parametrize("name", ["lean", "published"])

@@ -407,11 +407,27 @@ def test_a_table_draws_an_nmfc_image():
     assert picture.dtype == np.uint8 and not picture[0, 0].any()
 
 
-def test_a_table_is_read_as_it_was_written(tmp_path):
-    table, path = random_table(), tmp_path / "Ann.npz"
-    path.write_bytes(table.to_bytes())
-    np.testing.assert_array_equal(Appearance.read(path).colours, table.colours)
-    np.testing.assert_array_equal(Appearance.from_bytes(table.to_bytes(), "x").colours, table.colours)
+@pytest.mark.parametrize("backdrop", [None, np.random.default_rng(1).integers(0, 256, (12, 12, 3), np.uint8)])
+def test_an_appearance_is_read_as_it_was_written(tmp_path, backdrop):
+    """Earlier runs have none but the colours."""
+    written, path = Appearance(random_table().colours, backdrop), tmp_path / "Ann.npz"
+    path.write_bytes(written.to_bytes())
+    for read in (Appearance.read(path), Appearance.from_bytes(written.to_bytes(), "x")):
+        np.testing.assert_array_equal(read.colours, written.colours)
+        np.testing.assert_array_equal(read.backdrop, backdrop)
+    assert str(np.load(path)["format"]) == ("head2head colours 1" if backdrop is None else "head2head appearance 2")
+
+
+def test_the_backdrop_is_what_is_around_the_head_on_average(mesh, model):
+    images, nmfcs = filmed_by(random_table(), mesh, model)
+    images[0, ~nmfcs[0].any(-1)] = 240  # white in the others
+    backdrop, around = measure_appearance(images, nmfcs, None).backdrop, ~nmfcs.any(-1)
+    np.testing.assert_array_equal(backdrop[around.all(0)], 250)
+    np.testing.assert_array_equal(backdrop[around[0] & ~around[1] & ~around[2]], 240)
+    always = ~around.any(0)
+    np.testing.assert_allclose(backdrop[always], images[:, always].mean(0), atol=0.51)
+    small = Appearance(random_table().colours, backdrop).backdrop_of_size(SIZE // 2, SIZE // 2)
+    assert small.shape == (SIZE // 2, SIZE // 2, 3) and abs(small.mean() - backdrop.mean()) < 1
 
 
 def test_a_damaged_table_is_refused():
@@ -439,6 +455,9 @@ def test_other_arrays_are_refused_and_a_missing_file_is_named(tmp_path):
     for colours in (np.zeros((CELLS**3, 4), np.uint8), np.zeros((CELLS**3, 3)), np.zeros((8, 3), np.uint8)):
         with pytest.raises(ValueError, match="the colours are"):
             Appearance(colours)
+    for backdrop in (np.zeros((8, 9, 3), np.uint8), np.zeros((8, 8), np.uint8), np.zeros((8, 8, 3))):
+        with pytest.raises(ValueError, match="the backdrop is"):
+            Appearance(random_table().colours, backdrop)
 
 
 def filmed_by(table, mesh, model, yaws=(-0.3, 0.0, 0.3)):
@@ -599,8 +618,9 @@ def test_clips_bring_what_changed_faces_need(root):
 @pytest.mark.parametrize("size", [64, 48, 96])
 def test_expression_and_pose_change_in_picture_conditioning_and_landmarks_alike(root, size):
     """Pictures are painted by their NMFC images: the moved ones are as well, whatever the size that is trained on."""
-    stream = ClipStream(open_videos(root, size), torch.device("cpu"), roi_px=16, seed=0)
-    batches = stream.batches(0, 4, 2)
+    videos = open_videos(root, size)
+    batches = ClipStream(videos, torch.device("cpu"), roi_px=16, seed=0).batches(0, 4, 2)
+    backdrop = videos.appearance("Ann").backdrop_of_size(size, size)
     checked = 0
     for _ in range(3):
         batch = next(batches)
@@ -611,7 +631,8 @@ def test_expression_and_pose_change_in_picture_conditioning_and_landmarks_alike(
             error = np.abs(image[k, i].astype(int) - texture(nmfc[k, i] / 255)).max(-1)[face]
             assert np.median(error) <= 8 and np.percentile(error, 90) < 35  # flat triangles, bicubically sampled
             seen = drawn[k, i + 2].numpy()
-            assert not seen[~nmfc[k, i].any(-1)].any()
+            around = ~nmfc[k, i].any(-1)
+            np.testing.assert_array_equal(seen[around], backdrop[around])
             assert np.median(np.abs(seen.astype(int) - texture(nmfc[k, i] / 255)).max(-1)[face]) <= 8
             checked += face.sum() > 200
     batches.close()

@@ -28,7 +28,8 @@ def one_thread():
 @pytest.fixture
 def lean(tmp_path):
     run, _, options = make_run(tmp_path, **LEAN)
-    appearance = Appearance(np.random.default_rng(1).integers(0, 256, (CELLS**3, 3), dtype=np.uint8))
+    rng = np.random.default_rng(1)
+    appearance = Appearance(rng.integers(0, 256, (CELLS**3, 3), np.uint8), rng.integers(0, 256, (SIZE + 8, SIZE + 8, 3), np.uint8))
     write_bytes(run.appearance_path("Ann"), appearance.to_bytes())
     write_bytes(run.profile_path("Ann"), b"")  # only its name is read
     return run, options, appearance
@@ -56,6 +57,7 @@ def test_an_exported_generator_draws_the_same(lean, format, capsys):
     assert [x["name"] for x in facts["inputs"]] == ["nmfc", "eye_gaze"] and [x["name"] for x in facts["outputs"]] == ["image"]
     assert "# A generator of Ann" in (folder / "README.md").read_text()
     nmfc, gaze = np.random.default_rng(0).integers(0, 256, (2, SIZE, SIZE, 3), dtype=np.uint8)
+    nmfc[: SIZE // 2] = 0  # no head: the backdrop is seen
     plain = load_synthesizer(run, options, appearance=appearance, backend="torch", gpu_ids="-1")
     (image,) = draw({"nmfc": nmfc[None], "eye_gaze": gaze[None]})
     assert np.abs(image.astype(int) - plain.step(nmfc, gaze)).max() <= 1

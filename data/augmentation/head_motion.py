@@ -140,10 +140,16 @@ def move_heads(batch: dict[str, Any]) -> dict[str, Any]:
     return rest
 
 
-def look_up(colours: torch.Tensor, nmfc: torch.Tensor) -> torch.Tensor:
-    """The persons drawn by NMFC images: uint8 [B, CELLS ** 3, 3] and [B, n, H, W, 3] -> uint8 [B, n, H, W, 3]."""
-    cells = cell_of(nmfc.long()).flatten(1)
-    return colours.gather(1, cells[..., None].expand(-1, -1, 3)).view(nmfc.shape)
+def look_up(colours: torch.Tensor, nmfc: torch.Tensor, backdrop: torch.Tensor | None = None) -> torch.Tensor:
+    """The persons drawn by NMFC images: uint8 [B, CELLS ** 3, 3] and [B, n, H, W, 3] -> uint8 [B, n, H, W, 3].
+
+    backdrop: uint8 [B, H, W, 3], shown where there is no head; None: the colour of its cell.
+    """
+    import torch
+
+    cells = cell_of(nmfc.long()).flatten(1)[..., None]
+    drawn = colours.gather(1, cells.expand(-1, -1, 3)).view(nmfc.shape)
+    return drawn if backdrop is None else torch.where(cells.view(*nmfc.shape[:-1], 1) > 0, drawn, backdrop[:, None])
 
 
 def _with_mesh(backwards: torch.Tensor, sources: torch.Tensor, size: int) -> torch.Tensor:

@@ -59,7 +59,7 @@ def make_backend(kind: str, conditions: Conditions, height: int, width: int) -> 
     multiple = conditions.network.generator.multiple
     if height % multiple or width % multiple:
         raise ValueError(f"image size {height}x{width} is no multiple of {multiple}")
-    c, place = conditions, (conditions.network, height, width)
+    c, place = conditions, (conditions.network.of_size(height, width), height, width)
     key = c.key and repr((VERSION, c.key))
     if kind == "openvino":
         from models.backends.openvino_engine import OpenVinoBackend

@@ -1,7 +1,7 @@
 """The generator with all that is around it, as one function of images: what every back end runs and scripts/export.py writes.
 
-Inside are the scaling of the conditioning images, the look-up of the person's colours, and the conversion of the generated frame to
-an image, so that a back end does them where it computes.
+Inside are the scaling of the conditioning images, the look-up of the person's colours, the backdrop, and the conversion of the generated
+frame to an image, so that a back end does them where it computes.
 """
 
 from __future__ import annotations
@@ -20,8 +20,7 @@ from util.face.appearance import Appearance, cell_of
 
 NMFC, GAZE, PREVIOUS = "nmfc", "eye_gaze", "previous"  # inputs; the last one is an output as well
 IMAGE = "image"  # output
-VERSION = 1  # raise it when converted networks must be converted again
-TRACED_SIZE = 64  # pixels; converters follow one example through the network, and its size is changed afterwards
+VERSION = 2  # raise it when converted networks must be converted again
 
 
 @dataclass(frozen=True)
@@ -56,13 +55,21 @@ class Inputs:
 class FrameNetwork(nn.Module):
     """A generator as a function of images.
 
-    appearance: the person's colours, for a generator that sees them.
+    appearance: what the person looks like, for a generator that sees it.
     """
 
     def __init__(self, generator: Generator, inputs: Inputs, appearance: Appearance | None = None):
         super().__init__()
-        self.generator, self.inputs = generator, inputs
+        self.generator, self.inputs, self.appearance = generator, inputs, appearance
         self.register_buffer("colours", None if appearance is None else torch.from_numpy(appearance.colours.copy()))
+        self.register_buffer("backdrop", None)
+
+    def of_size(self, height: int, width: int) -> FrameNetwork:
+        """The same network for pictures of this size, which those with a backdrop have to know."""
+        sized = FrameNetwork(self.generator, self.inputs, self.appearance)
+        if self.appearance is not None and self.appearance.backdrop is not None:
+            sized.backdrop = torch.from_numpy(self.appearance.backdrop_of_size(height, width))
+        return sized.train(self.training)
 
     def forward(self, *given: Tensor) -> tuple[Tensor, ...]:
         """given: one for each of Inputs.names(), as Inputs.shape describes them.
@@ -73,7 +80,9 @@ class FrameNetwork(nn.Module):
         nmfc = by_name[NMFC]
         images = [x[i] for i in range(self.inputs.frames) for x in (nmfc, by_name.get(GAZE)) if x is not None]
         if self.colours is not None:
-            images.append(self.colours[cell_of(nmfc[-1].int()).long()])
+            cells = cell_of(nmfc[-1].int()).long()
+            drawn = self.colours[cells]
+            images.append(drawn if self.backdrop is None else torch.where(cells[..., None] > 0, drawn, self.backdrop))
         dtype = next(self.generator.parameters()).dtype
         conditioning = torch.cat(images, -1).permute(2, 0, 1)[None].float().div(255).to(dtype)
         previous = by_name.get(PREVIOUS)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from models.backends.int8 import quantize
-from models.backends.network import IMAGE, PREVIOUS, TRACED_SIZE, FrameNetwork
+from models.backends.network import IMAGE, PREVIOUS, FrameNetwork
 from models.backends.openvino_core import openvino_core
 from util.hashing import sha256_of_bytes
 from util.user_cache import cached_bytes, user_cache
@@ -89,7 +89,7 @@ def convert(network: FrameNetwork, height: int, width: int) -> openvino.Model:
     """The network as a model of OpenVINO, for pictures of one size, with the names of its inputs and outputs."""
     import openvino
 
-    example = tuple(map(torch.from_numpy, network.inputs.example(TRACED_SIZE, TRACED_SIZE)))
+    example = tuple(map(torch.from_numpy, network.inputs.example(height, width)))
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch.jit.trace, which it uses
         model = openvino.convert_model(network.eval(), example_input=example)
