@@ -118,5 +118,6 @@ def load_synthesizer(
 def _key(run: Run, run_options: Mapping[str, Any], which_epoch: str, appearance: Appearance | None) -> str:
     """What a generator is made from, as a text."""
     options = {name: run_options[name] for name in PUBLISHED_OPTIONS}
-    looks = None if appearance is None else [sha256_of_bytes(x.tobytes()) for x in (appearance.colours, appearance.backdrop) if x is not None]
+    arrays = () if appearance is None else (appearance.colours, appearance.backdrop)
+    looks = [sha256_of_bytes(x.tobytes()) for x in arrays if x is not None]
     return repr((sha256_of(run.network_path("G", which_epoch)), options, looks))

@@ -132,8 +132,9 @@ def fit_with(mesh, model, count=1, yaw=0.1, **weights):
     return Fit(expression_of(mesh, count, **weights), cameras)
 
 
-def change(mesh, fit, expression, motion, count=SIZE // 2):
-    return change_mesh(mesh, fit, expression, motion, np.ones((len(expression), GRID, GRID), np.float32), count)
+def change(mesh, fit, expression, motion, count=SIZE // 2, fade=None):
+    fade = np.ones((len(expression), GRID, GRID), np.float32) if fade is None else fade
+    return change_mesh(mesh, fit, expression, motion, fade, count)
 
 
 def drawn_mesh(mesh, fit, expression, motion):
@@ -214,7 +215,7 @@ def test_beyond_the_face_as_much_goes_along_as_follows_the_head(mesh, model):
     """Where what is shown does not follow the head, as a body, nothing does, though the face model reaches there."""
     fit, fade = fit_with(mesh, model), np.ones((1, GRID, GRID), np.float32)
     fade[:, GRID // 2 :] = 0
-    sources = change_mesh(mesh, fit, fit.expression, STAY, fade, SIZE // 2).sources[0]
+    sources = change(mesh, fit, fit.expression, STAY, fade=fade).sources[0]
     shown = mesh.paint(drawn_mesh(mesh, fit, fit.expression, STAY)[1])[1::2, 1::2].any(-1)
     assert (sources[:23, :, 2][shown[:23]] == 1).all() and sources[26:, :, 2].max() == 0 and shown[26:].any()
 
@@ -234,7 +235,7 @@ def test_frames_without_fade_are_drawn_and_have_no_sources(mesh, model):
     fit = fit_with(mesh, model, 3, jawOpen=0.1)
     expression = np.linspace(0, 1, 3)[:, None] * expression_of(mesh, jawOpen=0.6)
     fade = np.ones((3, GRID, GRID), np.float32)
-    every, last = (change_mesh(mesh, fit, expression, POSE, part, SIZE // 2) for part in (fade, fade[2:]))
+    every, last = (change(mesh, fit, expression, POSE, fade=part) for part in (fade, fade[2:]))
     np.testing.assert_array_equal(every.nmfcs, last.nmfcs)
     np.testing.assert_array_equal(every.moved, last.moved)
     np.testing.assert_array_equal(every.sources[2:], last.sources)
@@ -343,7 +344,7 @@ def test_where_the_mesh_tears_the_picture_is_stretched():
     exact = np.zeros((count, count), np.uint8)
     exact[28:36, 24:40] = 1
     found = filmed.copy()
-    _extend(found, np.ones((GRID, GRID), np.float32), exact, places, size)
+    _extend(found, np.ones((GRID, GRID), np.float32), exact, np.zeros_like(exact), places, size)
     weight, middle = found[..., 2], np.ix_(abs(cells - 32) < 14, abs(abs(cells - 32) - 12) < 3)
     np.testing.assert_array_equal(found[exact > 0], filmed[exact > 0])
     np.testing.assert_allclose(found[middle], filmed[middle], atol=1e-4)
@@ -379,6 +380,15 @@ def test_a_mouth_that_was_open_is_seen_as_filmed(mesh, model):
     _, moved, truth, ids = paint_and_move(mesh, model, fit.expression, STAY, table, fit)
     face = away_from_edges(ids >= 0)
     np.testing.assert_array_equal(moved[face], truth[face])
+
+
+def test_a_mouth_that_was_open_keeps_its_inside_when_the_head_turns(mesh, model):
+    """Not the model's: it moves along with the lips, and nothing of it is painted."""
+    table, fit, motion = true_table(), fit_with(mesh, model, jawOpen=0.6), HeadMotion(np.eye(2, 3), np.array([0.15, -0.15]))
+    table.colours[:] = MARK
+    _, moved, _, ids = paint_and_move(mesh, model, fit.expression, motion, table, fit)
+    inside = (ids >= 0) & (mesh.mouth.parts[ids] > 0)
+    assert inside.sum() > 60 and np.abs(moved[inside].astype(int) - MARK).max(-1).min() > 60
 
 
 def test_look_up_draws_persons_as_their_tables_do():

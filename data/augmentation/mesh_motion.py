@@ -13,7 +13,7 @@ from data.augmentation.grid import grid_points
 from data.augmentation.head_motion import HeadMotion
 from util.compiled import compiled
 from util.face.appearance import MouthParts
-from util.face.landmarks import LEFT_EYE, MOUTH, RIGHT_EYE
+from util.face.landmarks import LEFT_EYE, MOUTH, RIGHT_EYE, mouth_opening
 from util.geometry import Cameras
 from util.numeric import smoothstep
 
@@ -21,6 +21,8 @@ _REACH = 0.08  # of the image's side: how far beyond the mesh's edge what is the
 _RIM = 0.016  # of the image's side: so near to its edge the mesh is seen too much from the side to be followed
 _STEEP = 0.5  # pixels by which the motion may change over a pixel
 _SMOOTH = 0.016  # of the image's side, either way: reach of the box that blurs what is carried on, twice
+_OPEN = 0.012  # of the image's side: lips as far apart show the mouth's inside
+_WIDER = 1.5  # as much wider than filmed a mouth may open before its inside is painted
 _EXACT = 0.025  # of the image's side, around mouth and eyes
 
 
@@ -109,11 +111,18 @@ def change_mesh(mesh: HeadMesh, fit: Fit, expression: np.ndarray, motion: HeadMo
     at = places[0, :, 0].astype(np.int64)  # the pixel in the middle of each cell
     sources = np.empty((len(fade), count, count, 4), np.float32)
     features = (before[..., :2] / size + moved)[own] * count - 0.5
-    for found, seen, vertices, then, follows, points in zip(sources, ids[own], drawn[own], filmed, fade, features):
-        _source_function()(seen, at, vertices, then, mesh.triangles, found)
-        exact = _exact(points, count)
+    gaps, then_gaps = mouth_opening(features) * size / count, mouth_opening(before[own, :, :2])
+    for i, (found, seen) in enumerate(zip(sources, ids[own])):
+        _source_function()(seen, at, drawn[own][i], filmed[i], mesh.triangles, found)
+        exact, loose = _exact(features[i], count), np.zeros((count, count), np.uint8)
+        if then_gaps[i] > max(_OPEN * size, gaps[i] / _WIDER):
+            # what was filmed of the mouth's inside goes with the lips: it is truer than what is painted
+            shown = seen[np.ix_(at, at)]
+            inside = (shown >= 0) & (mesh.mouth.parts[shown] > 0)
+            loose = cv2.dilate(inside.astype(np.uint8), _box(_RIM * count))
+            exact &= 1 - loose
         found[..., 3] = exact
-        _extend(found[..., :3], follows, exact, places, size)
+        _extend(found[..., :3], fade[i], exact, loose, places, size)
     sources[..., :2] /= size
     return ChangedMesh(np.stack([mesh.paint(x) for x in ids]), moved, sources)
 
@@ -131,17 +140,18 @@ def _box(reach: float) -> np.ndarray:
     return np.ones((2 * round(reach) + 1,) * 2, np.uint8)
 
 
-def _extend(sources: np.ndarray, fade: np.ndarray, exact: np.ndarray, places: np.ndarray, size: int) -> None:
+def _extend(sources: np.ndarray, fade: np.ndarray, exact: np.ndarray, loose: np.ndarray, places: np.ndarray, size: int) -> None:
     """Carry the mesh's motion, in pixels, some way beyond its edge, and let the weight fade with distance and along the neck; in place.
 
     At the mesh's edge, and where one part of it hides another, the motion changes so fast that the picture would tear: there, but not at
-    mouth and eyes, the picture is stretched instead. exact: uint8 [g, g], 1 at mouth and eyes. places: the middles of the cells, in pixels.
+    mouth and eyes, the picture is stretched instead. exact: uint8 [g, g], 1 at mouth and eyes. loose: uint8 [g, g], 1 where the mesh's motion
+    is not to be followed but stretched over as well. places: the middles of the cells, in pixels.
     """
     count, shift = len(sources), np.ascontiguousarray(sources[..., :2])
     shown = sources[..., 2].astype(np.uint8)
     change = cv2.dilate(shift, _box(1)) - cv2.erode(shift, _box(1))
     calm = np.maximum(change[..., 0], change[..., 1]) < 2 * _STEEP * size / count
-    sure = shown & (cv2.erode(shown, _box(_RIM * count)) & calm | exact)
+    sure = shown & (1 - loose) & (cv2.erode(shown, _box(_RIM * count)) & calm | exact)
     if not sure.any():
         sources[..., 2] = 0
         return
