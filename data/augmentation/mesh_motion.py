@@ -144,8 +144,9 @@ def _extend(sources: np.ndarray, fade: np.ndarray, exact: np.ndarray, loose: np.
     """Carry the mesh's motion, in pixels, some way beyond its edge, and let the weight fade with distance and along the neck; in place.
 
     At the mesh's edge, and where one part of it hides another, the motion changes so fast that the picture would tear: there, but not at
-    mouth and eyes, the picture is stretched instead. exact: uint8 [g, g], 1 at mouth and eyes. loose: uint8 [g, g], 1 where the mesh's motion
-    is not to be followed but stretched over as well. places: the middles of the cells, in pixels.
+    mouth and eyes, the picture is stretched instead.
+    exact: uint8 [g, g], 1 at mouth and eyes. loose: uint8 [g, g], 1 where the mesh's motion is stretched over as well. places: the middles of
+        the cells, in pixels.
     """
     count, shift = len(sources), np.ascontiguousarray(sources[..., :2])
     shown = sources[..., 2].astype(np.uint8)
