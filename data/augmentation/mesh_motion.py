@@ -145,8 +145,8 @@ def _extend(sources: np.ndarray, fade: np.ndarray, exact: np.ndarray, loose: np.
 
     At the mesh's edge, and where one part of it hides another, the motion changes so fast that the picture would tear: there, but not at
     mouth and eyes, the picture is stretched instead.
-    exact: uint8 [g, g], 1 at mouth and eyes. loose: uint8 [g, g], 1 where the mesh's motion is stretched over as well. places: the middles of
-        the cells, in pixels.
+    exact: uint8 [g, g], 1 at mouth and eyes. loose: uint8 [g, g], 1 where the mesh's motion is stretched over as well.
+    places: the middles of the cells, in pixels.
     """
     count, shift = len(sources), np.ascontiguousarray(sources[..., :2])
     shown = sources[..., 2].astype(np.uint8)
