@@ -86,7 +86,7 @@ def train(options: TrainOptions, dataset: Dataset, names: list[str], files: Run,
     if beginning == "finished":
         if processes.is_first:
             write_profiles(dataset, names, files, lost_only=True)
-            write_appearances(options, videos, names, files)
+            write_appearances(options, videos, names, files, lost_only=True)
         finish_again(files, options.niter_decay, {**options.as_dict(), **facts, **consent}, processes.is_first)
         return None
     if beginning == "new" and options.load_pretrain:
@@ -191,14 +191,15 @@ def write_profiles(dataset: Dataset, names: list[str], files: Run, lost_only: bo
                 warn(f"{files.profile_path(name)} was missing or damaged: written anew from the dataset")
 
 
-def write_appearances(options: TrainOptions, videos: VideoDataset, names: list[str], files: Run) -> None:
-    """Write the persons' colours beside the checkpoint, where the generator sees them; what is there is left as it is."""
-    if (
-        not options.appearance or len(names) > MAX_PROFILES
-    ):  # of so many persons, scripts/write_profile.py writes those that are to be drawn
+def write_appearances(options: TrainOptions, videos: VideoDataset, names: list[str], files: Run, lost_only: bool = False) -> None:
+    """Write what the persons look like beside the checkpoint, where the generator sees it.
+
+    lost_only: leave what is there as it is, for it is what a finished run has learnt with.
+    """
+    if not options.appearance or len(names) > MAX_PROFILES:  # of so many, scripts/write_profile.py writes those that are to be drawn
         return
     for name in names:
-        if not files.appearance_path(name).is_file():
+        if not lost_only or not files.appearance_path(name).is_file():
             write_bytes(files.appearance_path(name), videos.appearance(name).to_bytes())
 
 

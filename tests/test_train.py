@@ -20,6 +20,7 @@ from models.networks import build_generator
 from models.training.clock import Clock
 from models.training.loop import Training
 from util.cli import UserError
+from util.face.appearance import CELLS, Appearance
 from util.layout import Run, root
 
 NETWORKS = ("G", "D", "Dm", "D_T0", "D_T1", "D_T2")
@@ -433,6 +434,24 @@ def test_lean_networks(command):
     generator = build_generator(read_run_options(command.run))
     load_weights(generator, command.run.network_path("G"))
     assert generator.model_down_seg[1].in_channels == 6
+
+
+def test_what_a_person_looks_like_is_kept_with_the_run(command):
+    """A run that goes on writes it anew; of a finished one it is left alone, for the run has learnt with it, unless it is lost."""
+    options = ("--appearance", "--niter", "1", "--niter_decay", "0")
+    assert command(*options) is None
+    path = command.run.appearance_path("Ann")
+    whole, old = Appearance.read(path), Appearance(np.zeros((CELLS**3, 3), np.uint8))
+    assert whole.backdrop.shape == (32, 32, 3) and whole.backdrop.any()
+    path.write_bytes(old.to_bytes())
+    command(*options)
+    assert Appearance.read(path).backdrop is None
+    path.unlink()
+    command(*options)
+    np.testing.assert_array_equal(Appearance.read(path).backdrop, whole.backdrop)
+    path.write_bytes(old.to_bytes())
+    command("--appearance", "--niter", "2", "--niter_decay", "0", "--continue_train")
+    np.testing.assert_array_equal(Appearance.read(path).colours, whole.colours)
 
 
 def test_pretrained_networks_and_bare_weights(command, datasets, tmp_path, capsys):
