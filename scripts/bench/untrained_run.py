@@ -64,6 +64,6 @@ def make_untrained_run(folder: Path, video: Path, preset: str = "default", face_
     write_run_options(run, {**options, "face_model": {"name": model.name, "version": model.version}})
     save_weights(build_generator(options), run.network_path("G"))
     write_bytes(run.profile_path("untrained"), profile.to_bytes())
-    colours = np.random.default_rng(0).integers(0, 256, (CELLS**3, 3), np.uint8)
-    write_bytes(run.appearance_path("untrained"), Appearance(colours).to_bytes())
+    colours, backdrop = (np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8) for shape in ((CELLS**3,), (size, size)))
+    write_bytes(run.appearance_path("untrained"), Appearance(colours, backdrop).to_bytes())
     return run
