@@ -107,12 +107,11 @@ def change_mesh(mesh: HeadMesh, fit: Fit, expression: np.ndarray, motion: HeadMo
     both = mesh.vertices(np.concatenate([expression, fit.expression[own]]), cameras.followed_by(fit.cameras[own]))
     drawn, filmed = both[: len(expression)], both[len(expression) :]
     ids = [mesh.draw_ids(vertices) for vertices in drawn]
-    places = grid_points(size, count)
-    at = places[0, :, 0].astype(np.int64)  # the pixel in the middle of each cell
-    sources = np.empty((len(fade), count, count, 4), np.float32)
+    at = grid_points(size, count)[0, :, 0].astype(np.int64)  # the pixel in the middle of each cell
+    sources, found = np.empty((len(fade), count, count, 4), np.float32), np.empty((count, count, 3), np.float32)
     features = (before[..., :2] / size + moved)[own] * count - 0.5
     gaps, then_gaps = mouth_opening(features) * size / count, mouth_opening(before[own, :, :2])
-    for i, (found, seen) in enumerate(zip(sources, ids[own])):
+    for i, seen in enumerate(ids[own]):
         _source_function()(seen, at, drawn[own][i], filmed[i], mesh.triangles, found)
         exact, loose = _exact(features[i], count), np.zeros((count, count), np.uint8)
         if then_gaps[i] > max(_OPEN * size, gaps[i] / _WIDER):
@@ -121,9 +120,8 @@ def change_mesh(mesh: HeadMesh, fit: Fit, expression: np.ndarray, motion: HeadMo
             inside = (shown >= 0) & (mesh.mouth.parts[shown] > 0)
             loose = cv2.dilate(inside.astype(np.uint8), _box(_RIM * count))
             exact &= 1 - loose
-        found[..., 3] = exact
-        _extend(found[..., :3], fade[i], exact, loose, places, size)
-    sources[..., :2] /= size
+        x, y, weight = _extend(found, fade[i], exact, loose, size)
+        cv2.merge([x / size, y / size, weight, exact.astype(np.float32)], sources[i])
     return ChangedMesh(np.stack([mesh.paint(x) for x in ids]), moved, sources)
 
 
@@ -140,40 +138,47 @@ def _box(reach: float) -> np.ndarray:
     return np.ones((2 * round(reach) + 1,) * 2, np.uint8)
 
 
-def _extend(sources: np.ndarray, fade: np.ndarray, exact: np.ndarray, loose: np.ndarray, places: np.ndarray, size: int) -> None:
-    """Carry the mesh's motion, in pixels, some way beyond its edge, and let the weight fade with distance and along the neck; in place.
+def _extend(sources: np.ndarray, fade: np.ndarray, exact: np.ndarray, loose: np.ndarray, size: int) -> list[np.ndarray]:
+    """Carry the mesh's motion some way beyond its edge, and let the weight fade with distance and along the neck.
 
     At the mesh's edge, and where one part of it hides another, the motion changes so fast that the picture would tear: there, but not at
     mouth and eyes, the picture is stretched instead.
-    exact: uint8 [g, g], 1 at mouth and eyes. loose: uint8 [g, g], 1 where the mesh's motion is stretched over as well.
-    places: the middles of the cells, in pixels.
+    sources: float32 [g, g, 3], motion in pixels, and 1 on the mesh, else 0. exact: uint8 [g, g], 1 at mouth and eyes.
+    loose: uint8 [g, g], 1 where the mesh's motion is stretched over as well.
+    Returns: motion x and y and weight, each float32 [g, g]. (Planes, for NumPy is slow on pairs.)
     """
-    count, shift = len(sources), np.ascontiguousarray(sources[..., :2])
-    shown = sources[..., 2].astype(np.uint8)
-    change = cv2.dilate(shift, _box(1)) - cv2.erode(shift, _box(1))
-    calm = np.maximum(change[..., 0], change[..., 1]) < 2 * _STEEP * size / count
-    sure = shown & (1 - loose) & (cv2.erode(shown, _box(_RIM * count)) & calm | exact)
+    count, (*motion, shown) = len(sources), cv2.split(sources)
+    shown = shown.astype(np.uint8)
+    sure = cv2.erode(shown, _box(_RIM * count))
+    for x in motion:
+        sure &= cv2.dilate(x, _box(1)) - cv2.erode(x, _box(1)) < 2 * _STEEP * size / count
+    sure = shown & (1 - loose) & (sure | exact)
     if not sure.any():
-        sources[..., 2] = 0
-        return
+        return [*motion, np.zeros_like(motion[0])]
     reach = _REACH * count
     away, labels = cv2.distanceTransformWithLabels(1 - sure, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
     near = away < 2 * reach  # farther than is needed: what is blurred has neighbours
-    cells, labels, beyond = shift.reshape(-1, 2), labels.ravel(), np.flatnonzero(near & (sure == 0))
-    on_mesh = np.flatnonzero(sure)
+    labels, on_mesh, beyond = labels.ravel(), np.flatnonzero(sure), np.flatnonzero(near & (sure == 0))
     of_label = np.empty(labels.max() + 1, np.int64)
     of_label[labels[on_mesh]] = on_mesh
-    cells[beyond] = cells[of_label[labels[beyond]]]
-    blurred = np.empty((count, count, 4), np.float32)
-    blurred[..., :2], blurred[..., 2], blurred[..., 3] = shift * near[..., None], near, sure
-    for _ in range(2):
-        blurred = cv2.blur(blurred, _box(_SMOOTH * count).shape)
-    kept = np.maximum(exact & shown, np.clip(2 * blurred[..., 3] - 1, 0, 1))[..., None]
-    smooth = blurred[..., :2] / np.maximum(blurred[..., 2:3], 1e-6)
-    shift = smooth + kept * (shift - smooth)
-    follows = cv2.remap(fade, (places + shift) * (len(fade) / size) - 0.5, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    nearest = of_label[labels[beyond]]
+
+    def blurred(x: np.ndarray) -> np.ndarray:
+        box = _box(_SMOOTH * count).shape
+        return cv2.blur(cv2.blur(x, box), box)
+
+    near = near.astype(np.float32)
+    around = np.maximum(blurred(near), 1e-6)
+    kept = np.maximum(exact & shown, np.clip(2 * blurred(sure.astype(np.float32)) - 1, 0, 1))
+    for i, x in enumerate(motion):
+        x.ravel()[beyond] = x.ravel()[nearest]
+        smooth = blurred(x * near) / around
+        motion[i] = smooth + kept * (x - smooth)
+    step, cells = size / count, np.arange(count, dtype=np.float32) + 0.5
+    on_grid = [(x / step + at) * (len(fade) / count) - 0.5 for x, at in zip(motion, (cells[None], cells[:, None]))]
+    follows = cv2.remap(fade, *on_grid, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     away = cv2.distanceTransform(1 - shown, cv2.DIST_L2, 5)
-    sources[..., :2], sources[..., 2] = shift, follows * smoothstep(np.maximum(1 - away / reach, 0))
+    return [*motion, follows * smoothstep(np.maximum(1 - away / reach, 0))]
 
 
 @lru_cache(maxsize=1)
