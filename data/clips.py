@@ -11,7 +11,7 @@ import numpy as np
 from data.augmentation.expressions import random_expressions
 from data.augmentation.head_motion import HeadMotion, head_fields, move_points, no_motion, random_head_motion
 from data.augmentation.mesh_motion import Fit, HeadMesh, change_mesh, head_directions
-from data.augmentation.transforms import jitter_landmarks, jitter_nmfc, random_jitter, resize_image
+from data.augmentation.transforms import jitter_landmarks, jitter_nmfc, random_jitter
 from data.frames import Frames, frames_nbytes, read_frames
 from data.heads import (
     SequenceHeads,
@@ -30,7 +30,7 @@ from util.caches.persons import Persons
 from util.cli import UserError
 from util.face.appearance import Appearance
 from util.face.eye_gaze import draw_eye_gaze
-from util.image_io import resize_nmfc
+from util.image_io import resize_image, resize_nmfc
 from util.layout import Dataset
 from util.layout import Sequence as FrameSequence
 
@@ -255,11 +255,11 @@ class VideoDataset:
     def _is_filmed(self, name: str, fit: Fit, motion: HeadMotion) -> bool:
         """Whether an identity's frames show the head looking nearly where the motion turns it, from its fit in frames of a clip."""
 
-        def read() -> np.ndarray:
-            whole = read_fit(self._dataset, name, self._frames_of(name))
-            return np.empty((0, 2)) if whole is None else head_directions(whole.cameras)
+        def find() -> np.ndarray:
+            own = [i for i, other in enumerate(self._names) if other == name]
+            return np.concatenate([head_directions(self._fit(i, slice(None)).cameras) for i in own])
 
-        filmed = self._directions.get_or_make(name, read, lambda _: 0)  # small, and many files
+        filmed = self._directions.get_or_make(name, find, lambda _: 0)  # small, and many files
         away = filmed - (head_directions(fit.cameras).mean(0) + motion.turn)
         return bool((np.linalg.norm(away, axis=1) < np.radians(_FILMED_DEG)).any())
 

@@ -8,13 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from data.augmentation.transforms import resize_image
 from data.frames import READERS, read_landmarks, read_square
 from data.integrity import check_sequence, check_steps, png_size
 from util.ahead import map_ahead
 from util.cli import UserError
 from util.face.eye_gaze import draw_eye_gaze
-from util.image_io import resize_nmfc
+from util.image_io import resize_image, resize_nmfc
 from util.layout import Dataset
 from util.layout import Sequence as FrameSequence
 

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data.augmentation.transforms import resize_image
 from data.integrity import COMMANDS, png_size
 from util.cli import UserError
-from util.image_io import read_image, resize_nmfc
+from util.image_io import read_image, resize_image, resize_nmfc
 from util.layout import Sequence as FrameSequence
 from util.layout import read_table
 

@@ -101,7 +101,7 @@ def prepare(items: Sequence[Item], recipe: Recipe, *, workers: int = 0, done: Ca
 def prepare_item(item: Item, recipe: Recipe, done: Callable[[], object] = lambda: None) -> None:
     """Prepare one identity. Raises: UserError when its files are incomplete or damaged, or the segmenter is missing."""
     check_steps(item.dataset, item.name)
-    training_sequences(item.dataset, item.name)
+    training_sequences(item.dataset, item.name)  # says what is incomplete
     if recipe.flow and item.sequences:
         ensure_flows(item.sequences, recipe.flow, recipe.size, recipe.make_estimate, recipe.flow_made_from, done)
     if recipe.heads and item.heads:

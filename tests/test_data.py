@@ -16,7 +16,6 @@ from data.augmentation.transforms import (
     jitter_landmarks,
     jitter_nmfc,
     random_jitter,
-    resize_image,
 )
 from data.clips import ClipIndex, VideoDataset
 from data.driving_sequence import DrivingSequence
@@ -25,7 +24,7 @@ from data.loader import ClipOrder, load_clips
 from util.caches.persons import Persons
 from util.cli import UserError
 from util.face.eye_gaze import draw_eye_gaze
-from util.image_io import read_image, resize_nmfc, write_image
+from util.image_io import read_image, resize_image, resize_nmfc, write_image
 from util.layout import Dataset
 from util.tensors import to_image, to_tensor
 

@@ -59,6 +59,14 @@ def crop(frame: np.ndarray, box: Sequence[int], size: int) -> np.ndarray:
     return cv2.resize(part, (size, size), interpolation=cv2.INTER_AREA if part.shape[0] > size else cv2.INTER_CUBIC)
 
 
+def resize_image(image: np.ndarray, height: int, width: int | None = None) -> np.ndarray:
+    """Resize a photograph, uint8 [H, W, 3 or 4]. width: None: as much as the height."""
+    width = height if width is None else width
+    if image.shape[:2] == (height, width):
+        return image
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if height < image.shape[0] else cv2.INTER_CUBIC)
+
+
 def resize_nmfc(image: np.ndarray, size: int) -> np.ndarray:
     """Resize an NMFC image, uint8 [H, W, 3], to size x size.
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from data.augmentation.grid import GRID, grid_points, on_grid
+from data.augmentation.grid import GRID, grid_points, nearest, on_grid
 from util.face.landmarks import EYES
 from util.numeric import smoothstep
 
@@ -61,12 +61,10 @@ def _outline(depths: np.ndarray, faces: np.ndarray) -> float:
     depths: float32 [N, G, G]; faces: bool [N, G, G].
     """
     shown = [depth[face] for depth, face in zip(depths, faces) if face.any()]
-    edge, middle = (float(np.mean([measure(x) for x in shown])) if shown else 0.0 for measure in (_edge, np.mean))
-    return edge + _OUTLINE * (middle - edge)
-
-
-def _edge(depth: np.ndarray) -> float:
-    return float(np.percentile(depth, 5))
+    if not shown:
+        return 0.0
+    edge, middle = np.mean([np.percentile(x, 5) for x in shown]), np.mean([x.mean() for x in shown])
+    return float(edge + _OUTLINE * (middle - edge))
 
 
 def _nearer(depth: np.ndarray, face: np.ndarray, outline: float, size: int) -> np.ndarray:
@@ -74,10 +72,7 @@ def _nearer(depth: np.ndarray, face: np.ndarray, outline: float, size: int) -> n
 
     depth: float32 [G, G], 0..1; face: bool [G, G].
     """
-    _, labels = cv2.distanceTransformWithLabels((~face).astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
-    of_label = np.zeros(labels.max() + 1, np.float32)
-    of_label[labels[face]] = depth[face]
-    beyond = np.maximum(of_label[labels], np.float32(outline))
+    beyond = np.maximum(depth.ravel()[nearest(face)[1]], np.float32(outline))
     near = (np.where(face, depth, beyond) - depth[face].mean()) * (_MODEL_DEPTH * size)
     limit = _MAX_DEPTH * size
     return cv2.GaussianBlur(np.clip(near, -limit, limit).astype(np.float32), (0, 0), _DEPTH_BLUR * GRID)

@@ -9,7 +9,7 @@ from typing import Protocol
 import cv2
 import numpy as np
 
-from data.augmentation.grid import grid_points
+from data.augmentation.grid import grid_points, nearest
 from data.augmentation.head_motion import HeadMotion
 from util.compiled import compiled
 from util.face.appearance import MouthParts
@@ -109,12 +109,12 @@ def change_mesh(mesh: HeadMesh, fit: Fit, expression: np.ndarray, motion: HeadMo
     ids = [mesh.draw_ids(vertices) for vertices in drawn]
     at = grid_points(size, count)[0, :, 0].astype(np.int64)  # the pixel in the middle of each cell
     sources, found = np.empty((len(fade), count, count, 4), np.float32), np.empty((count, count, 3), np.float32)
-    features = (before[..., :2] / size + moved)[own] * count - 0.5
-    gaps, then_gaps = mouth_opening(features) * size / count, mouth_opening(before[own, :, :2])
+    filmed_points, points = before[own, :, :2], before[own, :, :2] + moved[own] * size
+    filmed_gaps, gaps = mouth_opening(filmed_points), mouth_opening(points)
     for i, seen in enumerate(ids[own]):
         _source_function()(seen, at, drawn[own][i], filmed[i], mesh.triangles, found)
-        exact, loose = _exact(features[i], count), np.zeros((count, count), np.uint8)
-        if then_gaps[i] > max(_OPEN * size, gaps[i] / _WIDER):
+        exact, loose = _exact(points[i] * (count / size) - 0.5, count), np.zeros((count, count), np.uint8)
+        if filmed_gaps[i] > max(_OPEN * size, gaps[i] / _WIDER):
             # what was filmed of the mouth's inside goes with the lips: it is truer than what is painted
             shown = seen[np.ix_(at, at)]
             inside = (shown >= 0) & (mesh.mouth.parts[shown] > 0)
@@ -156,12 +156,8 @@ def _extend(sources: np.ndarray, fade: np.ndarray, exact: np.ndarray, loose: np.
     if not sure.any():
         return [*motion, np.zeros_like(motion[0])]
     reach = _REACH * count
-    away, labels = cv2.distanceTransformWithLabels(1 - sure, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
+    away, places = nearest(sure)
     near = away < 2 * reach  # farther than is needed: what is blurred has neighbours
-    labels, on_mesh, beyond = labels.ravel(), np.flatnonzero(sure), np.flatnonzero(near & (sure == 0))
-    of_label = np.empty(labels.max() + 1, np.int64)
-    of_label[labels[on_mesh]] = on_mesh
-    nearest = of_label[labels[beyond]]
 
     def blurred(x: np.ndarray) -> np.ndarray:
         box = _box(_SMOOTH * count).shape
@@ -171,7 +167,7 @@ def _extend(sources: np.ndarray, fade: np.ndarray, exact: np.ndarray, loose: np.
     around = np.maximum(blurred(near), 1e-6)
     kept = np.maximum(exact & shown, np.clip(2 * blurred(sure.astype(np.float32)) - 1, 0, 1))
     for i, x in enumerate(motion):
-        x.ravel()[beyond] = x.ravel()[nearest]
+        x = x.ravel()[places]
         smooth = blurred(x * near) / around
         motion[i] = smooth + kept * (x - smooth)
     step, cells = size / count, np.arange(count, dtype=np.float32) + 0.5

@@ -15,13 +15,6 @@ _EYE_SIZE = 0.02  # standard deviation
 _EYE_SHIFT = 2 / 256  # standard deviation, of the image's side
 
 
-def resize_image(image: np.ndarray, size: int) -> np.ndarray:
-    """Resize a photograph, uint8 [H, W, 3], to size x size."""
-    if image.shape[:2] == (size, size):
-        return image
-    return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA if size < image.shape[0] else cv2.INTER_CUBIC)
-
-
 @dataclass(frozen=True)
 class Jitter:
     """One random change of the conditioning images."""

@@ -20,7 +20,7 @@ import numpy as np
 from util.caches.digests import frames_key
 from util.caches.frame_file import has_rows, read_rows, write_rows
 from util.cli import UserError, progress
-from util.image_io import read_image
+from util.image_io import read_image, resize_image
 from util.layout import Sequence
 
 STEPS = (1, 3, 9)
@@ -119,7 +119,4 @@ def ensure_flows(
 
 def load_frame(path: Path, size: int) -> np.ndarray:
     """A frame as uint8 RGB [size, size, 3]."""
-    image = read_image(path)
-    if image.shape[:2] != (size, size):
-        image = cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA if image.shape[0] > size else cv2.INTER_CUBIC)
-    return image
+    return resize_image(read_image(path), size)

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from util.cli import UserError
+from util.image_io import resize_image
 from util.stored import UNREADABLE, brief_error, load_arrays
 
 CELLS = 64  # on each axis; four grey levels of an NMFC image, about 4 mm of a head
@@ -59,8 +59,7 @@ class Appearance:
 
     def backdrop_of_size(self, height: int, width: int) -> np.ndarray:
         """The backdrop for pictures of a size: uint8 [height, width, 3]. It must be there."""
-        smaller = height < len(self.backdrop)
-        return cv2.resize(self.backdrop, (width, height), interpolation=cv2.INTER_AREA if smaller else cv2.INTER_CUBIC)
+        return resize_image(self.backdrop, height, width)
 
     def to_bytes(self) -> bytes:
         """Both as the content of an .npz file."""
