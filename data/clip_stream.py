@@ -66,8 +66,9 @@ class ClipStream:
         corners = self._windows(batch["landmarks"].numpy())
         batch = to_device({**batch, "corners": corners}, self._device)
         batch = move_heads(batch) if "motion" in batch else batch
-        if "colours" in batch:
-            batch["appearance"] = look_up(batch.pop("colours"), batch["nmfc"], batch.pop("backdrop"))
+        colours = batch.pop("colours", None)
+        if "backdrop" in batch:
+            batch["appearance"] = look_up(colours, batch["nmfc"], batch.pop("backdrop"))
         return batch
 
     def _windows(self, landmarks: np.ndarray) -> dict[str, torch.Tensor]:

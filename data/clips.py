@@ -18,6 +18,7 @@ from data.heads import (
     compute_sequence_heads,
     find_appearance,
     fit_nbytes,
+    read_appearance,
     read_fit,
     read_sequence_heads,
     shapes_nbytes,
@@ -72,8 +73,8 @@ class VideoDataset:
       landmarks  float32 [T, 70, 2]        x, y in pixels at load size, without jitter
       motion     with `move_heads`: what move_heads (data.augmentation) needs to move the head in image, nmfc and flows;
                  gaze and landmarks are where it will be
-      colours    uint8 [CELLS ** 3, 3]  with `appearance`: the person's (util.face.appearance)
-      backdrop   uint8 [H, W, 3]        likewise
+      colours    uint8 [CELLS ** 3, 3]  with `appearance`, and where the mesh of a head that moves is known: the person's (util.face.appearance)
+      backdrop   uint8 [H, W, 3]        with `appearance`
       flows      {step: float16 [T - step, 2, h, w]}  with `flows` only; entry i warps frame i of the clip onto frame i + step
 
     dataset, names: whose sequences.
@@ -144,6 +145,7 @@ class VideoDataset:
         # by identity
         self._person_cache: OnceCache[str, Persons] = OnceCache(budget)
         self._appearance_cache: OnceCache[str, Appearance] = OnceCache(budget)
+        self._stored_appearances: dict[str, str] = {}  # keys of the files of those that were found
         self._directions: OnceCache[str, np.ndarray] = OnceCache(budget)
 
     @property
@@ -195,9 +197,10 @@ class VideoDataset:
             item["flows"] = {s: torch.from_numpy(f.copy()) for s, f in flows.items()}
         if motion is not None:
             item["motion"] = {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in motion.items()}
-        if self._with_appearance:
+        if self._with_appearance or (motion is not None and "sources" in motion):
             appearance = self.appearance(self._names[sequence])
             item["colours"] = torch.from_numpy(appearance.colours)
+        if self._with_appearance:
             item["backdrop"] = torch.from_numpy(appearance.backdrop_of_size(self.load_size, self.load_size))
         return item
 
@@ -213,7 +216,7 @@ class VideoDataset:
         masks, shapes, fit = known.masks, known.shapes, None if mesh is None else self._fit(sequence, part)
         motion = {"masks": masks[own], "background": known.background}
         if fit is not None:
-            motion |= {"filmed": frames.nmfcs[own], "colours": self.appearance(name).colours}
+            motion["filmed"] = frames.nmfcs[own]
         count = len(masks)
         drawn = random_head_motion(rng) if rng.random() < self._move_heads else None
         if drawn is not None and fit is not None and self._is_filmed(name, fit, drawn):
@@ -267,8 +270,13 @@ class VideoDataset:
         """What an identity looks like."""
 
         def make() -> Appearance:
-            mesh = self._meshes(name)
-            return find_appearance(self._dataset, name, self._frames_of(name), None if mesh is None else mesh.mouth)
+            known = self._stored_appearances.get(name)
+            kept = known and read_appearance(self._dataset, name, known)
+            if not kept:
+                mesh = self._meshes(name)
+                kept, key = find_appearance(self._dataset, name, self._frames_of(name), None if mesh is None else mesh.mouth)
+                self._stored_appearances[name] = key
+            return kept
 
         return self._appearance_cache.get_or_make(name, make, lambda made: made.colours.nbytes + made.backdrop.nbytes)
 

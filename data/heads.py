@@ -51,8 +51,10 @@ def fit_nbytes(count: int) -> int:
     return count * 8 * (150 + 13)
 
 
-def find_appearance(dataset: Dataset, name: str, frames: Sequence[tuple[FrameSequence, int]], mouth: MouthParts | None) -> Appearance:
-    """What an identity looks like: from its file, if that was made from these frames, else measured now and written there.
+def find_appearance(
+    dataset: Dataset, name: str, frames: Sequence[tuple[FrameSequence, int]], mouth: MouthParts | None
+) -> tuple[Appearance, str]:
+    """What an identity looks like: from its file, if that was made from these frames, else measured now and written there. And the file's key.
 
     frames: all training frames; those that do not show the person well are left out. mouth: None where the face model is not known.
     Raises: UserError when a file is missing or damaged.
@@ -64,18 +66,24 @@ def find_appearance(dataset: Dataset, name: str, frames: Sequence[tuple[FrameSeq
     if mouth is not None:
         for array in (mouth.colours, mouth.parts, mouth.depths):
             digest.update(np.ascontiguousarray(array))
-    path, key = dataset.appearance_path(name), digest.hexdigest()
-    found = read_keyed(path, ("colours", "backdrop"), key)
+    key = digest.hexdigest()
+    found = read_appearance(dataset, name, key)
     if found is not None:
-        return Appearance(found["colours"], found["backdrop"])
+        return found, key
     with ThreadPoolExecutor(READERS) as pool:
         images, nmfcs = (
             np.stack(list(pool.map(lambda frame, kind=kind: read_square(frame[0], kind, frame[1], None), frames)))
             for kind in ("images", "nmfcs")
         )
     appearance = measure_appearance(images, nmfcs, mouth)
-    write_keyed(path, key, colours=appearance.colours, backdrop=appearance.backdrop)
-    return appearance
+    write_keyed(dataset.appearance_path(name), key, colours=appearance.colours, backdrop=appearance.backdrop)
+    return appearance, key
+
+
+def read_appearance(dataset: Dataset, name: str, key: str) -> Appearance | None:
+    """What find_appearance wrote; None when the file is missing, damaged, or has another key."""
+    found = read_keyed(dataset.appearance_path(name), ("colours", "backdrop"), key)
+    return None if found is None else Appearance(found["colours"], found["backdrop"])
 
 
 def read_fit(dataset: Dataset, name: str, frames: Sequence[tuple[FrameSequence, int]]) -> Fit | None:

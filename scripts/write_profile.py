@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     say(f"{path}: from {len(frames.frames)} frames")
     if read_run_options(files)["appearance"]:
         mesh = HeadMeshes(dataset)(o.target_id)
-        appearance = find_appearance(dataset, o.target_id, frames.frames, None if mesh is None else mesh.mouth)
+        appearance, _ = find_appearance(dataset, o.target_id, frames.frames, None if mesh is None else mesh.mouth)
         write_bytes(files.appearance_path(o.target_id), appearance.to_bytes())
         say(f"{files.appearance_path(o.target_id)}: the person's colours")
 

@@ -266,9 +266,8 @@ def paint_and_move(mesh, model, expression, motion, table, fit=None, mask=None, 
         "background": background,
         "sources": changed.sources,
         "filmed": nmfc[None],
-        "colours": table.colours,
     }
-    batch = {"image": image[None], "nmfc": np.stack([changed.nmfcs[0]] * 3)}
+    batch = {"image": image[None], "nmfc": np.stack([changed.nmfcs[0]] * 3), "colours": table.colours}
     batch = {k: torch.from_numpy(v)[None] for k, v in batch.items()} | {
         "motion": {k: torch.from_numpy(np.ascontiguousarray(v))[None] for k, v in motion_part.items()}
     }
@@ -608,9 +607,8 @@ def test_clips_bring_what_changed_faces_need(root):
         "background": (torch.uint8, (64, 64, 4)),
         "sources": (torch.float32, (4, 32, 32, 4)),
         "filmed": (torch.uint8, (4, 64, 64, 3)),
-        "colours": (torch.uint8, (CELLS**3, 3)),
     }
-    assert torch.equal(clip["colours"], clip["motion"]["colours"]) and clip["colours"].any()
+    assert clip["colours"].dtype == torch.uint8 and clip["colours"].shape == (CELLS**3, 3) and clip["colours"].any()
     frames = [videos.sequences[1].path("nmfcs", n) for n in range(11, 15)]
     np.testing.assert_array_equal(clip["motion"]["filmed"], np.stack([read_image(f) for f in frames]))
     again = open_videos(root)[ClipIndex(1, 3, 4, 11)]
@@ -621,6 +619,10 @@ def test_clips_bring_what_changed_faces_need(root):
     assert not still["motion"]["frames"].any() and not still["motion"]["sources"].any()
     without = open_videos(root, meshes=None)[ClipIndex(1, 3, 4, 11)]
     assert set(without["motion"]) == {"frames", "nmfcs", "masks", "background"} and "colours" in without
+    undrawn = open_videos(root, appearance=False)[ClipIndex(1, 3, 4, 11)]  # the generator does not see them, heads that move need them
+    assert torch.equal(undrawn["colours"], clip["colours"]) and "backdrop" not in undrawn
+    batches = ClipStream(open_videos(root, appearance=False), torch.device("cpu"), roi_px=16, seed=0).batches(0, 4, 2)
+    assert not {"colours", "appearance", "motion"} & set(next(batches))
 
 
 @pytest.mark.parametrize("size", [64, 48, 96])
@@ -691,28 +693,28 @@ def test_a_clip_whose_frames_show_no_face_stays_as_it_is(tmp_path, meshes):
 def test_colours_are_kept_and_measured_again_when_a_frame_changes(tmp_path, monkeypatch):
     data = make_fitted(tmp_path, "Ann")
     mouth = HeadMeshes(data)("Ann").mouth
-    first = find_appearance(data, "Ann", train_frames(data), mouth)
+    first, _ = find_appearance(data, "Ann", train_frames(data), mouth)
     stored = data.appearance_path("Ann").read_bytes()
     with monkeypatch.context() as m:
         m.setattr("data.heads.measure_appearance", lambda *a: pytest.fail("measured again"))
-        np.testing.assert_array_equal(find_appearance(data, "Ann", train_frames(data), mouth).colours, first.colours)
+        np.testing.assert_array_equal(find_appearance(data, "Ann", train_frames(data), mouth)[0].colours, first.colours)
     assert data.appearance_path("Ann").read_bytes() == stored
     sequence, number = train_frames(data)[5]
     write_image(sequence.path("images", number), 255 - read_image(sequence.path("images", number)))
-    assert (find_appearance(data, "Ann", train_frames(data), mouth).colours != first.colours).any()
+    assert (find_appearance(data, "Ann", train_frames(data), mouth)[0].colours != first.colours).any()
     assert data.appearance_path("Ann").read_bytes() != stored
     data.appearance_path("Ann").write_bytes(stored[:200])
-    assert find_appearance(data, "Ann", train_frames(data), None).colours.any()  # a damaged file is measured anew, too
+    assert find_appearance(data, "Ann", train_frames(data), None)[0].colours.any()  # a damaged file is measured anew, too
 
 
 def test_bad_frames_colour_nobody(tmp_path):
     data = make_fitted(tmp_path, "Ann")
-    before = find_appearance(data, "Ann", train_frames(data), None)
+    before, _ = find_appearance(data, "Ann", train_frames(data), None)
     sequence, number = train_frames(data)[3]
     data.write_record(data.read_record("Ann").with_bad_frames("landmarks70", [number], ["covered"]))
-    without = find_appearance(data, "Ann", train_frames(data), None)
+    without, _ = find_appearance(data, "Ann", train_frames(data), None)
     write_image(sequence.path("images", number), np.full((64, 64, 3), 0, np.uint8))
-    np.testing.assert_array_equal(find_appearance(data, "Ann", train_frames(data), None).colours, without.colours)
+    np.testing.assert_array_equal(find_appearance(data, "Ann", train_frames(data), None)[0].colours, without.colours)
     assert before.colours.shape == without.colours.shape
 
 

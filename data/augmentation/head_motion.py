@@ -99,8 +99,7 @@ def move_heads(batch: dict[str, Any]) -> dict[str, Any]:
     with, where the face model's mesh is known, `nmfc` as it is to be, and
         sources     float32 [B, T, g, g, 4], as data.augmentation.mesh_motion.ChangedMesh
         filmed      uint8 [B, T, H, H, 3], the NMFC images of the frames as filmed
-        colours     uint8 [B, CELLS ** 3, 3], the person's (util.face.appearance)
-    and else
+    and, beside `motion`, `colours` uint8 [B, CELLS ** 3, 3], the person's (util.face.appearance); and else
         nmfcs       float32 [B, T + context, G, G, 2], fields of the NMFC images, as filmed.
     Returns the batch without `motion`, image, nmfc and flows replaced.
     """
@@ -119,7 +118,7 @@ def move_heads(batch: dict[str, Any]) -> dict[str, Any]:
     unseen = painted = None
     if "sources" in motion:
         backwards = _with_mesh(backwards, motion["sources"].flatten(0, 1), size)
-        unseen, painted = _unseen(batch["nmfc"][:, -count:], motion["filmed"], motion["colours"], motion["sources"], backwards)
+        unseen, painted = _unseen(batch["nmfc"][:, -count:], motion["filmed"], batch["colours"], motion["sources"], backwards)
     else:
         nmfc = batch["nmfc"].flatten(0, 1).movedim(-1, 1).float()
         source = _sources(_inverse(motion["nmfcs"].movedim(-1, 2).flatten(0, 1), size), size, size)

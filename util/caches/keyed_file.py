@@ -23,7 +23,7 @@ def read_keyed(path: Path, names: Iterable[str], key: str | None = None) -> dict
 
 
 def write_keyed(path: Path, key: str, **arrays: np.ndarray) -> None:
-    """Write the file, compressed; the write is atomic."""
+    """Write the file, not compressed, for it is read far more often; the write is atomic."""
     file = io.BytesIO()
-    np.savez_compressed(file, key=np.array(key), **arrays)
+    np.savez(file, key=np.array(key), **arrays)
     write_bytes(path, file.getbuffer())
