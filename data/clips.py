@@ -73,7 +73,7 @@ class VideoDataset:
       landmarks  float32 [T, 70, 2]        x, y in pixels at load size, without jitter
       motion     with `move_heads`: what move_heads (data.augmentation) needs to move the head in image, nmfc and flows;
                  gaze and landmarks are where it will be
-      colours    uint8 [CELLS ** 3, 3]  with `appearance`, and where the mesh of a head that moves is known: the person's (util.face.appearance)
+      colours    uint8 [CELLS ** 3, 3]  with `appearance`, or with `move_heads` where the mesh is known: the person's (util.face.appearance)
       backdrop   uint8 [H, W, 3]        with `appearance`
       flows      {step: float16 [T - step, 2, h, w]}  with `flows` only; entry i warps frame i of the clip onto frame i + step
 

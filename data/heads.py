@@ -54,7 +54,7 @@ def fit_nbytes(count: int) -> int:
 def find_appearance(
     dataset: Dataset, name: str, frames: Sequence[tuple[FrameSequence, int]], mouth: MouthParts | None
 ) -> tuple[Appearance, str]:
-    """What an identity looks like: from its file, if that was made from these frames, else measured now and written there. And the file's key.
+    """What an identity looks like: from its file, if that was made from these frames, else measured and written there now; and its key.
 
     frames: all training frames; those that do not show the person well are left out. mouth: None where the face model is not known.
     Raises: UserError when a file is missing or damaged.

@@ -16,6 +16,7 @@ import argparse
 import contextlib
 import json
 import math
+import os
 import sys
 import time
 from collections import Counter
@@ -28,6 +29,8 @@ from typing import Any
 if __package__ in (None, ""):  # run as a file: make the repository's packages importable
     sys.path[0] = str(Path(__file__).resolve().parents[2])
     import util.environment  # noqa: F401  (says what to do where packages are missing)
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as in train.py
 
 try:
     import resource
