@@ -249,3 +249,18 @@ def test_models_that_cannot_be_had_are_named_with_the_fix(tmp_path):
         load_face_model("lsfm", tmp_path)
     with pytest.raises(UserError, match="bfm is unknown"):
         load_face_model("bfm", tmp_path)
+
+
+def test_the_model_of_a_person_is_theirs_and_copies_no_expressions(model):
+    rng = np.random.default_rng(3)
+    identity = rng.normal(size=len(model.identity_basis))
+    weights = rng.uniform(0, 0.6, (3, len(model.expression_names)))
+    persons = [model.of_person(identity), model.of_person(-identity)]
+    person, nobody = persons[0], np.zeros(1)
+    np.testing.assert_allclose(person.shape(nobody, weights), model.shape(identity, weights), atol=1e-4)
+    np.testing.assert_allclose(person.landmarks(nobody, weights), model.landmarks(identity, weights), atol=1e-4)
+    np.testing.assert_allclose(person.landmarks70(nobody, weights), model.landmarks70(identity, weights), atol=1e-4)
+    drawn = model.without_unused(model.triangles[:50])
+    np.testing.assert_allclose(drawn.of_person(identity).shape(nobody, weights), drawn.shape(identity, weights), atol=1e-4)
+    for one, other in zip(*((*p._flat, *p._contiguous_landmark_model) for p in persons)):
+        assert np.shares_memory(one, other) == (len(one) == len(model.expression_names))

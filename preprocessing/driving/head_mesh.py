@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import lru_cache
 from threading import Lock
 
@@ -17,7 +16,7 @@ from util.face.appearance import MouthParts
 from util.geometry import Cameras
 from util.layout import Dataset, read_table
 
-_KEPT = 64  # identities whose meshes stay in memory: 300 kB each
+_KEPT = 1024  # identities whose meshes stay in memory: 300 kB each
 
 
 class HeadMesh:
@@ -57,8 +56,7 @@ class HeadMeshes:
 
     def __call__(self, name: str) -> HeadMesh | None:
         """The mesh of an identity; None, with a warning, where it was not fitted with a face model that is here."""
-        with self._lock:
-            return self._get(name)
+        return self._get(name)
 
     def _make(self, name: str) -> HeadMesh | None:
         record = self._dataset.read_record(name)
@@ -76,12 +74,12 @@ class HeadMeshes:
             return None
         if len(identity) != len(model.identity_basis):
             return None
-        neutral = model.shape(identity, np.zeros(len(model.expression_names)))
-        return HeadMesh(replace(model, mean=neutral, identity_basis=np.zeros_like(model.identity_basis[:1])), renderer, mouth)
+        return HeadMesh(model.of_person(identity), renderer, mouth)
 
     def _drawing(self, kind: str, size: int) -> tuple[MorphableModel, CpuRenderer, MouthParts]:
-        if (kind, size) not in self._parts:
-            model = load_face_model(kind)
-            colours = model.nmfc_colours()
-            self._parts[kind, size] = model, CpuRenderer(model.triangles, colours, (size, size)), MouthParts(colours, *model.mouth_inside())
-        return self._parts[kind, size]
+        with self._lock:
+            if (kind, size) not in self._parts:
+                model = load_face_model(kind)
+                colours, inside = model.nmfc_colours(), model.mouth_inside()
+                self._parts[kind, size] = model, CpuRenderer(model.triangles, colours, (size, size)), MouthParts(colours, *inside)
+            return self._parts[kind, size]

@@ -137,7 +137,12 @@ class MorphableModel:
     def of_person(self, identity: np.ndarray) -> MorphableModel:
         """The model of one person alone, whose identity is zeros(1): the face without expression is computed once, not for every frame."""
         neutral = self.shape(identity, np.zeros(len(self.expression_names)))
-        return replace(self, mean=neutral, identity_basis=np.zeros_like(self.identity_basis[:1]))
+        person = replace(self, mean=neutral, identity_basis=np.zeros_like(self.identity_basis[:1]))
+        # what expressions do is the same for all: shared, so that a thousand persons fit into memory
+        landmarks = (np.ascontiguousarray(self.at_landmarks(part)) for part in (person.mean, person.identity_basis))
+        vars(person)["_flat"] = person.identity_basis.reshape(1, -1), self._flat[1]
+        vars(person)["_contiguous_landmark_model"] = (*landmarks, self._contiguous_landmark_model[2])
+        return person
 
     def without_unused(self, triangles: np.ndarray) -> MorphableModel:
         """The model of these triangles [F, 3] alone, to be drawn: without the vertices that they do not need, and without landmarks."""

@@ -15,11 +15,11 @@ from util.stored import UNREADABLE, load_arrays
 def read_keyed(path: Path, names: Iterable[str], key: str | None = None) -> dict[str, np.ndarray] | None:
     """The arrays of those names; None when there is no such file, it is damaged, or not made from `key` (None: any key)."""
     try:
-        if key is not None and str(load_arrays(path, ["key"])["key"]) != key:
-            return None
-        return load_arrays(path, names)
+        arrays = load_arrays(path, ["key", *names])
     except UNREADABLE:
         return None
+    found = str(arrays.pop("key"))
+    return arrays if key in (None, found) else None
 
 
 def write_keyed(path: Path, key: str, **arrays: np.ndarray) -> None:
