@@ -262,5 +262,5 @@ def test_the_model_of_a_person_is_theirs_and_copies_no_expressions(model):
     np.testing.assert_allclose(person.landmarks70(nobody, weights), model.landmarks70(identity, weights), atol=1e-4)
     drawn = model.without_unused(model.triangles[:50])
     np.testing.assert_allclose(drawn.of_person(identity).shape(nobody, weights), drawn.shape(identity, weights), atol=1e-4)
-    for one, other in zip(*((*p._flat, *p._contiguous_landmark_model) for p in persons)):
+    for one, other in zip(*((p.identity_basis, p.expression_basis, *p._contiguous_landmark_model) for p in persons)):
         assert np.shares_memory(one, other) == (len(one) == len(model.expression_names))

@@ -59,19 +59,17 @@ class MorphableModel:
         bases = self.identity_basis.shape[1:] == (v, 3) and self.expression_basis.shape == (k, v, 3)
         if not (bases and self.expression_bounds.shape == (k, 2) and self.triangles.max() < v):
             raise ValueError(f"the arrays of the face model {self.name} do not fit one another")
-
-    @cached_property
-    def _flat(self) -> tuple[np.ndarray, np.ndarray]:
-        return (self.identity_basis.reshape(len(self.identity_basis), -1), self.expression_basis.reshape(len(self.expression_basis), -1))
+        # row by row in memory: `shape` takes rows, and models derived from this one share them
+        for name in ("identity_basis", "expression_basis"):
+            object.__setattr__(self, name, np.ascontiguousarray(getattr(self, name)))
 
     def shape(self, identity: np.ndarray, expression: np.ndarray) -> np.ndarray:
         """Vertices for coefficients.
 
         identity: [K_id]; expression: [K_exp] or [N, K_exp]. Returns float32 [V, 3] or [N, V, 3].
         """
-        id_flat, exp_flat = self._flat
-        person = self.mean.reshape(-1) + np.asarray(identity, np.float32) @ id_flat
-        vertices = np.asarray(expression, np.float32) @ exp_flat
+        person = self.mean.reshape(-1) + np.asarray(identity, np.float32) @ self.identity_basis.reshape(len(self.identity_basis), -1)
+        vertices = np.asarray(expression, np.float32) @ self.expression_basis.reshape(len(self.expression_basis), -1)
         vertices += person
         return vertices.reshape(*vertices.shape[:-1], -1, 3)
 
@@ -138,9 +136,8 @@ class MorphableModel:
         """The model of one person alone, whose identity is zeros(1): the face without expression is computed once, not for every frame."""
         neutral = self.shape(identity, np.zeros(len(self.expression_names)))
         person = replace(self, mean=neutral, identity_basis=np.zeros_like(self.identity_basis[:1]))
-        # what expressions do is the same for all: shared, so that a thousand persons fit into memory
+        # what expressions do at the landmarks is the same for all: shared as well, so that a thousand persons fit into memory
         landmarks = (np.ascontiguousarray(self.at_landmarks(part)) for part in (person.mean, person.identity_basis))
-        vars(person)["_flat"] = person.identity_basis.reshape(1, -1), self._flat[1]
         vars(person)["_contiguous_landmark_model"] = (*landmarks, self._contiguous_landmark_model[2])
         return person
 
